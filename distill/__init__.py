@@ -1,0 +1,1 @@
+"""Online distillation of heavy image-restoration networks into small, fast ones."""

@@ -1,0 +1,95 @@
+"""What every command shares: its arguments, its exit status, and what a signal does."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from distill.config import Config, ConfigError, load_config
+from distill.data.images import ImageError
+from restormer.weights import WeightsError
+from unet.weights import UNetWeightsError
+
+# What the user can mend. Anything else is an error of ours, and keeps its traceback.
+USER_ERRORS = (ConfigError, ImageError, WeightsError, UNetWeightsError, FileNotFoundError, PermissionError)
+USER_ERROR_STATUS = 2
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(BaseException):
+    """A signal asked the program to end. No Exception: nothing that handles errors should handle it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+class SignalGate:
+    """Turns SIGINT and SIGTERM into Interrupted: at once outside `with gate:`, inside it where `check` is called.
+
+    A second signal always acts at once: a step that hangs can be left.
+    """
+
+    def __init__(self) -> None:
+        self._held = False
+        self._pending: int | None = None
+
+    def install(self) -> None:
+        for signum in SIGNALS:
+            signal.signal(signum, self._receive)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        if not self._held or self._pending is not None:
+            raise Interrupted(signum)
+        self._pending = signum
+
+    def __enter__(self) -> SignalGate:
+        self._held = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held = False
+
+    def check(self) -> None:
+        """Raises Interrupted if a signal came since `with`."""
+        if self._pending is not None:
+            raise Interrupted(self._pending)
+
+
+def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--config FILE` and `--set key.path=value ...`."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML file")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys, such as teacher.mode=none"
+    )
+
+
+def read_config(arguments: argparse.Namespace) -> Config:
+    """Raises ConfigError and FileNotFoundError."""
+    return load_config(arguments.config, arguments.set)
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Runs a command and ends the process: 0, 2 with one line for what the user can mend, 128+N after signal N."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    name = sys.argv[0].rpartition("/")[2].removesuffix(".py")
+    try:
+        main()
+    except USER_ERRORS as error:
+        print(f"{name}: {_one_line(error)}", file=sys.stderr)
+        sys.exit(USER_ERROR_STATUS)
+    except Interrupted as stop:
+        print(f"{name}: stopped by {stop}", file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())

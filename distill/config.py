@@ -1,0 +1,472 @@
+"""The YAML schema: one file describes one run, and a typo in it stops the run before anything is built.
+
+Every key has its default and its meaning here. Loading checks names, types and contradictions; that paths exist is checked by
+the command that uses them. Needs neither torch nor a GPU.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Hashable, Iterable
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run. The message is one line that names the key, what was found and what would be right."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _range(lowest: float, highest: float = math.inf) -> Any:
+    """The type of a [smallest, largest] pair from which one value is drawn per sample."""
+
+    def check(pair: tuple[float, float]) -> tuple[float, float]:
+        if pair[0] > pair[1]:
+            raise ValueError("a range is [smallest, largest]")
+        if pair[0] < lowest or pair[1] > highest:
+            raise ValueError(f"both values must lie between {lowest:g} and {highest:g}")
+        return pair
+
+    # YAML has lists and no tuples; strict validation would refuse the one for the other.
+    return Annotated[tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v), AfterValidator(check)]
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class RunConfig(_Section):
+    dir: str = "runs/default"
+    """The run folder. A run whose folder holds a checkpoint goes on from it."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Every random draw is a function of this, the epoch and the sample's index."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """`auto` takes the GPU where there is one."""
+    save_minutes: Positive = 10.0
+    """A checkpoint at least this often, besides those at the ends of epochs."""
+    log_steps: Count = 20
+    """Losses are read from the device, and written, every so many steps."""
+
+
+class ImagesConfig(_Section):
+    sharp: str | list[str] = "samples"
+    """A folder, searched recursively (`*` in the path matches folder names), or `samples` (photographs that scikit-image
+    ships), or `dead_leaves` (synthetic, endless). A list mixes sources in equal parts."""
+    blurry: str | None = None
+    """A folder whose files pair with `sharp` by relative stem; null: `degrade` makes the blurry image on the device."""
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> ImagesConfig:
+        if self.blurry is not None and (isinstance(self.sharp, list) or self.sharp in ("samples", "dead_leaves")):
+            raise ValueError("a blurry folder pairs with one folder of sharp images")
+        if isinstance(self.sharp, list) and not self.sharp:
+            raise ValueError("sharp is an empty list")
+        return self
+
+
+class ValidationImagesConfig(ImagesConfig):
+    sharp: str | list[str] = "samples"
+    """As `data.sharp`; `samples` are here chelsea and coffee, on which nothing shipped is trained."""
+
+    @field_validator("sharp")
+    @classmethod
+    def _check_finite(cls, sharp: str | list[str]) -> str | list[str]:
+        if not isinstance(sharp, str) or sharp == "dead_leaves":
+            raise ValueError("validation images are one folder, or samples")
+        return sharp
+
+
+class DataConfig(ImagesConfig):
+    patch: Annotated[int, Field(ge=16)] = 256
+    """Side of the square training patches, in pixels."""
+    batch: Count = 8
+    """Samples per optimiser step."""
+    images_per_epoch: Count | None = None
+    """How far an epoch walks through the images, wrapping round; null: once through all of them."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Loader processes. They decode and draw random numbers; the rest happens on the device."""
+    val: ValidationImagesConfig = ValidationImagesConfig()
+
+
+class _Degradation(_Section):
+    probability: Probability = 1.0
+    """How often a sample gets this degradation."""
+
+
+class GaussianBlur(_Degradation):
+    kind: Literal["gaussian_blur"]
+    sigma: _range(0.1, 50)  # type: ignore[valid-type]
+    """Standard deviation in pixels."""
+
+
+class MotionBlur(_Degradation):
+    kind: Literal["motion_blur"]
+    length: _range(3, 99)  # type: ignore[valid-type]
+    """Length of the stroke in pixels, rounded to an odd number; its direction is uniform over the circle."""
+
+
+class Rescale(_Degradation):
+    kind: Literal["rescale"]
+    factor: _range(1, 16)  # type: ignore[valid-type]
+    """Antialiased bicubic down by this factor and up again."""
+
+
+class Noise(_Degradation):
+    kind: Literal["noise"]
+    sigma: _range(0, 255)  # type: ignore[valid-type]
+    """Standard deviation of white Gaussian noise, in 8-bit levels."""
+
+
+class Jpeg(_Degradation):
+    kind: Literal["jpeg"]
+    quality: _range(1, 100)  # type: ignore[valid-type]
+    """JPEG quality, as libjpeg counts it."""
+
+
+Degradation = Annotated[GaussianBlur | MotionBlur | Rescale | Noise | Jpeg, Field(discriminator="kind")]
+
+DEGRADE_PRESETS: dict[str, list[dict[str, Any]]] = {
+    # The original project's blur: bicubic down by 4 and up again.
+    "bicubic_x4": [{"kind": "rescale", "factor": [4.0, 4.0]}],
+}
+
+
+def _expand_preset(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if value not in DEGRADE_PRESETS:
+        raise ValueError(f"a list of degradations, or one of the presets {', '.join(DEGRADE_PRESETS)}")
+    return DEGRADE_PRESETS[value]
+
+
+class AugmentConfig(_Section):
+    flip: bool = True
+    """Horizontal and vertical flips, each for half of the samples."""
+    rotate: bool = True
+    """Rotations by a random multiple of 90 degrees."""
+    gamma: _range(0.1, 10) = (1.0, 1.0)  # type: ignore[valid-type]
+    """Exponent applied to blurry and sharp alike, drawn on a logarithmic scale."""
+    brightness: _range(-1, 1) = (0.0, 0.0)  # type: ignore[valid-type]
+    """Added to blurry and sharp alike; 1 is the whole range from black to white."""
+    shuffle_channels: Probability = 0.0
+    """How often the colour channels of both change places."""
+
+
+class TeacherConfig(_Section):
+    mode: Literal["online", "none"] = "online"
+    """`online`: the teacher restores every batch inside the loop. `none`: no teacher; L1 and VGG alone."""
+    weights: str = "motion_deblurring"
+    """A published name, a file, or `embedded` (the small teacher that comes with the package)."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of the weights file: checked when given, needed for a published name whose hash is not known."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """`auto` is fp16 on a GPU and fp32 on a CPU, where half precision is slower."""
+    micro_batch: Count | None = None
+    """The teacher takes at most so many patches at a time; null: the whole batch. Bounds memory, changes no result."""
+    check: Literal["warn", "error", "off"] = "warn"
+    """What to do before training when the teacher does not improve the validation images."""
+
+
+class UNetConfig(_Section):
+    arch: Literal["unet"] = "unet"
+    width: Count = 32
+    """Channels of the first level; each level down doubles them."""
+    depth: Annotated[int, Field(ge=2, le=5)] = 4
+    """Levels, the bottleneck included."""
+    residual: bool = True
+    """Predict a correction of the input, zero at the start, instead of the image."""
+    norm: Literal["batch", "none"] = "batch"
+    init: str | None = None
+    """Weights to start from: a file that this project or the original one wrote."""
+
+
+class RestormerConfig(_Section):
+    """The keywords of the published network; the defaults are its 26 million parameters."""
+
+    arch: Literal["restormer"]
+    dim: Count = 48
+    num_blocks: Annotated[list[Count], Field(min_length=4, max_length=4)] = [4, 6, 6, 8]
+    num_refinement_blocks: Annotated[int, Field(ge=0)] = 4
+    heads: Annotated[list[Count], Field(min_length=4, max_length=4)] = [1, 2, 4, 8]
+    ffn_expansion_factor: Positive = 2.66
+    bias: bool = False
+    LayerNorm_type: Literal["WithBias", "BiasFree"] = "WithBias"
+    init: str | None = None
+    """Weights to start from: a published name, a file, or `embedded`."""
+
+
+StudentConfig = Annotated[
+    Annotated[UNetConfig, Tag("unet")] | Annotated[RestormerConfig, Tag("restormer")],
+    Discriminator(
+        lambda v: v.get("arch", "unet") if isinstance(v, dict) else getattr(v, "arch", "unet"),
+        custom_error_type="student_arch",
+        custom_error_message="arch is unet or restormer",
+    ),
+]
+
+
+class StageConfig(_Section):
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    """Names the file that the stage ends with: student_model_<name>.pth."""
+    epochs: Count
+    l1: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the L1 distance to the sharp image."""
+    kd: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the L1 distance to the teacher's image."""
+    vgg: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the L1 distance between VGG16 features."""
+
+    @model_validator(mode="after")
+    def _check_any(self) -> StageConfig:
+        if self.l1 == self.kd == self.vgg == 0:
+            raise ValueError("l1, kd and vgg are all 0: there is nothing to learn from")
+        return self
+
+
+class VggConfig(_Section):
+    weights: str = "imagenet"
+    """`imagenet` (torchvision downloads 528 MB), `random`, or a file of torchvision's vgg16 weights."""
+    normalize: bool = True
+    """Subtract ImageNet's mean and divide by its deviation first. The original project did not."""
+    resize: Annotated[int, Field(ge=16)] | None = None
+    """Resize bilinearly to this side first. The original project: 224."""
+    against: Literal["sharp", "teacher"] = "sharp"
+    """Whose features the prediction's are compared with."""
+
+
+class OptimizerConfig(_Section):
+    lr: Positive = 1e-4
+    """Adam's learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """`cosine` falls to zero at the end of the last stage."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Linear rise from zero."""
+    clip_norm: Positive | None = None
+    """Largest norm of the whole gradient."""
+    accumulate: Count = 1
+    """Splits each batch into so many parts, one after the other, for less memory; the step stays the same but for
+    BatchNorm's statistics."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the moving average of the weights, which is then what is validated and kept."""
+    amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
+    """The student's mixed precision, on CUDA only: `auto` is bf16 where the GPU has it, else fp16 with a loss scaler."""
+
+
+class EvalConfig(_Section):
+    crop: Annotated[int, Field(ge=16)] | None = 512
+    """Validation uses a centre crop of at most this side; null: whole images."""
+    images: Count | None = None
+    """At most so many validation images, evenly spread; null: all."""
+    every_epochs: Count = 1
+    samples: Count = 4
+    """Rows of the picture blurry | student | teacher | sharp."""
+
+
+class Config(_Section):
+    run: RunConfig = RunConfig()
+    data: DataConfig = DataConfig()
+    degrade: Annotated[list[Degradation], BeforeValidator(_expand_preset)] = []
+    """What makes a blurry image of a sharp one, in this order, or the name of a preset."""
+    augment: AugmentConfig = AugmentConfig()
+    teacher: TeacherConfig = TeacherConfig()
+    student: StudentConfig = UNetConfig()
+    stages: Annotated[list[StageConfig], Field(min_length=1)]
+    vgg: VggConfig = VggConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _check_contradictions(self) -> Config:
+        needs_degrade = [key for key, d in (("data", self.data), ("data.val", self.data.val)) if d.blurry is None]
+        if needs_degrade and not self.degrade:
+            raise ValueError(f"{needs_degrade[0]}.blurry is null and degrade is empty: nothing makes a blurry image; give one of them")
+        if self.degrade and not needs_degrade:
+            raise ValueError("degrade is given although data.blurry and data.val.blurry are folders; remove one")
+        if self.data.batch % self.optimizer.accumulate:
+            raise ValueError(f"optimizer.accumulate: {self.optimizer.accumulate} does not divide data.batch: {self.data.batch}")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError("stages: two have the same name, and would write the same file")
+        for index, stage in enumerate(self.stages):
+            if self.teacher.mode == "none" and stage.kd > 0:
+                raise ValueError(f"stages.{index}.kd: {stage.kd:g} needs a teacher, but teacher.mode is none; set one of them")
+            if self.teacher.mode == "none" and stage.vgg > 0 and self.vgg.against == "teacher":
+                raise ValueError("vgg.against: teacher needs a teacher, but teacher.mode is none")
+        return self
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Reads a YAML file, applies `key.path=value` overrides, and validates.
+
+    Raises FileNotFoundError, and ConfigError for whatever is wrong in the file or the overrides.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config not found: {path}")
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: {_yaml_reason(error)}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: a config is a mapping of sections, found {_short(tree)}")
+    for override in overrides:
+        _apply_override(tree, override)
+    return parse_config(tree, source=str(path))
+
+
+def parse_config(tree: dict[str, Any], source: str = "config") -> Config:
+    """Validates a nested dictionary; raises ConfigError."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: " + "; ".join(_explain(tree, e) for e in error.errors()[:5])) from None
+
+
+def dump_config(config: Config) -> str:
+    """YAML from which `load_config` makes an equal Config, defaults included."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML with duplicate keys refused, and YAML 1.2's scalars: `off` is a word, `1e-4` a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable) or key in seen:
+                what = f"duplicate key {key!r}" if isinstance(key, Hashable) else "a key must be a word"
+                raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
+_StrictLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
+    list("-+.0123456789"),
+)
+
+
+def _yaml_reason(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    place = f"line {mark.line + 1}: " if mark is not None else ""
+    return place + " ".join(str(getattr(error, "problem", None) or error).split())
+
+
+def _apply_override(tree: dict[str, Any], override: str) -> None:
+    """Sets one value of the tree in place: `data.val.sharp=photos`, `stages.0.epochs=3`."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"--set takes key.path=value, found {override!r}")
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {_yaml_reason(error)}") from None
+    *parents, last = path.split(".")
+    node: Any = tree
+    for depth, key in enumerate(parents):
+        node = _child(node, key, ".".join(parents[: depth + 1]))
+    if isinstance(node, list):
+        _child(node, last, path)
+        node[int(last)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise ConfigError(f"--set {path}: {'.'.join(parents)} is no section, it is {_short(node)}")
+
+
+def _child(node: Any, key: str, path: str) -> Any:
+    if isinstance(node, list):
+        if not key.isdecimal() or int(key) >= len(node):
+            raise ConfigError(f"--set {path}: the list has entries 0 to {len(node) - 1}")
+        return node[int(key)]
+    if not isinstance(node, dict):
+        raise ConfigError(f"--set {path}: no such section")
+    if node.get(key) is None:
+        node[key] = {}
+    return node[key]
+
+
+def _explain(tree: dict[str, Any], error: Any) -> str:
+    """One pydantic error as `key.path: what would be right, found what`."""
+    # A tagged union puts the tag into the location; the key path in the file does not have it.
+    location = [part for part in _in_tree(tree, error["loc"])]
+    path = ".".join(map(str, location))
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_did_you_mean(location)}"
+    if error["type"] == "missing":
+        return f"{path}: missing, and has no default"
+    found = "" if isinstance(error["input"], dict | BaseModel) else f", found {_short(error['input'])}"
+    return f"{path}: {message}{found}" if path else f"{message}"
+
+
+def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
+    """The parts of a pydantic location that are keys of the file; the last one may be missing from it."""
+    kept: list[str | int] = []
+    parts = list(location)
+    for index, part in enumerate(parts):
+        inside = isinstance(tree, dict) and part in tree or isinstance(tree, list) and isinstance(part, int) and part < len(tree)
+        if inside:
+            tree = tree[part]
+            kept.append(part)
+        elif index == len(parts) - 1 and isinstance(tree, dict):
+            kept.append(part)
+    return kept
+
+
+def _did_you_mean(location: list[str | int]) -> str:
+    names = _key_names(Config)
+    *parents, wrong = map(str, location)
+    siblings = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == ".".join(p for p in parents if not p.isdecimal())]
+    close = difflib.get_close_matches(wrong, siblings, n=1)
+    if close:
+        return f"; did you mean {'.'.join([*parents, close[0]])}?"
+    elsewhere = [name for name in names if name.rpartition(".")[2] == wrong]
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]}?"
+    return f"; known here: {', '.join(dict.fromkeys(siblings))}" if siblings else ""
+
+
+def _key_names(annotation: Any, prefix: str = "") -> list[str]:
+    """Every key path of a schema type, list entries without their index."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        names = []
+        for name, field in annotation.model_fields.items():
+            names += [prefix + name, *_key_names(field.annotation, f"{prefix}{name}.")]
+        return names
+    if get_origin(annotation) in (Union, UnionType, Annotated, list):
+        return [name for inner in get_args(annotation) for name in _key_names(inner, prefix)]
+    return []
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,92 @@
+"""Synthetic sharp images: the dead-leaves model, opaque textured shapes that fall on one another.
+
+Shape sizes follow a power law, which gives the edges, occlusions and scale invariance of natural images (Lee, Mumford and
+Huang, IJCV 2001); restoration networks trained on such images work on photographs (Achddou, Gousseau and Ladjal, SSVM 2021).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from distill.data.images import Pixels
+
+Floats = NDArray[np.float32]
+
+# Drawn at twice the size and averaged: edges are antialiased, as a camera's pixels make them.
+SUPERSAMPLING = 2
+# How many times over the leaves cover the image; what is still bare then, about 0.2 %, shows the ground.
+COVERS = 6
+MAX_LEAVES = 1500
+
+
+def dead_leaves(side: int, rng: np.random.Generator) -> Pixels:
+    """One image, (side, side, 3) RGB uint8."""
+    canvas = side * SUPERSAMPLING
+    leaf = _draw_leaves(canvas, rng)
+    image = _paint(leaf, rng)
+    image = image.reshape(side, SUPERSAMPLING, side, SUPERSAMPLING, 3).mean(axis=(1, 3))
+    return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _draw_leaves(canvas: int, rng: np.random.Generator) -> NDArray[np.int32]:
+    """(canvas, canvas): the number of the leaf on top at each pixel; 0 is the ground."""
+    smallest = SUPERSAMPLING * np.exp(rng.uniform(np.log(1.0), np.log(8.0)))
+    largest = max(canvas * rng.uniform(0.3, 0.8), 2 * smallest)
+    mean_area = 2 * np.pi * np.log(largest / smallest) / (smallest**-2 - largest**-2)
+    margin = canvas / 4
+    count = int(min(MAX_LEAVES, COVERS * (canvas + 2 * margin) ** 2 / mean_area))
+
+    # Radii with density proportional to r**-3, by inversion of the distribution function.
+    radius = (smallest**-2 - rng.random(count) * (smallest**-2 - largest**-2)) ** -0.5
+    centre = rng.uniform(-margin, canvas + margin, (count, 2))
+    angle = rng.uniform(0, 2 * np.pi, count)
+    stretch = np.exp(rng.normal(0, 0.35, count))
+    corners = rng.choice([3, 4, 4, 5, 6, 24], count)  # 24 corners pass for an ellipse
+
+    image = Image.new("I", (canvas, canvas), 0)
+    draw = ImageDraw.Draw(image)
+    for number in range(count):
+        turn = angle[number] + np.arange(corners[number]) * (2 * np.pi / corners[number])
+        x, y = np.cos(turn) * radius[number] * stretch[number], np.sin(turn) * radius[number] / stretch[number]
+        cos, sin = np.cos(angle[number]), np.sin(angle[number])
+        outline = np.stack([cos * x - sin * y, sin * x + cos * y], axis=1) + centre[number]
+        draw.polygon(outline.ravel().tolist(), fill=number + 1)
+    return np.asarray(image, dtype=np.int32)
+
+
+def _paint(leaf: NDArray[np.int32], rng: np.random.Generator) -> Floats:
+    """(canvas, canvas) leaf numbers -> (canvas, canvas, 3): each leaf's colour, shading and texture."""
+    canvas = leaf.shape[0]
+    count = int(leaf.max()) + 1
+    y, x = np.mgrid[0:canvas, 0:canvas].astype(np.float32)
+
+    # Channels of natural images differ little: much luminance, little colour, around a tone of the whole image.
+    contrast = rng.uniform(0.3, 1.0)
+    tone = rng.uniform(0.5 * contrast, 1 - 0.5 * contrast) + rng.normal(0, 0.06, 3)
+    colour = tone + contrast * (rng.beta(0.9, 0.9, (count, 1)) - 0.5 + rng.normal(0, 0.09, (count, 3)))
+
+    shading = rng.normal(0, 0.5 / canvas, (count, 2)).astype(np.float32)
+    shade = shading[leaf, 0] * (x - canvas / 2) + shading[leaf, 1] * (y - canvas / 2)
+
+    period = SUPERSAMPLING * np.exp(rng.uniform(np.log(2.5), np.log(24.0), count))
+    direction = rng.uniform(0, 2 * np.pi, count)
+    wave = np.stack([np.cos(direction), np.sin(direction)]) * (2 * np.pi / period)
+    wave = wave.astype(np.float32)
+    phase = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
+    depth = (rng.random(count) < 0.3) * rng.uniform(0.02, 0.25, count)
+    grating = depth.astype(np.float32)[leaf] * np.sin(wave[0][leaf] * x + wave[1][leaf] * y + phase[leaf])
+
+    roughness = ((rng.random((2, count)) < 0.45) * rng.exponential(0.06, (2, count))).astype(np.float32)
+    grain = sum(roughness[i][leaf] * _noise(canvas, cell, rng) for i, cell in enumerate((SUPERSAMPLING, 3 * SUPERSAMPLING)))
+
+    texture = (shade + grating + grain)[:, :, None]
+    return colour.astype(np.float32)[leaf] + texture
+
+
+def _noise(canvas: int, cell: int, rng: np.random.Generator) -> Floats:
+    """(canvas, canvas) noise of unit variance at the cells' centres, smooth between them."""
+    cells = canvas // cell + 2
+    image = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
+    return np.asarray(image.resize((cells * cell, cells * cell), Image.Resampling.BICUBIC))[:canvas, :canvas]

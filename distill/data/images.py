@@ -1,0 +1,145 @@
+"""Image files: finding them, pairing them, reading one as RGB uint8, writing one."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Pixels = NDArray[np.uint8]
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+MIN_SIDE = 16
+
+
+class ImageError(ValueError):
+    """An image file, or a set of them, that cannot be used. The message is one line that begins with the path."""
+
+
+def read_image(path: Path) -> Pixels:
+    """Reads an image file as (H, W, 3) RGB uint8, rotated as its EXIF orientation says.
+
+    Grey is repeated, CMYK and palettes are converted, alpha is dropped, 16 bits are scaled to 8 (65535 -> 255). Raises
+    ImageError for what cannot be decoded to the end, for floating-point pixels, and for a side below 16 pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            # A file too large for memory is refused by the error of the same name; the warning below that size is noise.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                pixels = _to_rgb(ImageOps.exif_transpose(image))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # Pillow reports damage in all of these ways, and a missing file as OSError too.
+        reason = "an empty file" if path.is_file() and path.stat().st_size == 0 else _reason(error)
+        raise ImageError(f"{path}: {reason}") from error
+    if min(pixels.shape[:2]) < MIN_SIDE:
+        raise ImageError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels; the smallest side that can be used is {MIN_SIDE}")
+    return pixels
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return "not an image that Pillow can read" if "cannot identify" in text else text
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no defined white; convert the file to 8 or 16 bits")
+    if image.mode.startswith("I"):  # 16-bit grey; Pillow itself reduces 16-bit colour to 8
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("pixels outside the 16-bit range")
+        grey = ((levels * 255 + 32767) // 65535).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.array(image.convert("RGB"))
+
+
+def write_image(path: Path, pixels: Pixels) -> None:
+    """Writes (H, W, 3) RGB uint8 as a PNG; the file appears whole or not at all. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    Image.fromarray(pixels).save(temporary, format="PNG")
+    os.replace(temporary, path)
+
+
+def find_images(folder: str) -> dict[str, Path]:
+    """All image files below a folder, by relative stem (`night/street` for FOLDER/night/street.jpg), sorted.
+
+    A `*` in the path matches folder names, whose matches become part of the stem: GoPro's frames of all its sequences are
+    `GOPRO_Large/train/*/sharp`. Raises FileNotFoundError for a missing folder, ImageError for an empty one or for two files
+    with one stem.
+    """
+    found: dict[str, Path] = {}
+    for prefix, root in _expand(folder):
+        for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+            if any(part.startswith(".") for part in path.relative_to(root).parts):
+                continue  # macOS's "._x.png", and files that are still being written
+            stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
+            if stem in found:
+                raise ImageError(f"{path}: has the same stem as {found[stem]}; rename one of them")
+            found[stem] = path
+    if not found:
+        raise ImageError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below it")
+    return dict(sorted(found.items()))
+
+
+def _expand(folder: str) -> list[tuple[Path, Path]]:
+    """[(the part of the stem that the wildcards stand for, folder)]."""
+    parts = Path(folder).parts
+    wild = [index for index, part in enumerate(parts) if "*" in part]
+    if not wild:
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder")
+        return [(Path(), Path(folder))]
+    base = Path(*parts[: wild[0]])
+    matches = sorted(path for path in base.glob(str(Path(*parts[wild[0] :]))) if path.is_dir())
+    if not matches:
+        raise FileNotFoundError(f"{folder}: no folder matches")
+    depth = slice(wild[0] - len(base.parts), wild[-1] + 1 - len(base.parts))
+    return [(Path(*match.relative_to(base).parts[depth]), match) for match in matches]
+
+
+def pair_images(sharp: str, blurry: str) -> dict[str, tuple[Path, Path]]:
+    """{stem: (sharp file, blurry file)}, matched by relative stem; the suffixes may differ.
+
+    Raises as `find_images`, and ImageError where a file has no partner.
+    """
+    sharp_files, blurry_files = find_images(sharp), find_images(blurry)
+    for here, there, other in ((sharp_files, blurry_files, blurry), (blurry_files, sharp_files, sharp)):
+        lonely = [str(path) for stem, path in here.items() if stem not in there]
+        if lonely:
+            more = f" and {len(lonely) - 3} more" if len(lonely) > 3 else ""
+            raise ImageError(f"{', '.join(lonely[:3])}{more}: no image of the same name in {other}")
+    return {stem: (path, blurry_files[stem]) for stem, path in sharp_files.items()}
+
+
+def pad_to(pixels: Pixels, side: int) -> Pixels:
+    """Reflects an image at its right and bottom until both sides are at least `side` pixels."""
+    height, width = pixels.shape[:2]
+    if min(height, width) >= side:
+        return pixels
+    return np.pad(pixels, ((0, max(0, side - height)), (0, max(0, side - width)), (0, 0)), mode="reflect")
+
+
+def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
+    """The central part of at most side x side pixels; all of it for None."""
+    if side is None:
+        return pixels
+    height, width = pixels.shape[:2]
+    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    return pixels[top : top + side, left : left + side]
+
+
+def side_by_side(columns: Sequence[Pixels], gap: int = 4) -> Pixels:
+    """Images of equal size in one row, white between them."""
+    white = np.full((columns[0].shape[0], gap, 3), 255, np.uint8)
+    row: list[Pixels] = []
+    for column in columns:
+        row += [column, white]
+    return np.concatenate(row[:-1], axis=1)

@@ -1,0 +1,40 @@
+"""The device a run computes on, and the one setting of its allocator that pays on a CPU."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+import torch
+
+from distill.config import ConfigError
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`. Raises ConfigError for a device this machine does not have."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    present = {
+        "cpu": True,
+        "mps": torch.backends.mps.is_available(),
+        "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
+    }
+    if not present[device.type]:
+        raise ConfigError(f"run.device: {name} is not available here; auto takes what there is")
+    if device.type == "cpu":
+        _keep_freed_pages()
+    return device
+
+
+def _keep_freed_pages() -> None:
+    """Lets glibc reuse large blocks instead of returning them: a network's activations are otherwise fresh pages in every
+    layer, and clearing those costs a training step of a small Restormer about a sixth of its time. Other C libraries: no-op."""
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)

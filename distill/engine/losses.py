@@ -1,0 +1,87 @@
+"""The loss: L1 to the sharp image, L1 to the teacher's, L1 between VGG16 features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from distill.config import ConfigError, StageConfig, VggConfig
+from restormer.weights import read_weights
+
+RELU2_2 = 9  # torchvision's vgg16().features[:9] ends with relu2_2
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class VggFeatures(nn.Module):
+    """VGG16 (Simonyan and Zisserman, ICLR 2015) up to relu2_2, frozen; owns its normalisation. As a perceptual loss: Johnson,
+    Alahi and Fei-Fei, ECCV 2016."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: VggConfig, seed: int = 0) -> None:
+        """Raises ConfigError and what reading a weights file raises; downloads torchvision's weights for `imagenet`."""
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # weights: random is the same network in every run and after every resume
+            self.features = torchvision.models.vgg16(weights=None).features[:RELU2_2]
+        if config.weights != "random":
+            self._load(config.weights)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
+        for layer in self.features:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False
+        self.requires_grad_(False).eval()
+
+    def _load(self, weights: str) -> None:
+        if weights == "imagenet":
+            state = torchvision.models.VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+        else:
+            state = read_weights(Path(weights))
+        wanted = {f"features.{key}": value for key, value in self.features.state_dict().items()}
+        for key, value in wanted.items():
+            if key not in state or state[key].shape != value.shape:
+                raise ConfigError(f"vgg.weights: {weights}: {key} is missing or of another shape; not torchvision's vgg16")
+        self.features.load_state_dict({key.removeprefix("features."): state[key] for key in wanted})
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] -> relu2_2, (B, 128, H/2, W/2) or of `resize`."""
+        if self.config.resize is not None:
+            image = F.interpolate(image, (self.config.resize,) * 2, mode="bilinear", align_corners=False)
+        if self.config.normalize:
+            image = (image - self.mean) / self.std
+        return self.features(image)
+
+
+def distillation_loss(
+    prediction: Tensor, sharp: Tensor, target: Tensor | None, stage: StageConfig, vgg: VggFeatures | None
+) -> dict[str, Tensor]:
+    """The terms, each a float32 scalar by itself, and their weighted sum `loss`. Images are (B, 3, H, W) in [0, 1].
+
+    `target` is the teacher's image; a term of weight 0 is not computed. VGG compares with the sharp image or the target, as
+    its configuration says.
+    """
+    prediction, sharp = prediction.float(), sharp.float()
+    terms: dict[str, Tensor] = {}
+    if stage.l1 > 0:
+        terms["l1"] = F.l1_loss(prediction, sharp)
+    if stage.kd > 0:
+        assert target is not None, "a kd weight needs a teacher"
+        terms["kd"] = F.l1_loss(prediction, target.float())
+    if stage.vgg > 0:
+        assert vgg is not None, "a vgg weight needs its network"
+        reference = target if vgg.config.against == "teacher" else sharp
+        assert reference is not None, "vgg.against: teacher needs a teacher"
+        with torch.no_grad():
+            wanted = vgg(reference.float())
+        terms["vgg"] = F.l1_loss(vgg(prediction), wanted)
+    weights = {"l1": stage.l1, "kd": stage.kd, "vgg": stage.vgg}
+    terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    return terms

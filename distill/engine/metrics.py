@@ -1,0 +1,25 @@
+"""PSNR and SSIM, defined once for everything this project prints."""
+
+from __future__ import annotations
+
+import numpy as np
+from skimage.color import rgb2ycbcr
+from skimage.metrics import structural_similarity
+
+from distill.data.images import Pixels
+
+SSIM_BORDER = 4
+
+
+def psnr(image: Pixels, reference: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB of (H, W, 3) uint8 RGB, over all pixels and channels; infinite for equal images."""
+    error = np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2)
+    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def ssim(image: Pixels, reference: Pixels) -> float:
+    """Structural similarity of (H, W, 3) uint8 RGB as the original project computes it: on Y of YCbCr (16 to 235), 4 pixels
+    cropped from each border, scikit-image's default window, data range 255."""
+    inner = slice(SSIM_BORDER, -SSIM_BORDER)
+    luma, reference_luma = (rgb2ycbcr(pixels)[inner, inner, 0] for pixels in (image, reference))
+    return float(structural_similarity(luma, reference_luma, data_range=255))

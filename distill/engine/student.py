@@ -1,0 +1,103 @@
+"""Building a student from its configuration, and the files it is kept in: architecture beside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.config import Config, ConfigError, RestormerConfig, UNetConfig
+from distill.engine.checkpoint import save_atomically
+from restormer.model import Restormer
+from restormer.weights import (
+    WeightsError,
+    locate_weights,
+    read_torch_file,
+    read_weights,
+    restormer_from_state_dict,
+)
+from unet.model import UNet
+from unet.weights import UNetWeightsError, original_state_dict, unet_from_state_dict
+
+FORMAT = "online-distill student 1"
+
+
+def build_student(config: Config) -> nn.Module:
+    """The student at its start: `student.init`'s weights where given, else random ones that depend on the seed alone.
+
+    Raises ConfigError, WeightsError and FileNotFoundError.
+    """
+    student = config.student
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.run.seed)
+        model = build_network(student.arch, architecture(student))
+    if student.init is not None:
+        _load_init(model, student)
+    elif isinstance(model, Restormer):
+        # As the U-Net's: the first prediction is the input, and training starts from there, not from noise.
+        nn.init.zeros_(model.output.weight)
+    return model
+
+
+def architecture(student: UNetConfig | RestormerConfig) -> dict[str, Any]:
+    """The network's constructor keywords."""
+    return student.model_dump(exclude={"arch", "init"})
+
+
+def build_network(arch: str, keywords: Mapping[str, Any]) -> nn.Module:
+    """Raises ConfigError for keywords that describe no network."""
+    try:
+        return UNet(**keywords) if arch == "unet" else Restormer(**keywords)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"student: {error}") from None
+
+
+def _load_init(model: nn.Module, student: UNetConfig | RestormerConfig) -> None:
+    assert student.init is not None
+    if isinstance(student, RestormerConfig):
+        path = locate_weights(student.init)
+        state: Mapping[str, Tensor] = read_weights(path)
+    else:
+        path = Path(student.init)
+        loaded = load_student(path, residual=student.residual)
+        state = loaded.state_dict()
+        if getattr(loaded, "residual", None) != student.residual:
+            raise ConfigError(f"student.init: {path} is of a network with residual: {not student.residual}")
+    own = model.state_dict()
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
+        raise ConfigError(f"student.init: {path} is of another network than student describes ({architecture(student)})")
+    model.load_state_dict(dict(state))
+
+
+def save_student(path: Path, model: nn.Module, student: UNetConfig | RestormerConfig) -> None:
+    """Writes weights and architecture, so that `load_student` needs no YAML. The file appears whole or not at all."""
+    content = {"format": FORMAT, "arch": student.arch, "architecture": architecture(student), "state_dict": model.state_dict()}
+    save_atomically(path, content)
+
+
+def load_student(path: Path, residual: bool = False) -> nn.Module:
+    """A network from a file of `save_student`, of the original project, or of a Restormer; in eval mode, on the CPU.
+
+    `residual` is for plain state dicts of a U-Net, which do not say it; the original's have none. Raises WeightsError and
+    FileNotFoundError.
+    """
+    content = read_torch_file(path) if path.suffix != ".safetensors" else read_weights(path)
+    try:
+        if isinstance(content, dict) and content.get("format") == FORMAT:
+            model = build_network(content["arch"], content["architecture"])
+            model.load_state_dict(content["state_dict"])
+        elif isinstance(content, dict) and _is_unet(original_state_dict(content)):
+            model = unet_from_state_dict(original_state_dict(content), residual)
+        else:
+            model = restormer_from_state_dict(read_weights(path))
+    except (ConfigError, KeyError, RuntimeError, UNetWeightsError, WeightsError) as error:
+        text = " ".join(str(error).split()).removeprefix(f"{path}: ")
+        raise WeightsError(f"{path}: {text}") from None
+    return model.eval()
+
+
+def _is_unet(state: Mapping[str, Any]) -> bool:
+    return "enc1.block.0.weight" in state

@@ -1,0 +1,109 @@
+"""The teacher inside the loop: frozen, in half precision on a GPU, and checked before it is trusted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distill.config import TeacherConfig
+from distill.data.degrade import quantize
+from restormer.weights import load_restormer
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Teacher(nn.Module):
+    """A restoration network that nothing changes: always in eval mode, without gradients, in no checkpoint."""
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32, micro_batch: int | None = None) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
+        self.dtype, self.micro_batch = dtype, micro_batch
+        self.training = False
+
+    def train(self, mode: bool = True) -> Teacher:
+        """Does nothing: a student's `.train()` must not reach its teacher."""
+        return self
+
+    # Not inference_mode: the target is saved for the student's backward pass.
+    @torch.no_grad()
+    def forward(self, blurry: Tensor) -> Tensor:
+        """(B, 3, H, W) in [0, 1] -> the restored images, clamped to [0, 1], float32."""
+        parts = blurry.float().split(self.micro_batch or len(blurry))
+        return torch.cat([self.network(part) for part in parts]).clamp(0, 1)
+
+
+def build_teacher(config: TeacherConfig, device: torch.device) -> Teacher | None:
+    """None for mode `none`. Raises what loading the weights raises."""
+    if config.mode == "none":
+        return None
+    precision = config.precision
+    if precision == "auto":
+        precision = "fp16" if device.type == "cuda" else "fp32"
+    if precision != "fp32" and device.type == "cpu":
+        logger.warning("teacher.precision: %s is many times slower than fp32 on a CPU", precision)
+    return Teacher(load_restormer(config.weights, config.sha256), DTYPES[precision], config.micro_batch).to(device)
+
+
+@dataclass(frozen=True)
+class TeacherCheck:
+    """Whether a teacher is worth learning from, measured on a few validation images."""
+
+    blurry_psnr: float
+    teacher_psnr: float
+    half_error: float | None
+    """RMS difference between half and full precision, as a share of the RMS correction; None in full precision."""
+    finite: bool
+
+    def complaint(self) -> str | None:
+        """What is wrong with this teacher, in one line; None where it helps."""
+        if not self.finite:
+            return "the teacher's output is not finite on validation images; try teacher.precision: fp32"
+        if self.teacher_psnr <= self.blurry_psnr:
+            return (
+                f"the teacher makes the validation images worse: {self.teacher_psnr:.2f} dB, its blurry input {self.blurry_psnr:.2f} dB;"
+                " a student learns that from it. Give weights trained for this blur, or set kd: 0"
+            )
+        if self.half_error is not None and self.half_error > MAX_HALF_ERROR:
+            return f"half precision changes the teacher's correction by {self.half_error:.1%}; try teacher.precision: fp32"
+        return None
+
+
+# bf16's 8 bits leave about 2 %; more than this is damage, not rounding.
+MAX_HALF_ERROR = 0.05
+
+
+def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> TeacherCheck:
+    """Measures the teacher on (blurry, sharp) pairs of (1, 3, H, W), on its device."""
+    blurry_db, teacher_db, errors, finite = [], [], [], True
+    for blurry, sharp in pairs:
+        restored = teacher(blurry)
+        finite = finite and bool(restored.isfinite().all())
+        blurry_db.append(_psnr(blurry, sharp))
+        teacher_db.append(_psnr(quantize(restored), sharp))
+        if teacher.dtype != torch.float32:
+            exact = _in_full_precision(teacher, blurry)
+            errors.append(float((restored - exact).square().mean() / (exact - blurry).square().mean().clamp_min(1e-12)))
+    count = len(blurry_db)
+    half_error = (sum(errors) / count) ** 0.5 if errors else None
+    return TeacherCheck(sum(blurry_db) / count, sum(teacher_db) / count, half_error, finite)
+
+
+def _in_full_precision(teacher: Teacher, blurry: Tensor) -> Tensor:
+    # Half -> float -> half loses nothing, so the network itself can be lent.
+    teacher.network.float()
+    try:
+        with torch.no_grad():
+            return teacher.network(blurry).clamp(0, 1)
+    finally:
+        teacher.network.to(teacher.dtype)
+
+
+def _psnr(image: Tensor, sharp: Tensor) -> float:
+    return float(-10 * (image - sharp).square().mean().clamp_min(1e-12).log10())

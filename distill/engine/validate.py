@@ -1,0 +1,143 @@
+"""Validation: PSNR and SSIM of blurry input, teacher and student on the same 8-bit images, and what they look like."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill.config import Config
+from distill.data.datasets import Batch, Skipped, ValidationImages
+from distill.data.degrade import quantize
+from distill.data.images import ImageError, Pixels, centre_crop, pad_to, side_by_side
+from distill.engine.metrics import psnr, ssim
+from distill.engine.step import prepare
+from distill.engine.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+ROWS = ("blurry", "teacher", "student")
+SAMPLE_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Score:
+    psnr: float
+    """dB, 8-bit RGB."""
+    ssim: float
+
+
+@dataclass
+class Evaluation:
+    """Scores by image name and row (`blurry`, `teacher`, `student`)."""
+
+    images: dict[str, dict[str, Score]] = field(default_factory=dict)
+    picture: Pixels | None = None
+    """Some of the images: blurry | student | teacher | sharp."""
+
+    def mean(self, row: str) -> Score | None:
+        """Over all images; None for a row that was not evaluated."""
+        scores = [image[row] for image in self.images.values() if row in image]
+        if not scores:
+            return None
+        return Score(float(np.mean([s.psnr for s in scores])), float(np.mean([s.ssim for s in scores])))
+
+    def table(self) -> str:
+        """The rows that there are, `blurry|teacher|student  PSNR  SSIM`."""
+        lines = [f"{len(self.images)} validation images"]
+        for row in ROWS:
+            if (score := self.mean(row)) is not None:
+                lines.append(f"{row:<8}{score.psnr:6.2f}  {score.ssim:.4f}")
+        return "\n".join(lines)
+
+    def write_csv(self, path: Path) -> None:
+        """One line per image."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [row for row in ROWS if self.mean(row) is not None]
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["Image", *(f"SSIM ({r.title()})" for r in rows), *(f"PSNR ({r.title()})" for r in rows)])
+            for name, scores in self.images.items():
+                writer.writerow([name, *(f"{scores[r].ssim:.4f}" for r in rows), *(f"{scores[r].psnr:.2f}" for r in rows)])
+
+
+class Validation:
+    """The validation images of a run. What does not change, the scores of blurry input and teacher, is computed once."""
+
+    def __init__(self, config: Config, teacher: Teacher | None, device: torch.device) -> None:
+        """Raises FileNotFoundError and ImageError where the images are not as the config says."""
+        self.config, self.teacher, self.device = config, teacher, device
+        self.dataset = ValidationImages(config)
+        self.skipped: dict[str, Skipped] = {}
+        self._unchanging: dict[str, dict[str, Score]] = {}
+        self._teacher_samples: dict[str, Pixels] = {}
+
+    def pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """(name, blurry, sharp), images (1, 3, H, W) in [0, 1] on the device. A bad image is left out and remembered; raises
+        ImageError when all are."""
+        for index in range(len(self.dataset)):
+            batch = self.dataset[index]
+            if isinstance(batch, Skipped):
+                self.skipped[batch.path] = batch
+                continue
+            assert isinstance(batch, Batch)
+            sharp, blurry = prepare(batch.to(self.device), self.config)
+            yield batch.names[0], blurry, sharp
+        if len(self.skipped) == len(self.dataset):
+            first = next(iter(self.skipped.values()))
+            raise ImageError(f"data.val: none of its {len(self.dataset)} images can be used; {first.path}: {first.reason}")
+
+    @torch.no_grad()
+    def evaluate(self, student: nn.Module | None, pause: Callable[[], None] = lambda: None) -> Evaluation:
+        """Scores a student, which is left in the mode it came in; without one, blurry input and teacher alone. `pause` is called
+        between images, and may raise."""
+        evaluation = Evaluation()
+        samples: list[Pixels] = []
+        mode = student.training if student is not None else False
+        if student is not None:
+            student.eval()
+        try:
+            for name, blurry, sharp in self.pairs():
+                pause()
+                reference = to_pixels(sharp)
+                scores = dict(self._score_unchanging(name, blurry, reference, len(samples)))
+                columns = [to_pixels(blurry), *([self._teacher_samples[name]] if name in self._teacher_samples else []), reference]
+                if student is not None:
+                    restored = to_pixels(student(blurry))
+                    scores["student"] = Score(psnr(restored, reference), ssim(restored, reference))
+                    columns.insert(1, restored)
+                evaluation.images[name] = scores
+                if len(samples) < self.config.eval.samples:
+                    samples.append(side_by_side([_sample(column) for column in columns]))
+        finally:
+            if student is not None:
+                student.train(mode)
+        evaluation.picture = np.concatenate(samples)
+        return evaluation
+
+    def _score_unchanging(self, name: str, blurry: Tensor, reference: Pixels, samples: int) -> dict[str, Score]:
+        if name not in self._unchanging:
+            image = to_pixels(blurry)
+            self._unchanging[name] = {"blurry": Score(psnr(image, reference), ssim(image, reference))}
+            if self.teacher is not None:
+                restored = to_pixels(self.teacher(blurry))
+                self._unchanging[name]["teacher"] = Score(psnr(restored, reference), ssim(restored, reference))
+                if samples < self.config.eval.samples:
+                    self._teacher_samples[name] = _sample(restored)
+        return self._unchanging[name]
+
+
+def to_pixels(image: Tensor) -> Pixels:
+    """(1, 3, H, W) -> (H, W, 3) uint8, clamped and rounded as every network's input is."""
+    return (quantize(image.float())[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def _sample(pixels: Pixels) -> Pixels:
+    """The central square of a picture's column; a smaller image is reflected to its size."""
+    return pad_to(centre_crop(pixels, SAMPLE_SIDE), SAMPLE_SIDE)

@@ -1,0 +1,243 @@
+"""Trains a student: `python -m distill.train --config configs/quickstart.yaml`.
+
+Follow `train` from top to bottom; one optimisation step is `engine/step.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from distill.command import Interrupted, SignalGate, add_config_arguments, read_config, run_command
+from distill.config import Config, ConfigError, StageConfig, dump_config, parse_config
+from distill.data.datasets import Skipped, TrainingPatches, training_loader
+from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
+from distill.engine.device import choose_device
+from distill.engine.log import METRICS, RunLog
+from distill.engine.losses import VggFeatures
+from distill.engine.step import TrainingState, learning_rate, new_training_state, training_step
+from distill.engine.student import build_student, save_student
+from distill.engine.teacher import build_teacher, check_teacher
+from distill.engine.validate import Evaluation, Validation
+
+logger = logging.getLogger(__name__)
+
+BEST = "student_best.pth"
+EVALUATION = "evaluation.csv"
+CHECK_IMAGES = 4
+
+
+def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -> Evaluation:
+    """Runs all stages, from the run folder's checkpoint if there is one, and returns the final evaluation.
+
+    Writes the run folder (see README). Raises ConfigError, FileNotFoundError, ImageError and WeightsError for what the user can
+    mend, before the first step where it can be known by then; Interrupted when a signal came through the gate.
+    """
+    gate = gate or SignalGate()
+    device = choose_device(config.run.device)
+    folder = Path(config.run.dir)
+    if fresh:
+        _clear(folder)
+
+    dataset = TrainingPatches(config)
+    plan = Plan(config.stages, dataset.steps_per_epoch)
+    teacher = build_teacher(config.teacher, device)
+    vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
+    state = new_training_state(build_student(config), config.optimizer, device)
+    validation = Validation(config, teacher, device)
+    skipped: dict[str, Skipped] = {}
+    _resume(folder, state, config)
+    _check_teacher(validation, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+
+    evaluation: Evaluation | None = None
+    last_save = time.monotonic()
+    loader = training_loader(dataset, state.step, plan.total_steps, pin=device.type == "cuda")
+    bar = tqdm(total=plan.total_steps, initial=state.step, unit="step", dynamic_ncols=True, smoothing=0.1)
+    with RunLog(folder, state.step) as log, gate, bar:
+        try:
+            for batch in loader:
+                gate.check()
+                _name_skipped(batch.skipped, skipped)
+                stage = plan.stage_at(state.step)
+                lr = learning_rate(config.optimizer, state.step, plan.total_steps)
+                state.student.train()
+                log.add(training_step(batch.to(device), state, teacher, vgg, stage, lr, config), images=config.data.batch)
+                bar.update()
+
+                if state.step % config.run.log_steps == 0 or plan.ends_epoch(state.step):
+                    record = log.flush(state.step, stage=stage.name, epoch=plan.epoch_at(state.step - 1), lr=lr)
+                    bar.set_postfix_str(_postfix(record))
+                if plan.ends_stage(state.step):
+                    save_student(folder / f"student_model_{stage.name}.pth", state.kept, config.student)
+                if plan.validates(state.step, config.eval.every_epochs):
+                    evaluation = validation.evaluate(state.kept, gate.check)
+                    _note_evaluation(evaluation, state, log, folder, config)
+                    log.restart_clock()
+                if plan.ends_epoch(state.step) or time.monotonic() - last_save > 60 * config.run.save_minutes:
+                    _save(folder, state, config)
+                    last_save = time.monotonic()
+            if evaluation is None:  # resumed after the last step
+                evaluation = validation.evaluate(state.kept, gate.check)
+        except Interrupted:
+            _save(folder, state, config)
+            logger.warning("saved step %d of %d; the same command goes on from there", state.step, plan.total_steps)
+            raise
+    evaluation.write_csv(folder / EVALUATION)
+    _summarise(skipped | validation.skipped)
+    return evaluation
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where epochs and stages begin and end, in steps. Step s is the state after s updates."""
+
+    stages: list[StageConfig]
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.epochs for stage in self.stages) * self.steps_per_epoch
+
+    def epoch_at(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def stage_at(self, step: int) -> StageConfig:
+        """The stage of the update that leads from `step` to `step + 1`."""
+        return [stage for stage in self.stages for _ in range(stage.epochs)][self.epoch_at(step)]
+
+    def ends_epoch(self, step: int) -> bool:
+        return step % self.steps_per_epoch == 0
+
+    def ends_stage(self, step: int) -> bool:
+        if not self.ends_epoch(step):
+            return False
+        return step == self.total_steps or self.stage_at(step) is not self.stage_at(step - 1)
+
+    def validates(self, step: int, every_epochs: int) -> bool:
+        return self.ends_stage(step) or (self.ends_epoch(step) and self.epoch_at(step) % every_epochs == 0)
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a run writes, and nothing else that may lie in its folder."""
+    files = [CHECKPOINT, PREVIOUS, BEST, METRICS, EVALUATION, "config.yaml"]
+    for path in [*(folder / name for name in files), *folder.glob("student_model_*.pth")]:
+        path.unlink(missing_ok=True)
+    for name in ("samples", "tensorboard"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _save(folder: Path, state: TrainingState, config: Config) -> None:
+    # Teachers never change and VGG neither, so only the student is kept.
+    content = {
+        "step": state.step,
+        "student": state.student.state_dict(),
+        "ema": state.ema.state_dict() if state.ema is not None else None,
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "best_psnr": state.best_psnr,
+        "config": config.model_dump(mode="json"),
+    }
+    save_checkpoint(folder, content)
+
+
+def _resume(folder: Path, state: TrainingState, config: Config) -> None:
+    content = load_checkpoint(folder)
+    if content is None:
+        return
+    _check_same_run(folder, parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
+    state.student.load_state_dict(content["student"])
+    if state.ema is not None:
+        state.ema.load_state_dict(content["ema"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    if content["scaler"]:
+        state.scaler.load_state_dict(content["scaler"])
+    state.step, state.best_psnr = content["step"], content["best_psnr"]
+    logger.info("going on from step %d of %s", state.step, folder / CHECKPOINT)
+
+
+def _check_same_run(folder: Path, saved: Config, config: Config) -> None:
+    """Settings that make a checkpoint meaningless refuse it; other changes take effect, and are named."""
+    before, now = _flatten(saved.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    fatal = [key for key in changed if key.startswith("student.") or key in ("run.seed", "data.batch", "optimizer.ema")]
+    describe = ", ".join(f"{key}: {before.get(key)} is now {now.get(key)}" for key in fatal or changed)
+    if fatal:
+        raise ConfigError(f"{folder} holds a checkpoint of another run ({describe}); choose another run.dir, or --fresh to start over")
+    if changed:
+        logger.warning("the configuration has changed since the checkpoint: %s", describe)
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, inner in tree.items() for k, v in _flatten(inner, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _check_teacher(validation: Validation, config: Config) -> None:
+    if validation.teacher is None or config.teacher.check == "off":
+        return
+    result = check_teacher(validation.teacher, ((blurry, sharp) for _, blurry, sharp in islice(validation.pairs(), CHECK_IMAGES)))
+    half = "" if result.half_error is None else f", half precision changes its correction by {result.half_error:.2%}"
+    logger.info("teacher check: blurry %.2f dB, teacher %.2f dB%s", result.blurry_psnr, result.teacher_psnr, half)
+    complaint = result.complaint()
+    if complaint is not None and config.teacher.check == "error":
+        raise ConfigError(f"teacher.check: {complaint}")
+    if complaint is not None:
+        logger.warning("WARNING: %s", complaint)
+
+
+def _note_evaluation(evaluation: Evaluation, state: TrainingState, log: RunLog, folder: Path, config: Config) -> None:
+    log.validation(state.step, evaluation)
+    score = evaluation.mean("student")
+    assert score is not None
+    if score.psnr > state.best_psnr:
+        state.best_psnr = score.psnr
+        save_student(folder / BEST, state.kept, config.student)
+    tqdm.write(f"step {state.step}: student {score.psnr:.2f} dB, {score.ssim:.4f}", file=sys.stderr)
+
+
+def _name_skipped(new: list[Skipped], known: dict[str, Skipped]) -> None:
+    for bad in new:
+        if bad.path not in known:
+            tqdm.write(f"skipped {bad.path}: {bad.reason}", file=sys.stderr)
+        known[bad.path] = bad
+
+
+def _summarise(skipped: dict[str, Skipped]) -> None:
+    if skipped:
+        logger.warning("%d image files could not be used and were skipped:", len(skipped))
+        for bad in skipped.values():
+            logger.warning("  %s: %s", bad.path, bad.reason)
+
+
+def _postfix(record: dict[str, Any]) -> str:
+    terms = " ".join(f"{name} {record[name]:.4f}" for name in ("l1", "kd", "vgg", "loss") if name in record)
+    bad = f", {record['skipped_updates']} updates skipped" if record["skipped_updates"] else ""
+    return f"{record['images_per_s']:.1f} images/s, {terms}{bad}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m distill.train", description="Trains a student; resumes by itself.")
+    add_config_arguments(parser)
+    parser.add_argument("--fresh", action="store_true", help="start over, removing what the run folder holds of an earlier run")
+    arguments = parser.parse_args()
+    gate = SignalGate()
+    gate.install()
+    evaluation = train(read_config(arguments), arguments.fresh, gate)
+    print(evaluation.table())
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,251 @@
+"""Restormer (Zamir et al., CVPR 2022, arXiv:2111.09881) with the published state-dict keys, computed in NHWC.
+
+`reference.py` is the same network written as in the paper. Here activations stay (b, h, w, c) from end to end: LayerNorm and
+the 1x1 convolutions then work on contiguous rows, as `layer_norm` and a matrix product, and the 3x3 convolutions take the
+same memory as channels_last, so that no layer waits for a transposition.
+
+Axes: b batch, h height, w width, c channels, n = h * w pixels, e heads, d channels of one head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+# Three halvings of the resolution: the network itself needs sides that are multiples of this.
+SIZE_MULTIPLE = 8
+MIN_SIDE = 16
+
+
+def _conv(c_in: int, c_out: int, kernel: int, bias: bool, groups: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, groups=groups, bias=bias)
+
+
+def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution of (b, h, w, c) as one matrix product."""
+    return F.linear(x, conv.weight.flatten(1), conv.bias)
+
+
+def _spatial(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 3x3 convolution of (b, h, w, c): the NCHW view of that memory is what torch calls channels_last."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class WithBiasLayerNorm(nn.Module):
+    """LayerNorm over the channels, statistics in float32."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # torch accumulates the statistics of half-precision input in float32 itself.
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps=1e-5)
+
+
+class BiasFreeLayerNorm(nn.Module):
+    """Division by the standard deviation alone: the mean is not subtracted from the features (the published behaviour)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance = x.float().var(dim=-1, keepdim=True, unbiased=False)
+        return (x * torch.rsqrt(variance + 1e-5)).to(x.dtype) * self.weight
+
+
+class LayerNorm(nn.Module):
+    """Holds the published key level `body`."""
+
+    def __init__(self, dim: int, kind: str) -> None:
+        super().__init__()
+        self.body = BiasFreeLayerNorm(dim) if kind == "BiasFree" else WithBiasLayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Attention(nn.Module):
+    """Multi-Dconv head transposed attention: a (d, d) map per head, from products over all pixels."""
+
+    def __init__(self, dim: int, heads: int, bias: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
+        self.qkv = _conv(dim, 3 * dim, 1, bias)
+        self.qkv_dwconv = _conv(3 * dim, 3 * dim, 3, bias, groups=3 * dim)
+        self.project_out = _conv(dim, dim, 1, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height = x.shape[1]
+        qkv = _spatial(_pointwise(x, self.qkv), self.qkv_dwconv)
+        q, k, v = rearrange(qkv, "b h w (three e d) -> three b e (h w) d", three=3, e=self.heads)
+        attention = (_unit_columns(q).transpose(-2, -1) @ _unit_columns(k)) * self.temperature
+        attention = attention.softmax(dim=-1, dtype=torch.float32).to(v.dtype)
+        out = rearrange(v @ attention.transpose(-2, -1), "b e (h w) d -> b h w (e d)", h=height)
+        return _pointwise(out, self.project_out)
+
+
+def _unit_columns(x: Tensor) -> Tensor:
+    """(b, e, n, d) with each channel's norm over the pixels made 1. The norm is float32: 1e-12 is 0 in float16, and a sum of
+    squares over a photograph overflows it."""
+    norm = torch.linalg.vector_norm(x, dim=-2, keepdim=True, dtype=torch.float32)
+    return (x / norm.clamp_min(1e-12)).to(x.dtype)
+
+
+class FeedForward(nn.Module):
+    """Gated-Dconv feed-forward network."""
+
+    def __init__(self, dim: int, expansion: float, bias: bool) -> None:
+        super().__init__()
+        hidden = int(dim * expansion)
+        self.project_in = _conv(dim, 2 * hidden, 1, bias)
+        self.dwconv = _conv(2 * hidden, 2 * hidden, 3, bias, groups=2 * hidden)
+        self.project_out = _conv(hidden, dim, 1, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = _spatial(_pointwise(x, self.project_in), self.dwconv).chunk(2, dim=-1)
+        return _pointwise(F.gelu(gate) * value, self.project_out)
+
+
+class TransformerBlock(nn.Module):
+    def __init__(self, dim: int, heads: int, expansion: float, bias: bool, norm: str) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(dim, norm)
+        self.attn = Attention(dim, heads, bias)
+        self.norm2 = LayerNorm(dim, norm)
+        self.ffn = FeedForward(dim, expansion, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    """Holds the published key level `proj`."""
+
+    def __init__(self, c_in: int, dim: int) -> None:
+        super().__init__()
+        self.proj = _conv(c_in, dim, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _spatial(x, self.proj)
+
+
+class Downsample(nn.Module):
+    """(b, h, w, c) -> (b, h/2, w/2, 2c)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_conv(dim, dim // 2, 3, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        # The channel order of torch's pixel_unshuffle: c first, then the position within the 2x2 cell.
+        return rearrange(_spatial(x, self.body[0]), "b (h i) (w j) c -> b h w (c i j)", i=2, j=2)
+
+
+class Upsample(nn.Module):
+    """(b, h, w, c) -> (b, 2h, 2w, c/2)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(_conv(dim, 2 * dim, 3, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rearrange(_spatial(x, self.body[0]), "b h w (c i j) -> b (h i) (w j) c", i=2, j=2)
+
+
+class Restormer(nn.Module):
+    """A 4-level encoder-decoder of transformer blocks; the output is the input plus a learned correction.
+
+    The constructor's keywords and defaults are the published ones: 26 126 644 parameters in 494 tensors.
+    """
+
+    def __init__(
+        self,
+        inp_channels: int = 3,
+        out_channels: int = 3,
+        dim: int = 48,
+        num_blocks: Sequence[int] = (4, 6, 6, 8),
+        num_refinement_blocks: int = 4,
+        heads: Sequence[int] = (1, 2, 4, 8),
+        ffn_expansion_factor: float = 2.66,
+        bias: bool = False,
+        LayerNorm_type: str = "WithBias",
+        dual_pixel_task: bool = False,
+    ) -> None:
+        """Raises ValueError for what is not an RGB Restormer: other channel counts, the dual-pixel variant, an unknown
+        LayerNorm kind, or widths that the heads do not divide."""
+        super().__init__()
+        if (inp_channels, out_channels) != (3, 3) or dual_pixel_task:
+            raise ValueError(
+                f"only RGB Restormers are supported (3 channels in and out), not {inp_channels} in, {out_channels} out"
+                + (", dual-pixel" if dual_pixel_task else "")
+            )
+        if LayerNorm_type not in ("WithBias", "BiasFree"):
+            raise ValueError(f"LayerNorm_type is 'WithBias' or 'BiasFree', not {LayerNorm_type!r}")
+        if len(num_blocks) != 4 or len(heads) != 4:
+            raise ValueError(f"num_blocks and heads have 4 entries, one per level, not {len(num_blocks)} and {len(heads)}")
+        widths = [dim, 2 * dim, 4 * dim, 8 * dim]
+        for width, count in zip(widths, heads, strict=True):
+            if dim % 2 or width % count:
+                raise ValueError(f"dim {dim} must be even and each level's width a multiple of its heads: {width}, {count}")
+
+        def blocks(width: int, head_count: int, count: int) -> nn.Sequential:
+            layers = [TransformerBlock(width, head_count, ffn_expansion_factor, bias, LayerNorm_type) for _ in range(count)]
+            return nn.Sequential(*layers)
+
+        self.patch_embed = PatchEmbed(3, dim)
+        self.encoder_level1 = blocks(widths[0], heads[0], num_blocks[0])
+        self.down1_2 = Downsample(widths[0])
+        self.encoder_level2 = blocks(widths[1], heads[1], num_blocks[1])
+        self.down2_3 = Downsample(widths[1])
+        self.encoder_level3 = blocks(widths[2], heads[2], num_blocks[2])
+        self.down3_4 = Downsample(widths[2])
+        self.latent = blocks(widths[3], heads[3], num_blocks[3])
+        self.up4_3 = Upsample(widths[3])
+        self.reduce_chan_level3 = _conv(widths[3], widths[2], 1, bias)
+        self.decoder_level3 = blocks(widths[2], heads[2], num_blocks[2])
+        self.up3_2 = Upsample(widths[2])
+        self.reduce_chan_level2 = _conv(widths[2], widths[1], 1, bias)
+        self.decoder_level2 = blocks(widths[1], heads[1], num_blocks[1])
+        self.up2_1 = Upsample(widths[1])
+        # As published: level 1 of the decoder keeps the 2 * dim channels of the concatenation.
+        self.decoder_level1 = blocks(widths[1], heads[0], num_blocks[0])
+        self.refinement = blocks(widths[1], heads[0], num_refinement_blocks)
+        self.output = _conv(widths[1], 3, 3, bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(b, 3, h, w) RGB in [0, 1], any h, w >= 16 -> the same shape and dtype, not clamped.
+
+        The correction is computed in the weights' dtype and added in the image's: a half-precision network keeps the image it
+        corrects exact when that is given in float32. Raises ValueError for a smaller image.
+        """
+        height, width = image.shape[-2:]
+        if min(height, width) < MIN_SIDE:
+            raise ValueError(f"Restormer takes images of at least {MIN_SIDE}x{MIN_SIDE} pixels, not {height}x{width}")
+        padded = F.pad(image, (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE), mode="reflect")
+        nhwc = padded.permute(0, 2, 3, 1).contiguous().to(self.output.weight.dtype)
+        restored = padded + self._correction(nhwc).permute(0, 3, 1, 2).to(padded.dtype)
+        return restored[..., :height, :width]
+
+    def _correction(self, x: Tensor) -> Tensor:
+        """(b, h, w, 3), sides multiples of 8 -> (b, h, w, 3)."""
+        level1 = self.encoder_level1(self.patch_embed(x))
+        level2 = self.encoder_level2(self.down1_2(level1))
+        level3 = self.encoder_level3(self.down2_3(level2))
+        latent = self.latent(self.down3_4(level3))
+
+        x = torch.cat([self.up4_3(latent), level3], dim=-1)
+        x = self.decoder_level3(_pointwise(x, self.reduce_chan_level3))
+        x = torch.cat([self.up3_2(x), level2], dim=-1)
+        x = self.decoder_level2(_pointwise(x, self.reduce_chan_level2))
+        x = torch.cat([self.up2_1(x), level1], dim=-1)
+        x = self.refinement(self.decoder_level1(x))
+        return _spatial(x, self.output)

@@ -1,0 +1,77 @@
+"""The student: a U-Net (Ronneberger et al., MICCAI 2015) that predicts a correction of its input.
+
+`UNet(width=64, depth=4, residual=False)` is the original project's network, key for key.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Padding to 16 whatever the depth, as the original does: weights then give the same image in both.
+SIZE_MULTIPLE = 16
+MIN_SIDE = 16
+
+
+class DoubleConv(nn.Module):
+    """Two 3x3 convolutions, each followed by the norm and a ReLU. Holds the original's key level `block`."""
+
+    def __init__(self, c_in: int, c_out: int, norm: str) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (c_in, c_out):
+            layers.append(nn.Conv2d(channels, c_out, 3, padding=1))
+            if norm == "batch":
+                layers.append(nn.BatchNorm2d(c_out))
+            layers.append(nn.ReLU(inplace=True))
+        self.block = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+class UNet(nn.Module):
+    """Encoders enc1.., a bottleneck, decoders ..dec1; each level down halves the sides and doubles the channels."""
+
+    def __init__(self, width: int = 32, depth: int = 4, residual: bool = True, norm: str = "batch") -> None:
+        """`depth` counts the levels, the bottleneck included: 4 is three poolings. With `residual` the network predicts what
+        to add to its input, and its last layer starts at zero: it starts as good as the input.
+
+        Raises ValueError for a depth outside 2 to 5, a width below 1, or an unknown norm.
+        """
+        super().__init__()
+        if not 2 <= depth <= 5 or width < 1 or norm not in ("batch", "none"):
+            raise ValueError(f"depth is 2 to 5, width at least 1, norm batch or none; found {depth}, {width}, {norm!r}")
+        self.depth, self.residual = depth, residual
+        channels = [width * 2**level for level in range(depth)]
+        for level in range(1, depth):
+            self.add_module(f"enc{level}", DoubleConv(3 if level == 1 else channels[level - 2], channels[level - 1], norm))
+        self.bottleneck = DoubleConv(channels[-2], channels[-1], norm)
+        for level in range(depth - 1, 0, -1):
+            self.add_module(f"up{level}", nn.ConvTranspose2d(channels[level], channels[level - 1], 2, stride=2))
+            self.add_module(f"dec{level}", DoubleConv(channels[level], channels[level - 1], norm))
+        self.final = nn.Conv2d(width, 3, 1)
+        if residual:
+            nn.init.zeros_(self.final.weight)
+            nn.init.zeros_(cast(nn.Parameter, self.final.bias))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1], any H, W >= 16 -> the same shape, not clamped. Raises ValueError for a smaller image."""
+        height, width = image.shape[-2:]
+        if min(height, width) < MIN_SIDE:
+            raise ValueError(f"UNet takes images of at least {MIN_SIDE}x{MIN_SIDE} pixels, not {height}x{width}")
+        x = F.pad(image, (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE), mode="reflect")
+        skips = []
+        for level in range(1, self.depth):
+            x = self.get_submodule(f"enc{level}")(x)
+            skips.append(x)
+            x = F.max_pool2d(x, 2)
+        x = self.bottleneck(x)
+        for level in range(self.depth - 1, 0, -1):
+            x = self.get_submodule(f"up{level}")(x)
+            x = self.get_submodule(f"dec{level}")(torch.cat([x, skips[level - 1]], dim=1))
+        x = self.final(x)[..., :height, :width]
+        return image + x if self.residual else x
