@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -27,6 +26,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from distill.strict_yaml import apply_override, parse_yaml
 
 
 class ConfigError(ValueError):
@@ -47,8 +48,11 @@ def _range(lowest: float, highest: float = math.inf) -> Any:
             raise ValueError(f"both values must lie between {lowest:g} and {highest:g}")
         return pair
 
-    # YAML has lists and no tuples; strict validation would refuse the one for the other.
-    return Annotated[tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v), AfterValidator(check)]
+    def to_tuple(value: Any) -> Any:
+        # YAML has lists and no tuples; strict validation would refuse the one for the other.
+        return tuple(value) if isinstance(value, list) else value
+
+    return Annotated[tuple[float, float], BeforeValidator(to_tuple), AfterValidator(check)]
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -300,7 +304,7 @@ class Config(_Section):
     def _check_contradictions(self) -> Config:
         needs_degrade = [key for key, d in (("data", self.data), ("data.val", self.data.val)) if d.blurry is None]
         if needs_degrade and not self.degrade:
-            raise ValueError(f"{needs_degrade[0]}.blurry is null and degrade is empty: nothing makes a blurry image; give one of them")
+            raise ValueError(f"{needs_degrade[0]}.blurry is null and degrade is empty: give one, or nothing makes a blurry image")
         if self.degrade and not needs_degrade:
             raise ValueError("degrade is given although data.blurry and data.val.blurry are folders; remove one")
         if self.data.batch % self.optimizer.accumulate:
@@ -313,6 +317,9 @@ class Config(_Section):
                 raise ValueError(f"stages.{index}.kd: {stage.kd:g} needs a teacher, but teacher.mode is none; set one of them")
             if self.teacher.mode == "none" and stage.vgg > 0 and self.vgg.against == "teacher":
                 raise ValueError("vgg.against: teacher needs a teacher, but teacher.mode is none")
+        endless = "dead_leaves" in ([self.data.sharp] if isinstance(self.data.sharp, str) else self.data.sharp)
+        if endless and self.data.images_per_epoch is None:
+            raise ValueError("data.images_per_epoch: dead_leaves has no end; say how many images make an epoch")
         return self
 
 
@@ -325,13 +332,13 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     if not path.is_file():
         raise FileNotFoundError(f"config not found: {path}")
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: {_yaml_reason(error)}") from None
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: a config is a mapping of sections, found {_short(tree)}")
-    for override in overrides:
-        _apply_override(tree, override)
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict):
+            raise ValueError(f"a config is a mapping of sections, found {_short(tree)}")
+        for override in overrides:
+            apply_override(tree, override)
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ConfigError(f"{path}: {error}") from None
     return parse_config(tree, source=str(path))
 
 
@@ -348,76 +355,10 @@ def dump_config(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML with duplicate keys refused, and YAML 1.2's scalars: `off` is a word, `1e-4` a number."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, Hashable) or key in seen:
-                what = f"duplicate key {key!r}" if isinstance(key, Hashable) else "a key must be a word"
-                raise yaml.constructor.ConstructorError(None, None, what, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep=deep)
-
-
-_StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in ("tag:yaml.org,2002:bool", "tag:yaml.org,2002:float")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_StrictLoader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"),
-    list("-+.0123456789"),
-)
-
-
-def _yaml_reason(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None)
-    place = f"line {mark.line + 1}: " if mark is not None else ""
-    return place + " ".join(str(getattr(error, "problem", None) or error).split())
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> None:
-    """Sets one value of the tree in place: `data.val.sharp=photos`, `stages.0.epochs=3`."""
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"--set takes key.path=value, found {override!r}")
-    try:
-        value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {_yaml_reason(error)}") from None
-    *parents, last = path.split(".")
-    node: Any = tree
-    for depth, key in enumerate(parents):
-        node = _child(node, key, ".".join(parents[: depth + 1]))
-    if isinstance(node, list):
-        _child(node, last, path)
-        node[int(last)] = value
-    elif isinstance(node, dict):
-        node[last] = value
-    else:
-        raise ConfigError(f"--set {path}: {'.'.join(parents)} is no section, it is {_short(node)}")
-
-
-def _child(node: Any, key: str, path: str) -> Any:
-    if isinstance(node, list):
-        if not key.isdecimal() or int(key) >= len(node):
-            raise ConfigError(f"--set {path}: the list has entries 0 to {len(node) - 1}")
-        return node[int(key)]
-    if not isinstance(node, dict):
-        raise ConfigError(f"--set {path}: no such section")
-    if node.get(key) is None:
-        node[key] = {}
-    return node[key]
-
-
 def _explain(tree: dict[str, Any], error: Any) -> str:
     """One pydantic error as `key.path: what would be right, found what`."""
     # A tagged union puts the tag into the location; the key path in the file does not have it.
-    location = [part for part in _in_tree(tree, error["loc"])]
+    location = _in_tree(tree, error["loc"])
     path = ".".join(map(str, location))
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] == "extra_forbidden":
@@ -433,8 +374,8 @@ def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
     kept: list[str | int] = []
     parts = list(location)
     for index, part in enumerate(parts):
-        inside = isinstance(tree, dict) and part in tree or isinstance(tree, list) and isinstance(part, int) and part < len(tree)
-        if inside:
+        in_list = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
+        if in_list or (isinstance(tree, dict) and part in tree):
             tree = tree[part]
             kept.append(part)
         elif index == len(parts) - 1 and isinstance(tree, dict):
@@ -445,7 +386,8 @@ def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
 def _did_you_mean(location: list[str | int]) -> str:
     names = _key_names(Config)
     *parents, wrong = map(str, location)
-    siblings = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == ".".join(p for p in parents if not p.isdecimal())]
+    section = ".".join(part for part in parents if not part.isdecimal())
+    siblings = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == section]
     close = difflib.get_close_matches(wrong, siblings, n=1)
     if close:
         return f"; did you mean {'.'.join([*parents, close[0]])}?"

@@ -15,7 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from distill.command import Interrupted, SignalGate, add_config_arguments, read_config, run_command
@@ -174,7 +173,9 @@ def _check_same_run(folder: Path, saved: Config, config: Config) -> None:
     fatal = [key for key in changed if key.startswith("student.") or key in ("run.seed", "data.batch", "optimizer.ema")]
     describe = ", ".join(f"{key}: {before.get(key)} is now {now.get(key)}" for key in fatal or changed)
     if fatal:
-        raise ConfigError(f"{folder} holds a checkpoint of another run ({describe}); choose another run.dir, or --fresh to start over")
+        raise ConfigError(
+            f"{folder} holds a checkpoint of another run ({describe}); give another run.dir, or --fresh to start over"
+        )
     if changed:
         logger.warning("the configuration has changed since the checkpoint: %s", describe)
 

@@ -30,7 +30,7 @@ def _pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
     return F.linear(x, conv.weight.flatten(1), conv.bias)
 
 
-def _spatial(x: Tensor, conv: nn.Conv2d) -> Tensor:
+def _spatial(x: Tensor, conv: nn.Module) -> Tensor:
     """A 3x3 convolution of (b, h, w, c): the NCHW view of that memory is what torch calls channels_last."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
@@ -143,7 +143,7 @@ class Downsample(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(_conv(dim, dim // 2, 3, bias=False))
+        self.body = nn.ModuleList([_conv(dim, dim // 2, 3, bias=False)])
 
     def forward(self, x: Tensor) -> Tensor:
         # The channel order of torch's pixel_unshuffle: c first, then the position within the 2x2 cell.
@@ -155,7 +155,7 @@ class Upsample(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(_conv(dim, 2 * dim, 3, bias=False))
+        self.body = nn.ModuleList([_conv(dim, 2 * dim, 3, bias=False)])
 
     def forward(self, x: Tensor) -> Tensor:
         return rearrange(_spatial(x, self.body[0]), "b h w (c i j) -> b (h i) (w j) c", i=2, j=2)
@@ -177,7 +177,7 @@ class Restormer(nn.Module):
         heads: Sequence[int] = (1, 2, 4, 8),
         ffn_expansion_factor: float = 2.66,
         bias: bool = False,
-        LayerNorm_type: str = "WithBias",
+        LayerNorm_type: str = "WithBias",  # noqa: N803 (the published keyword)
         dual_pixel_task: bool = False,
     ) -> None:
         """Raises ValueError for what is not an RGB Restormer: other channel counts, the dual-pixel variant, an unknown

@@ -84,7 +84,7 @@ def locate_weights(weights: str, sha256: str | None = None) -> Path:
     """The file of `embedded`, a published name (downloading it where it is not in the cache yet) or a path, its hash checked
     where one is known. Raises WeightsError and FileNotFoundError."""
     if weights == EMBEDDED:
-        return Path(str(files("restormer").joinpath("pretrained", "embedded.safetensors")))
+        return Path(str(files("restormer") / "pretrained" / "embedded.safetensors"))
     if weights in PUBLISHED:
         return download(weights, PUBLISHED[weights], sha256)
     path = Path(weights)

@@ -48,6 +48,6 @@ def unet_from_state_dict(state: Mapping[str, Tensor], residual: bool) -> UNet:
             raise UNetWeightsError(f"not the weights of this U-Net: {len(keys)} {what} keys, such as {min(keys)}")
     for key, value in own.items():
         if value.shape != state[key].shape:
-            raise UNetWeightsError(f"not the weights of this U-Net: {key} has shape {list(state[key].shape)}, not {list(value.shape)}")
+            raise UNetWeightsError(f"not the weights of this U-Net: {key} is {list(state[key].shape)}, not {list(value.shape)}")
     model.load_state_dict(dict(state))
     return model

@@ -23,7 +23,7 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> dict[str, float]:
         "augment.flip_horizontal": float(config.flip and horizontal < 0.5),
         "augment.flip_vertical": float(config.flip and vertical < 0.5),
         "augment.quarter_turns": turns if config.rotate else 0,
-        "augment.gamma": math.exp(rng.uniform(*(math.log(g) for g in config.gamma))),
+        "augment.gamma": math.exp(rng.uniform(math.log(config.gamma[0]), math.log(config.gamma[1]))),
         "augment.brightness": rng.uniform(*config.brightness),
         "augment.channel_order": int(rng.integers(1, 6)) if shuffle < config.shuffle_channels else 0,
     }
@@ -53,8 +53,9 @@ def _photometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor])
     if config.shuffle_channels > 0:
         orders = torch.tensor(CHANNEL_ORDERS)[draws["augment.channel_order"].long()].to(image.device, non_blocking=True)
         image = image.gather(1, orders[:, :, None, None].expand_as(image))
+    gamma, brightness = (draws[f"augment.{key}"].float().to(image.device, non_blocking=True) for key in ("gamma", "brightness"))
     if config.gamma != (1.0, 1.0):
-        image = quantize(kornia.enhance.adjust_gamma(image, draws["augment.gamma"].float().to(image.device, non_blocking=True)))
+        image = quantize(kornia.enhance.adjust_gamma(image, gamma))
     if config.brightness != (0.0, 0.0):
-        image = quantize(kornia.enhance.adjust_brightness(image, draws["augment.brightness"].float().to(image.device, non_blocking=True)))
+        image = quantize(kornia.enhance.adjust_brightness(image, brightness))
     return image

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -52,16 +51,15 @@ class ImageFile:
             return sharp, None
         blurry = read_image(self.blurry)
         if blurry.shape != sharp.shape:
-            raise ImageError(
-                f"{self.blurry}: {blurry.shape[1]}x{blurry.shape[0]} pixels, but {self.sharp} has {sharp.shape[1]}x{sharp.shape[0]}"
-            )
+            sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (blurry, sharp)]
+            raise ImageError(f"{self.blurry}: {sizes[0]} pixels, but its sharp image {self.sharp} has {sizes[1]}")
         return sharp, blurry
 
 
 def list_images(images: ImagesConfig, source: str, samples: Sequence[str]) -> list[ImageFile]:
     """The files of one source: a folder, a pair of folders, or `samples`. Raises FileNotFoundError and ImageError."""
     if source == "samples":
-        folder = Path(str(files("skimage.data").joinpath("")))
+        folder = Path(str(files("skimage.data")))
         return [ImageFile(Path(name).stem, folder / name) for name in samples]
     if images.blurry is None:
         return [ImageFile(stem, path) for stem, path in find_images(source).items()]
@@ -130,11 +128,13 @@ class TrainingPatches(Dataset[Batch]):
         for turn in range(len(source)):
             image = source[order[(start + turn) % len(source)]]
             try:
-                return self._cut(f"{self.names[number]}/{image.stem}", epoch, *image.read(), skipped)
+                sharp, blurry = image.read()
+                return self._cut(f"{self.names[number]}/{image.stem}", epoch, sharp, blurry, skipped)
             except ImageError as error:
                 path, _, reason = str(error).partition(": ")
                 skipped.append(Skipped(path, reason))
-        raise ImageError(f"{self.names[number]}: none of its {len(source)} images can be used; {skipped[0].path}: {skipped[0].reason}")
+        first = skipped[0]
+        raise ImageError(f"{self.names[number]}: none of its {len(source)} images can be used; {first.path}: {first.reason}")
 
     def _cut(self, name: str, epoch: int, sharp: Pixels, blurry: Pixels | None, skipped: list[Skipped]) -> Batch:
         seed, side = self.config.run.seed, self.config.data.patch
@@ -212,7 +212,7 @@ def training_loader(dataset: TrainingPatches, first_step: int, last_step: int, p
             batch_sampler=StreamSampler(first_step, last_step, data.batch),
             collate_fn=collate,
             num_workers=workers,
-            worker_init_fn=partial(_start_worker),
+            worker_init_fn=_start_worker,
             pin_memory=pin,
             **options,
         )

@@ -54,10 +54,11 @@ class RunLog:
         if not self._pending:
             return {}
         names = self._pending[0].keys()
-        values = {name: torch.stack([step[name].float() for step in self._pending if name in step]).cpu() for name in names}
+        values = {name: torch.stack([terms[name].float() for terms in self._pending]).cpu() for name in names}
         finite = values.pop("finite") > 0
         record: dict[str, Any] = {"step": step, **constants}
-        record |= {name: float(value[finite].mean()) for name, value in values.items() if len(value) == len(finite) and finite.any()}
+        if finite.any():
+            record |= {name: float(value[finite].mean()) for name, value in values.items()}
         record |= {"skipped_updates": int((~finite).sum()), "images_per_s": self._images / (time.perf_counter() - self._since)}
         self._pending.clear()
         self.restart_clock()

@@ -38,7 +38,7 @@ class TrainingState:
 
 def new_training_state(student: nn.Module, config: OptimizerConfig, device: torch.device) -> TrainingState:
     """Step 0 on the device; the student in channels_last, its average a copy."""
-    student = student.to(device=device, memory_format=torch.channels_last)
+    student = student.to(device).to(memory_format=torch.channels_last)
     amp_dtype = _amp_dtype(config, device)
     return TrainingState(
         step=0,
@@ -68,8 +68,8 @@ def training_step(
     lr: float,
     config: Config,
 ) -> dict[str, Tensor]:
-    """One step on a batch whose images are on the device. Changes `state`; returns each loss term, the gradient's norm and whether
-    the update was `finite`, as tensors on the device that nobody has waited for."""
+    """One step on a batch whose images are on the device. Changes `state`; returns each loss term, the gradient's norm and
+    whether the update was `finite`, as tensors on the device that nobody has waited for."""
     sharp, blurry = prepare(batch, config)
     sharp, blurry = augment([sharp, blurry], config.augment, batch.draws)
 
@@ -103,9 +103,7 @@ def _needs_target(stage: StageConfig, vgg: VggFeatures | None) -> bool:
     return stage.kd > 0 or (stage.vgg > 0 and vgg is not None and vgg.config.against == "teacher")
 
 
-def _update(
-    state: TrainingState, loss: Tensor, buffers: list[Tensor], lr: float, config: OptimizerConfig
-) -> dict[str, Tensor]:
+def _update(state: TrainingState, loss: Tensor, buffers: list[Tensor], lr: float, config: OptimizerConfig) -> dict[str, Tensor]:
     """Clips and applies the gradient. An update that is not finite changes nothing, and that is decided on the device."""
     optimizer, student = state.optimizer, state.student
     state.scaler.unscale_(optimizer)

@@ -84,7 +84,7 @@ def load_student(path: Path, residual: bool = False) -> nn.Module:
     `residual` is for plain state dicts of a U-Net, which do not say it; the original's have none. Raises WeightsError and
     FileNotFoundError.
     """
-    content = read_torch_file(path) if path.suffix != ".safetensors" else read_weights(path)
+    content: Any = read_torch_file(path) if path.suffix != ".safetensors" else read_weights(path)
     try:
         if isinstance(content, dict) and content.get("format") == FORMAT:
             model = build_network(content["arch"], content["architecture"])

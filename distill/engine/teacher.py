@@ -23,7 +23,7 @@ class Teacher(nn.Module):
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32, micro_batch: int | None = None) -> None:
         super().__init__()
-        self.network = network.eval().requires_grad_(False).to(dtype=dtype, memory_format=torch.channels_last)
+        self.network = network.eval().requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)
         self.dtype, self.micro_batch = dtype, micro_batch
         self.training = False
 
@@ -67,8 +67,8 @@ class TeacherCheck:
             return "the teacher's output is not finite on validation images; try teacher.precision: fp32"
         if self.teacher_psnr <= self.blurry_psnr:
             return (
-                f"the teacher makes the validation images worse: {self.teacher_psnr:.2f} dB, its blurry input {self.blurry_psnr:.2f} dB;"
-                " a student learns that from it. Give weights trained for this blur, or set kd: 0"
+                f"the teacher makes the validation images worse ({self.teacher_psnr:.2f} dB, its blurry input"
+                f" {self.blurry_psnr:.2f} dB), and a student learns that from it; give weights trained for this blur, or kd: 0"
             )
         if self.half_error is not None and self.half_error > MAX_HALF_ERROR:
             return f"half precision changes the teacher's correction by {self.half_error:.1%}; try teacher.precision: fp32"

@@ -107,14 +107,17 @@ class Validation:
                 pause()
                 reference = to_pixels(sharp)
                 scores = dict(self._score_unchanging(name, blurry, reference, len(samples)))
-                columns = [to_pixels(blurry), *([self._teacher_samples[name]] if name in self._teacher_samples else []), reference]
+                columns = [_sample(to_pixels(blurry))]
                 if student is not None:
                     restored = to_pixels(student(blurry))
                     scores["student"] = Score(psnr(restored, reference), ssim(restored, reference))
-                    columns.insert(1, restored)
+                    columns.append(_sample(restored))
+                if name in self._teacher_samples:
+                    columns.append(self._teacher_samples[name])
+                columns.append(_sample(reference))
                 evaluation.images[name] = scores
                 if len(samples) < self.config.eval.samples:
-                    samples.append(side_by_side([_sample(column) for column in columns]))
+                    samples.append(side_by_side(columns))
         finally:
             if student is not None:
                 student.train(mode)

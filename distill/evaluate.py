@@ -1,0 +1,57 @@
+"""PSNR and SSIM of blurry input, teacher and student: `python -m distill.evaluate --config configs/quickstart.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from tqdm import tqdm
+
+from distill.command import SignalGate, add_config_arguments, read_config, run_command
+from distill.config import Config
+from distill.engine.device import choose_device
+from distill.engine.student import load_student
+from distill.engine.teacher import build_teacher
+from distill.engine.validate import Evaluation, Validation
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(config: Config, weights: Path | None = None, csv: Path | None = None) -> Evaluation:
+    """Scores a student file on the configuration's validation images, and writes one CSV row per image.
+
+    `weights` is by default the model that the last stage wrote; `csv`, the run folder's evaluation.csv. Raises
+    FileNotFoundError, ImageError and WeightsError.
+    """
+    folder = Path(config.run.dir)
+    weights = weights or folder / f"student_model_{config.stages[-1].name}.pth"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights}: no such student; train one first, or give --weights")
+    device = choose_device(config.run.device)
+    student = load_student(weights).to(device)
+    validation = Validation(config, build_teacher(config.teacher, device), device)
+    with tqdm(total=len(validation.dataset), unit="image", leave=False) as bar:
+
+        def advance() -> None:
+            bar.update()
+
+        evaluation = validation.evaluate(student, advance)
+    for bad in validation.skipped.values():
+        logger.warning("skipped %s: %s", bad.path, bad.reason)
+    evaluation.write_csv(csv or folder / "evaluation.csv")
+    return evaluation
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m distill.evaluate", description="Scores a student against input and teacher.")
+    add_config_arguments(parser)
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="a student (default: of the run's last stage)")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="one row per image (default: evaluation.csv in the run folder)")
+    arguments = parser.parse_args()
+    SignalGate().install()
+    print(evaluate(read_config(arguments), arguments.weights, arguments.csv).table())
+
+
+if __name__ == "__main__":
+    run_command(main)
