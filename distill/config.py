@@ -365,7 +365,8 @@ def _explain(tree: dict[str, Any], error: Any) -> str:
         return f"{path}: unknown key{_did_you_mean(location)}"
     if error["type"] == "missing":
         return f"{path}: missing, and has no default"
-    found = "" if isinstance(error["input"], dict | BaseModel) else f", found {_short(error['input'])}"
+    of_section = error["type"] == "value_error" and isinstance(error["input"], dict)
+    found = "" if of_section else f", found {_short(error['input'])}"
     return f"{path}: {message}{found}" if path else f"{message}"
 
 

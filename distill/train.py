@@ -10,6 +10,7 @@ import logging
 import shutil
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -60,14 +61,13 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
-    evaluation: Evaluation | None = None
     last_save = time.monotonic()
     loader = training_loader(dataset, state.step, plan.total_steps, pin=device.type == "cuda")
     bar = tqdm(total=plan.total_steps, initial=state.step, unit="step", dynamic_ncols=True, smoothing=0.1)
-    with RunLog(folder, state.step) as log, gate, bar:
+    with RunLog(folder, state.step) as log, gate, bar, closing(loader):
         try:
+            evaluation = _validate(state, plan, validation, log, gate, folder)
             for batch in loader:
-                gate.check()
                 _name_skipped(batch.skipped, skipped)
                 stage = plan.stage_at(state.step)
                 lr = learning_rate(config.optimizer, state.step, plan.total_steps)
@@ -80,14 +80,12 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
                     bar.set_postfix_str(_postfix(record))
                 if plan.ends_stage(state.step):
                     save_student(folder / f"student_model_{stage.name}.pth", state.kept, config.student)
-                if plan.validates(state.step, config.eval.every_epochs):
-                    evaluation = validation.evaluate(state.kept, gate.check)
-                    _note_evaluation(evaluation, state, log, folder, config)
-                    log.restart_clock()
+                evaluation = _validate(state, plan, validation, log, gate, folder)
                 if plan.ends_epoch(state.step) or time.monotonic() - last_save > 60 * config.run.save_minutes:
                     _save(folder, state, config)
                     last_save = time.monotonic()
-            if evaluation is None:  # resumed after the last step
+                gate.check()
+            if evaluation is None:  # a finished run, called again
                 evaluation = validation.evaluate(state.kept, gate.check)
         except Interrupted:
             _save(folder, state, config)
@@ -125,7 +123,7 @@ class Plan:
         return step == self.total_steps or self.stage_at(step) is not self.stage_at(step - 1)
 
     def validates(self, step: int, every_epochs: int) -> bool:
-        return self.ends_stage(step) or (self.ends_epoch(step) and self.epoch_at(step) % every_epochs == 0)
+        return step > 0 and (self.ends_stage(step) or (self.ends_epoch(step) and self.epoch_at(step) % every_epochs == 0))
 
 
 def _clear(folder: Path) -> None:
@@ -146,6 +144,7 @@ def _save(folder: Path, state: TrainingState, config: Config) -> None:
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
         "best_psnr": state.best_psnr,
+        "validated_step": state.validated_step,
         "config": config.model_dump(mode="json"),
     }
     save_checkpoint(folder, content)
@@ -162,7 +161,7 @@ def _resume(folder: Path, state: TrainingState, config: Config) -> None:
     state.optimizer.load_state_dict(content["optimizer"])
     if content["scaler"]:
         state.scaler.load_state_dict(content["scaler"])
-    state.step, state.best_psnr = content["step"], content["best_psnr"]
+    state.step, state.best_psnr, state.validated_step = content["step"], content["best_psnr"], content["validated_step"]
     logger.info("going on from step %d of %s", state.step, folder / CHECKPOINT)
 
 
@@ -187,9 +186,11 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _check_teacher(validation: Validation, config: Config) -> None:
+    # Read even where there is nothing to check: validation images that are all broken are better found now.
+    pairs = [(blurry, sharp) for _, blurry, sharp in islice(validation.pairs(), CHECK_IMAGES)]
     if validation.teacher is None or config.teacher.check == "off":
         return
-    result = check_teacher(validation.teacher, ((blurry, sharp) for _, blurry, sharp in islice(validation.pairs(), CHECK_IMAGES)))
+    result = check_teacher(validation.teacher, pairs)
     half = "" if result.half_error is None else f", half precision changes its correction by {result.half_error:.2%}"
     logger.info("teacher check: blurry %.2f dB, teacher %.2f dB%s", result.blurry_psnr, result.teacher_psnr, half)
     complaint = result.complaint()
@@ -199,14 +200,24 @@ def _check_teacher(validation: Validation, config: Config) -> None:
         logger.warning("WARNING: %s", complaint)
 
 
-def _note_evaluation(evaluation: Evaluation, state: TrainingState, log: RunLog, folder: Path, config: Config) -> None:
+def _validate(
+    state: TrainingState, plan: Plan, validation: Validation, log: RunLog, gate: SignalGate, folder: Path
+) -> Evaluation | None:
+    """Evaluates and keeps the best student, where this step is one to validate and was not; else None."""
+    config = validation.config
+    if not plan.validates(state.step, config.eval.every_epochs) or state.validated_step == state.step:
+        return None
+    evaluation = validation.evaluate(state.kept, gate.check)
     log.validation(state.step, evaluation)
+    log.restart_clock()
+    state.validated_step = state.step
     score = evaluation.mean("student")
     assert score is not None
     if score.psnr > state.best_psnr:
         state.best_psnr = score.psnr
         save_student(folder / BEST, state.kept, config.student)
     tqdm.write(f"step {state.step}: student {score.psnr:.2f} dB, {score.ssim:.4f}", file=sys.stderr)
+    return evaluation
 
 
 def _name_skipped(new: list[Skipped], known: dict[str, Skipped]) -> None:
@@ -218,7 +229,7 @@ def _name_skipped(new: list[Skipped], known: dict[str, Skipped]) -> None:
 
 def _summarise(skipped: dict[str, Skipped]) -> None:
     if skipped:
-        logger.warning("%d image files could not be used and were skipped:", len(skipped))
+        logger.warning("image files that could not be used and were skipped: %d", len(skipped))
         for bad in skipped.values():
             logger.warning("  %s: %s", bad.path, bad.reason)
 

@@ -167,6 +167,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def read_torch_file(path: Path) -> Any:
     """What `torch.save` wrote, on the CPU. Raises FileNotFoundError, and WeightsError for anything else; runs no code from it."""
     _check_file(path)
+    with path.open("rb") as file:
+        if not file.read(2).startswith(_TORCH_MAGIC):
+            raise WeightsError(f"{path}: not a torch file")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -177,6 +180,10 @@ def read_torch_file(path: Path) -> Any:
         # torch's zip reader reports damage as any of these.
         reason = str(error).partition("\n")[0]
         raise WeightsError(f"{path}: damaged or truncated ({path.stat().st_size} bytes): {reason}") from None
+
+
+# A zip archive, or the bare pickle of torch before 1.6.
+_TORCH_MAGIC = (b"PK", b"\x80")
 
 
 def _check_file(path: Path) -> None:

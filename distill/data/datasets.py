@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +31,9 @@ SAMPLES_FOR_TRAINING = (
     "rocket.jpg",
 )
 SAMPLES_FOR_VALIDATION = ("chelsea.png", "coffee.png")
+
+# How long a loader worker lives on after SIGTERM, so that the main process can save.
+WORKER_GRACE_S = 60
 
 Draws = dict[str, float]
 
@@ -201,12 +203,12 @@ def collate(samples: Sequence[Batch]) -> Batch:
     )
 
 
-def training_loader(dataset: TrainingPatches, first_step: int, last_step: int, pin: bool) -> Iterator[Batch]:
-    """Batches of the stream from `first_step` to `last_step`, on the CPU; one set of workers for the whole of it."""
+def training_loader(dataset: TrainingPatches, first_step: int, last_step: int, pin: bool) -> Generator[Batch]:
+    """Batches of the stream from `first_step` to `last_step`, on the CPU; one set of workers for the whole of it, which ends when
+    the generator is closed."""
     data: DataConfig = dataset.config.data
     workers = min(data.workers, max(0, last_step - first_step))
-    options: dict[str, Any] = {"prefetch_factor": 2, "multiprocessing_context": "fork"} if workers else {}
-    return iter(
+    batches = iter(
         DataLoader(
             dataset,
             batch_sampler=StreamSampler(first_step, last_step, data.batch),
@@ -214,12 +216,19 @@ def training_loader(dataset: TrainingPatches, first_step: int, last_step: int, p
             num_workers=workers,
             worker_init_fn=_start_worker,
             pin_memory=pin,
-            **options,
         )
     )
+    try:
+        yield from batches
+    finally:
+        # Not left to the garbage collector: after an error its traceback keeps the iterator, and with it the workers, alive.
+        if shut_down := getattr(batches, "_shutdown_workers", None):
+            shut_down()
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group. The main process saves and ends; a worker that dies first would fail its step.
+    # Ctrl-C reaches the whole process group, and so does a scheduler's SIGTERM. The main process saves and ends, and its workers
+    # with it; a worker that died first would fail its step.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_S))
     torch.set_num_threads(1)

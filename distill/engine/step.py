@@ -29,6 +29,8 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     amp_dtype: torch.dtype | None
     best_psnr: float = float("-inf")
+    validated_step: int = 0
+    """The step that was validated last: a run that was stopped in the middle of a validation begins with it."""
 
     @property
     def kept(self) -> nn.Module:

@@ -1,0 +1,68 @@
+"""What several tests need: small photographs in a folder, and a configuration that trains in seconds."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from distill.config import Config, parse_config
+from distill.data.dead_leaves import dead_leaves
+
+TINY = {
+    "run": {"dir": "unset", "device": "cpu", "log_steps": 2},
+    "data": {"sharp": "unset", "patch": 32, "batch": 4, "images_per_epoch": 16, "workers": 0, "val": {"sharp": "unset"}},
+    "degrade": [{"kind": "gaussian_blur", "sigma": [0.8, 2.4]}],
+    "augment": {},
+    "vgg": {},
+    "teacher": {"mode": "online", "weights": "embedded", "check": "off"},
+    "student": {"arch": "unet", "width": 4, "depth": 2},
+    "stages": [{"name": "v1", "epochs": 2, "l1": 1.0, "kd": 1.0}],
+    "optimizer": {"lr": 1.0e-3},
+    "eval": {"crop": 64},
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def sharp_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six synthetic images of 72x64 and larger, one of them in a subfolder."""
+    folder = tmp_path_factory.mktemp("sharp")
+    (folder / "sub").mkdir()
+    for index in range(6):
+        pixels = dead_leaves(80, np.random.default_rng(index))[: 64 + index]
+        Image.fromarray(pixels).save(folder / ("sub" if index == 5 else ".") / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def tiny_tree(sharp_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """The nested dictionary of a configuration that trains in seconds; a test changes what it is about."""
+    tree: dict[str, Any] = copy.deepcopy(TINY)
+    tree["run"]["dir"] = str(tmp_path / "run")
+    tree["data"]["sharp"] = tree["data"]["val"]["sharp"] = str(sharp_folder)
+    return tree
+
+
+@pytest.fixture
+def tiny_config(tiny_tree: dict[str, Any]) -> Callable[..., Config]:
+    """`tiny_config(data={"batch": 8})` is the tiny configuration with these keys changed, section by section."""
+
+    def make(**sections: Any) -> Config:
+        for name, value in sections.items():
+            tiny_tree[name] = {**tiny_tree[name], **value} if isinstance(value, dict) else value
+        return parse_config(tiny_tree)
+
+    return make

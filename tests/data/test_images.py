@@ -1,0 +1,189 @@
+"""Every kind of image file becomes RGB uint8 as a person sees it; what is no image is refused by name."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distill.data.images import ImageError, centre_crop, find_images, pad_to, pair_images, read_image, write_image
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """(20, 30, 3), smooth: JPEG keeps it within a few levels."""
+    y, x = np.mgrid[0:20, 0:30]
+    return np.stack([x * 8, y * 12, 255 - x * 4 - y * 4], axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff"])
+def test_lossless_rgb_is_read_as_it_is(tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}")
+    assert np.array_equal(read_image(tmp_path / f"a.{suffix}"), pixels)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "webp"])
+def test_lossy_rgb_is_close(tmp_path: Path, pixels: np.ndarray, suffix: str) -> None:
+    Image.fromarray(pixels).save(tmp_path / f"a.{suffix}", quality=95)
+    assert np.abs(read_image(tmp_path / f"a.{suffix}").astype(int) - pixels).mean() < 4
+
+
+def test_grey_is_repeated(tmp_path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.repeat(pixels[:, :, :1], 3, axis=2))
+
+
+def test_alpha_is_dropped(tmp_path: Path, pixels: np.ndarray) -> None:
+    alpha = np.full((20, 30, 1), 100, np.uint8)
+    Image.fromarray(np.concatenate([pixels, alpha], axis=2)).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    colours = np.array([[255, 0, 0], [0, 200, 10], [3, 4, 250]], np.uint8)
+    index = np.arange(600).reshape(20, 30) % 3
+    image = Image.fromarray(index.astype(np.uint8), mode="P")
+    image.putpalette(colours.tobytes())
+    image.save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png"), colours[index])
+
+
+def test_cmyk_is_converted(tmp_path: Path) -> None:
+    Image.new("CMYK", (20, 20), (255, 0, 0, 0)).save(tmp_path / "a.jpg", quality=100)
+    cyan = read_image(tmp_path / "a.jpg").mean(axis=(0, 1))
+    assert cyan[0] < 5
+    assert cyan[1:].min() > 250
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_16_bit_grey_is_scaled(tmp_path: Path, suffix: str) -> None:
+    levels = np.linspace(0, 65535, 600).reshape(20, 30).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / f"a.{suffix}")
+    expected = np.round(levels / 257).astype(np.uint8)
+    assert np.array_equal(read_image(tmp_path / f"a.{suffix}"), np.repeat(expected[:, :, None], 3, axis=2))
+
+
+def test_16_bit_colour_is_scaled(tmp_path: Path, pixels: np.ndarray) -> None:
+    """Pillow writes no such file, so the PNG is put together here."""
+    rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in pixels)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 30, 20, 16, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(png)
+    assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(6, -1), (8, 1), (3, 2)])
+def test_exif_rotation_is_applied(tmp_path: Path, pixels: np.ndarray, orientation: int, turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png"), np.rot90(pixels, turn))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("empty.png", b"", "an empty file"),
+        ("text.png", b"these are not pixels", "not an image"),
+        ("none.png", None, "No such file"),
+    ],
+)
+def test_what_is_no_image_is_refused_by_name(tmp_path: Path, name: str, content: bytes | None, reason: str) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ImageError, match=reason) as caught:
+        read_image(tmp_path / name)
+    assert str(caught.value).startswith(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp", "bmp"])
+def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ImageError):
+        read_image(path)
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((20, 20), np.float32)).save(tmp_path / "a.tiff")
+    with pytest.raises(ImageError, match="floating-point"):
+        read_image(tmp_path / "a.tiff")
+
+
+def test_an_image_below_16_pixels_is_refused(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 15)).save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match="40x15 pixels"):
+        read_image(tmp_path / "a.png")
+
+
+def test_images_are_found_below_a_folder_by_stem(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a/c.jpeg", "a/notes.txt", ".hidden/d.png", "._b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list(find_images(str(tmp_path))) == ["a/c", "b"]
+
+
+def test_a_wildcard_matches_folders_and_keeps_their_names(tmp_path: Path) -> None:
+    """GoPro's layout: the frames of every sequence in folders of their own."""
+    for name in ("train/GOPR1/sharp/01.png", "train/GOPR1/blur/01.png", "train/GOPR2/sharp/01.png", "train/GOPR2/blur/01.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    pairs = pair_images(f"{tmp_path}/train/*/sharp", f"{tmp_path}/train/*/blur")
+    assert list(pairs) == ["GOPR1/01", "GOPR2/01"]
+    assert pairs["GOPR2/01"][1] == tmp_path / "train/GOPR2/blur/01.png"
+    with pytest.raises(FileNotFoundError, match="no folder matches"):
+        find_images(f"{tmp_path}/train/*/none")
+
+
+def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="none: no such folder"):
+        find_images(str(tmp_path / "none"))
+    with pytest.raises(ImageError, match="no images"):
+        find_images(str(tmp_path))
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(ImageError, match="same stem"):
+        find_images(str(tmp_path))
+
+
+@pytest.mark.parametrize(("sharp", "blurry", "lonely"), [("ab", "a", "b.png"), ("a", "ac", "c.png")])
+def test_images_without_partner_are_named(tmp_path: Path, sharp: str, blurry: str, lonely: str) -> None:
+    for folder, names in (("sharp", sharp), ("blurry", blurry)):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / f"{name}.png").touch()
+    with pytest.raises(ImageError, match=lonely):
+        pair_images(str(tmp_path / "sharp"), str(tmp_path / "blurry"))
+
+
+def test_padding_reflects_at_the_right_and_bottom() -> None:
+    image = np.arange(16 * 20 * 3, dtype=np.uint8).reshape(16, 20, 3)
+    padded = pad_to(image, 50)
+    assert padded.shape == (50, 50, 3)
+    assert np.array_equal(padded[:16, :20], image)
+    assert np.array_equal(padded[16, :20], image[14])
+    assert np.array_equal(padded[:16, 20], image[:, 18])
+    assert pad_to(image, 16) is image
+
+
+def test_a_centre_crop_is_central() -> None:
+    image = np.arange(30 * 40 * 3).reshape(30, 40, 3).astype(np.uint8)
+    assert np.array_equal(centre_crop(image, 20), image[5:25, 10:30])
+    assert np.array_equal(centre_crop(image, 35), image[:, 2:37])
+    assert centre_crop(image, None) is image
+
+
+def test_a_written_image_reads_back(tmp_path: Path, pixels: np.ndarray) -> None:
+    write_image(tmp_path / "new" / "a.png", pixels)
+    assert np.array_equal(read_image(tmp_path / "new" / "a.png"), pixels)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.png"]

@@ -1,0 +1,96 @@
+"""A configuration that cannot be run is refused in one line that names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.config import ConfigError, dump_config, load_config
+
+VALID = """
+data: {sharp: photos}
+degrade: bicubic_x4
+stages: [{name: v1, epochs: 1}]
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "c.yaml"
+    path.write_text(VALID)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.pach=96", ["data.pach: unknown key", "did you mean data.patch?"]),
+        ("patch=96", ["patch: unknown key", "did you mean data.patch?"]),
+        ("student.widht=8", ["student.widht", "did you mean student.width?"]),
+        ("stages.0.lr=1", ["stages.0.lr: unknown key", "did you mean optimizer.lr?"]),
+        ("data.patch=-5", ["data.patch", "found -5"]),
+        ("data.patch=big", ["data.patch", "integer", "found 'big'"]),
+        ("data.patch=64.5", ["data.patch", "found 64.5"]),
+        ("optimizer.lr=.nan", ["optimizer.lr", "finite"]),
+        ("teacher.mode=offline", ["teacher.mode", "'online'", "found 'offline'"]),
+        ("student.arch=vit", ["student", "unet or restormer"]),
+        ("degrade=blur", ["degrade", "bicubic_x4"]),
+        ("degrade=[{kind: gaussian_blur, sigma: [3, 1]}]", ["degrade.0.sigma", "[smallest, largest]"]),
+        ("degrade=[{kind: haze}]", ["degrade.0", "haze", "gaussian_blur"]),
+        ("degrade=[]", ["data.blurry is null and degrade is empty"]),
+        ("data.blurry=b", ["unset"]),
+        ("teacher.mode=none", ["stages.0.kd: 1 needs a teacher"]),
+        ("optimizer.accumulate=3", ["optimizer.accumulate: 3 does not divide data.batch: 8"]),
+        ("data.sharp=dead_leaves", ["data.images_per_epoch", "no end"]),
+        ("stages=[{name: a, epochs: 1}, {name: a, epochs: 1}]", ["stages", "same name"]),
+        ("stages=[{name: a/b, epochs: 1}]", ["stages.0.name"]),
+        ("stages.3.epochs=1", ["stages.3.epochs", "entries 0 to 0"]),
+        ("data.patch.side=1", ["data.patch", "integer", "found {'side': 1}"]),
+        ("nonsense", ["key.path=value"]),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(file: Path, override: str, words: list[str]) -> None:
+    if words == ["unset"]:  # both folders given, so that degrade has nothing to do
+        with pytest.raises(ConfigError, match="degrade is given although"):
+            load_config(file, [override, "data.val={sharp: s, blurry: b}"])
+        return
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    assert all(word in message for word in words), message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("run: {seed: 1}\nrun: {seed: 2}\n", "line 2: duplicate key 'run'"),
+        ("run: !!python/object/apply:os.system ['true']\n", "python/object"),
+        ("run: {seed: 1\n", "line 2"),
+        ("- 1\n", "a mapping of sections"),
+        ("", "a mapping of sections"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_words_and_numbers_mean_what_they_look_like(file: Path) -> None:
+    config = load_config(file, ["optimizer.amp=off", "teacher.check=off", "optimizer.lr=1e-4"])
+    assert (config.optimizer.amp, config.teacher.check, config.optimizer.lr) == ("off", "off", 1e-4)
+
+
+def test_the_resolved_configuration_reads_back_equal(file: Path, tmp_path: Path) -> None:
+    config = load_config(file, ["data.patch=48", "student={arch: restormer, dim: 16}", "augment.gamma=[0.5, 2]"])
+    (tmp_path / "resolved.yaml").write_text(dump_config(config))
+    assert load_config(tmp_path / "resolved.yaml") == config

@@ -1,0 +1,320 @@
+"""A run from its first line to its table: what it leaves, how it stops, and that it goes on as if it had not."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from distill import evaluate as evaluate_command
+from distill import train as train_command
+from distill.command import Interrupted, SignalGate, run_command
+from distill.config import Config, ConfigError, load_config
+from distill.engine.student import load_student
+from distill.train import Plan, train
+
+ROOT = Path(__file__).parents[1]
+
+
+class StopAt(SignalGate):
+    """A gate through which a signal comes at the n-th look."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks  # after each step, and before each validation image
+
+    def check(self) -> None:
+        self.looks -= 1
+        if self.looks < 0:
+            raise Interrupted(signal.SIGTERM)
+
+
+def checkpoint(config: Config) -> dict[str, Any]:
+    return torch.load(Path(config.run.dir) / "student_checkpoint.pth", weights_only=True)
+
+
+def tensors(tree: Any, prefix: str = "") -> dict[str, Tensor]:
+    if isinstance(tree, Tensor):
+        return {prefix: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else []
+    return {name: value for key, inner in items for name, value in tensors(inner, f"{prefix}/{key}").items()}
+
+
+def test_a_run_leaves_what_the_readme_says(tiny_config: Callable[..., Config]) -> None:
+    stages = [{"name": "v1", "epochs": 1}, {"name": "v2", "epochs": 1, "vgg": 0.1}]
+    config = tiny_config(stages=stages, vgg={"weights": "random"})
+    evaluation = train(config)
+    folder = Path(config.run.dir)
+    assert [row for row in ("blurry", "teacher", "student") if evaluation.mean(row)] == ["blurry", "teacher", "student"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {
+        "config.yaml",
+        "student_checkpoint.pth",
+        "student_checkpoint.previous.pth",
+        "student_best.pth",
+        "student_model_v1.pth",
+        "student_model_v2.pth",
+        "metrics.jsonl",
+        "tensorboard",
+        "samples",
+        "evaluation.csv",
+    }
+    assert load_config(folder / "config.yaml") == config
+    assert [path.name for path in sorted((folder / "samples").iterdir())] == ["step_0000004.png", "step_0000008.png"]
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if r["kind"] == "train"] == [2, 4, 6, 8]
+    assert [r["stage"] for r in records if r["kind"] == "train"] == ["v1", "v1", "v2", "v2"]
+    assert ["vgg" in r for r in records if r["kind"] == "train"] == [False, False, True, True]
+    assert [r["step"] for r in records if r["kind"] == "val"] == [4, 8]
+    # the teacher is in no file
+    assert not any("network" in name or "attn" in name for name in tensors(checkpoint(config)))
+    kept = load_student(folder / "student_model_v2.pth").state_dict()
+    assert all(torch.equal(kept[key], value) for key, value in checkpoint(config)["student"].items())
+
+
+@pytest.mark.parametrize("looks", [1, 3, 5, 7])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stopped_run_goes_on_bit_for_bit(tiny_tree: dict[str, Any], tmp_path: Path, looks: int, workers: int) -> None:
+    tiny_tree["optimizer"] |= {"ema": 0.9, "schedule": "cosine", "warmup_steps": 2}
+    tiny_tree["data"]["workers"] = workers
+    straight = Config.model_validate(tiny_tree)
+    train(straight)
+    tiny_tree["run"] = tiny_tree["run"] | {"dir": str(tmp_path / "stopped")}
+    stopped = Config.model_validate(tiny_tree)
+    with pytest.raises(Interrupted):
+        train(stopped, gate=StopAt(looks))
+    assert 0 < checkpoint(stopped)["step"] < 8
+    train(stopped)
+    expected, found = tensors(checkpoint(straight)), tensors(checkpoint(stopped))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    logs = []
+    for config in (straight, stopped):
+        lines = (Path(config.run.dir) / "metrics.jsonl").read_text().splitlines()
+        logs.append([{k: v for k, v in json.loads(line).items() if k != "images_per_s"} for line in lines])
+    assert [r for r in logs[1] if r["kind"] == "val"] == [r for r in logs[0] if r["kind"] == "val"]
+
+
+def test_lines_after_the_checkpoint_are_cut(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config()
+    with pytest.raises(Interrupted):
+        train(config, gate=StopAt(4))
+    log = Path(config.run.dir) / "metrics.jsonl"
+    with log.open("a") as file:
+        file.write('{"kind": "train", "step": 7, "loss": 9.0}\n{"kind": "tr')  # written after the checkpoint, and torn
+    train(config)
+    records = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [r["step"] for r in records if r["kind"] == "train"] == sorted({r["step"] for r in records if r["kind"] == "train"})
+    assert not any(r.get("loss") == 9.0 for r in records)
+
+
+def test_a_finished_run_prints_its_table_again(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config()
+    assert train(config).images == train(config).images
+    assert checkpoint(config)["step"] == 8
+
+
+def test_fresh_starts_over_and_leaves_foreign_files_alone(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config()
+    train(config)
+    (Path(config.run.dir) / "notes.txt").write_text("mine")
+    with pytest.raises(Interrupted):
+        train(config, fresh=True, gate=StopAt(2))
+    assert checkpoint(config)["step"] == 3
+    assert not (Path(config.run.dir) / "student_model_v1.pth").exists()
+    assert (Path(config.run.dir) / "notes.txt").read_text() == "mine"
+
+
+def test_another_students_checkpoint_is_refused(tiny_config: Callable[..., Config]) -> None:
+    train(tiny_config())
+    with pytest.raises(ConfigError, match=r"student\.width: 4 is now 8.*--fresh"):
+        train(tiny_config(student={"width": 8}))
+
+
+def test_a_bad_image_is_skipped_and_named_at_the_end(
+    tiny_config: Callable[..., Config], sharp_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(sharp_folder, tmp_path / "photos")
+    (tmp_path / "photos" / "2.png").write_bytes(b"")
+    train(tiny_config(data={"sharp": str(tmp_path / "photos")}))
+    assert "could not be used and were skipped: 1" in caplog.text
+    assert "2.png: an empty file" in caplog.text
+
+
+def test_a_useless_teacher_warns_or_stops(tiny_config: Callable[..., Config], caplog: pytest.LogCaptureFixture) -> None:
+    """Noise is not what the embedded teacher was trained for: it sharpens it."""
+    noisy = [{"kind": "noise", "sigma": [20, 20]}]
+    with pytest.raises(ConfigError, match=r"teacher\.check: the teacher makes the validation images worse"):
+        train(tiny_config(degrade=noisy, teacher={"check": "error"}))
+    train(tiny_config(degrade=noisy, teacher={"check": "warn"}))
+    assert "WARNING: the teacher makes the validation images worse" in caplog.text
+
+
+def test_the_plan_of_two_stages() -> None:
+    config = load_config(ROOT / "configs" / "quickstart.yaml", ["stages=[{name: a, epochs: 2}, {name: b, epochs: 1}]"])
+    plan = Plan(config.stages, steps_per_epoch=10)
+    assert plan.total_steps == 30
+    assert [plan.stage_at(step).name for step in (0, 19, 20, 29)] == ["a", "a", "b", "b"]
+    assert [step for step in range(1, 31) if plan.ends_stage(step)] == [20, 30]
+    assert [step for step in range(1, 31) if plan.validates(step, every_epochs=2)] == [20, 30]
+
+
+# The command line: exit status and the one line on stderr.
+
+
+def call(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+        raise SystemExit(0)
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.fixture
+def config_file(tiny_tree: dict[str, Any], tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny_tree))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _restore_signals() -> Any:
+    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
+def make_bad_input(kind: str, folder: Path, sharp_folder: Path) -> list[str]:
+    """Prepares one kind of wrong input; returns the overrides that lead to it."""
+    folder.mkdir()
+    match kind:
+        case "unknown key":
+            return ["data.pach=3"]
+        case "missing folder":
+            return [f"data.sharp={folder}/nowhere"]
+        case "missing validation folder":
+            return [f"data.val.sharp={folder}/nowhere"]
+        case "empty folder":
+            return [f"data.sharp={folder}"]
+        case "unmatched pairs":
+            shutil.copy(sharp_folder / "0.png", folder)
+            return [f"data.blurry={folder}"]
+        case "pairs of different size":
+            shutil.copy(sharp_folder / "0.png", folder / "a.png")
+            (folder / "blurry").mkdir()
+            shutil.copy(sharp_folder / "1.png", folder / "blurry" / "a.png")
+            (folder / "sharp").mkdir()
+            shutil.copy(sharp_folder / "0.png", folder / "sharp" / "a.png")
+            return [f"data.sharp={folder}/sharp", f"data.blurry={folder}/blurry"]
+        case "text named png":
+            (folder / "a.png").write_text("text")
+            return [f"data.sharp={folder}"]
+        case "zero bytes":
+            (folder / "a.png").touch()
+            return [f"data.val.sharp={folder}"]
+        case "missing weights":
+            return [f"teacher.weights={folder}/none.pth"]
+        case "weights of another network":
+            torch.save({"conv.weight": torch.zeros(3)}, folder / "w.pth")
+            return [f"teacher.weights={folder}/w.pth"]
+        case "student.init of another width":
+            torch.save({"student": 1}, folder / "w.pth")
+            return [f"student.init={folder}/w.pth"]
+        case "vgg weights of another network":
+            torch.save({"conv.weight": torch.zeros(3)}, folder / "w.pth")
+            return [f"vgg.weights={folder}/w.pth", "stages.0.vgg=0.1"]
+        case "missing device":
+            return ["run.device=cuda:99"]
+    raise AssertionError(kind)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("unknown key", "did you mean data.patch?"),
+        ("missing folder", "nowhere: no such folder"),
+        ("missing validation folder", "nowhere: no such folder"),
+        ("empty folder", "no images"),
+        ("unmatched pairs", "no image of the same name"),
+        ("pairs of different size", "but its sharp image"),
+        ("text named png", "none of its 1 images can be used"),
+        ("zero bytes", "an empty file"),
+        ("missing weights", "none.pth: no such weights"),
+        ("weights of another network", "not the weights of a Restormer"),
+        ("student.init of another width", "w.pth"),
+        ("vgg weights of another network", "not torchvision's vgg16"),
+        ("missing device", "cuda:99 is not available"),
+    ],
+)
+@pytest.mark.parametrize("workers", [0, 1])
+def test_wrong_input_ends_with_one_line_and_status_2(
+    config_file: Path,
+    sharp_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    kind: str,
+    words: str,
+    workers: int,
+) -> None:
+    overrides = make_bad_input(kind, tmp_path / "bad", sharp_folder)
+    if any(override.startswith("data.blurry=") for override in overrides):
+        overrides.append("data.val.sharp=samples")
+    status = call(train_command.main, monkeypatch, "--config", config_file, "--set", *overrides, f"data.workers={workers}")
+    lines = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("command: ")]
+    assert status == 2
+    assert len(lines) == 1
+    assert words in lines[0]
+
+
+def test_evaluate_scores_what_train_wrote(
+    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(evaluate_command.main, monkeypatch, "--config", config_file) == 2
+    assert "no such student" in capsys.readouterr().err
+    assert call(train_command.main, monkeypatch, "--config", config_file) == 0
+    table = capsys.readouterr().out
+    assert [line.split()[0] for line in table.splitlines()[-3:]] == ["blurry", "teacher", "student"]
+    csv = tmp_path / "scores.csv"
+    assert call(evaluate_command.main, monkeypatch, "--config", config_file, "--csv", csv) == 0
+    assert capsys.readouterr().out == table
+    assert csv.read_text() == (tmp_path / "run" / "evaluation.csv").read_text()
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_ends_with_its_status_and_the_run_goes_on(config_file: Path, tmp_path: Path, signum: int) -> None:
+    """As from a shell: the signal goes to the whole process group, workers included."""
+    command = [sys.executable, "-m", "distill.train", "--config", str(config_file)]
+    command += ["--set", "data.workers=1", "run.log_steps=1", "stages.0.epochs=500"]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.read_text().count("\n") >= 3):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signum
+    assert "Traceback" not in errors
+    assert "the same command goes on from there" in errors
+    step = torch.load(tmp_path / "run" / "student_checkpoint.pth", weights_only=True)["step"]
+    assert step >= 3
+    config = load_config(config_file, ["run.log_steps=1", f"stages.0.epochs={step // 4 + 1}"])
+    train(config)
+    assert checkpoint(config)["step"] == (step // 4 + 1) * 4
