@@ -176,11 +176,11 @@ def test_the_plan_of_two_stages() -> None:
 
 def call(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
     monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-    with pytest.raises(SystemExit) as ended:
+    try:
         run_command(main)
-        raise SystemExit(0)
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
 
 
 @pytest.fixture
@@ -198,7 +198,7 @@ def _restore_signals() -> Any:
         signal.signal(signum, handler)
 
 
-def make_bad_input(kind: str, folder: Path, sharp_folder: Path) -> list[str]:
+def make_bad_input(kind: str, folder: Path, sharp_folder: Path) -> list[str]:  # noqa: C901 (a flat list of cases)
     """Prepares one kind of wrong input; returns the overrides that lead to it."""
     folder.mkdir()
     match kind:

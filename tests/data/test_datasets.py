@@ -128,7 +128,8 @@ def test_a_pair_of_different_size_is_skipped(tiny_config: Callable[..., Config],
     shutil.copytree(sharp_folder, blurry)
     Image.new("RGB", (40, 40)).save(blurry / "0.png")
     loaded = batches(tiny_config(data={"blurry": str(blurry)}), 0, 3)
-    assert [bad.reason for bad in loaded[0].skipped + loaded[1].skipped][0].startswith("40x40 pixels, but its sharp image")
+    skipped = loaded[0].skipped + loaded[1].skipped
+    assert skipped[0].reason.startswith("40x40 pixels, but its sharp image")
     for batch in loaded:
         assert batch.blurry is not None
         assert torch.equal(batch.blurry, batch.sharp)  # the same crop of both; these pairs hold the same pixels
