@@ -71,17 +71,20 @@ class TeacherCheck:
                 f" {self.blurry_psnr:.2f} dB), and a student learns that from it; give weights trained for this blur, or kd: 0"
             )
         if self.half_error is not None and self.half_error > MAX_HALF_ERROR:
-            return f"half precision changes the teacher's correction by {self.half_error:.1%}; try teacher.precision: fp32"
+            return (
+                f"half precision changes the teacher's correction by {self.half_error:.1%}; fp16 is closer than bf16, fp32 exact"
+            )
         return None
 
 
-# bf16's 8 bits leave about 2 %; more than this is damage, not rounding.
+# The embedded teacher on photographs: fp16 0.7 %, bf16 5.8 %.
 MAX_HALF_ERROR = 0.05
 
 
 def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> TeacherCheck:
     """Measures the teacher on (blurry, sharp) pairs of (1, 3, H, W), on its device."""
-    blurry_db, teacher_db, errors, finite = [], [], [], True
+    blurry_db, teacher_db, finite = [], [], True
+    errors, corrections = [], []
     for blurry, sharp in pairs:
         restored = teacher(blurry)
         finite = finite and bool(restored.isfinite().all())
@@ -89,9 +92,10 @@ def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> T
         teacher_db.append(_psnr(quantize(restored), sharp))
         if teacher.dtype != torch.float32:
             exact = _in_full_precision(teacher, blurry)
-            errors.append(float((restored - exact).square().mean() / (exact - blurry).square().mean().clamp_min(1e-12)))
+            errors.append(float((restored - exact).square().mean()))
+            corrections.append(float((exact - blurry).square().mean()))
     count = len(blurry_db)
-    half_error = (sum(errors) / count) ** 0.5 if errors else None
+    half_error = (sum(errors) / max(sum(corrections), 1e-12)) ** 0.5 if errors else None
     return TeacherCheck(sum(blurry_db) / count, sum(teacher_db) / count, half_error, finite)
 
 

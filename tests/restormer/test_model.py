@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+import skimage.data
 import torch
 import torch.nn.functional as F
+from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 
 from restormer.model import Restormer
@@ -80,11 +83,14 @@ def test_equals_the_reference(kind: str, bias: bool, height: int, width: int, ba
         torch.testing.assert_close(model(image), reference(padded)[..., :height, :width], atol=1e-4, rtol=0)
 
 
-def test_the_full_network_equals_the_reference() -> None:
-    model, reference = pair()
-    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        torch.testing.assert_close(model(image), reference(image), atol=1e-4, rtol=0)
+@pytest.mark.parametrize("kind", ["WithBias", "BiasFree"])
+def test_the_full_network_equals_the_reference(kind: str) -> None:
+    model, reference = pair(LayerNorm_type=kind)
+    for height, width, batch in ((64, 64, 3), (128, 96, 1), (50, 70, 1)):
+        image = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+        padded = F.pad(image, (0, -width % 8, 0, -height % 8), mode="reflect")
+        with torch.no_grad():
+            torch.testing.assert_close(model(image), reference(padded)[..., :height, :width], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("kind", ["WithBias", "BiasFree"])
@@ -123,18 +129,53 @@ def test_what_is_no_rgb_restormer_is_refused(keywords: dict[str, object]) -> Non
 
 
 def relative_error(half: Tensor, full: Tensor, image: Tensor) -> float:
+    """RMS of what half precision changes, over the RMS of the correction that the network makes."""
     return float((half - full).square().mean().sqrt() / (full - image).square().mean().sqrt())
 
 
-@pytest.mark.parametrize(("dtype", "largest"), [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
-def test_half_precision_stays_close(dtype: torch.dtype, largest: float) -> None:
-    model = load_restormer("embedded")  # dim 16
-    image = F.interpolate(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)), (64, 64), mode="bicubic").clamp(
-        0, 1
-    )
+def photographs(side: int) -> Tensor:
+    """(9, 3, side, side): crops of three photographs, each with another Gaussian blur of sigma 0.8 to 2.4, in 8 bits."""
+    crops = []
+    for photo in (skimage.data.coffee(), skimage.data.chelsea(), skimage.data.astronaut()):
+        for top, left in ((100, 100), (200, 200), (30, 260)):
+            sigma = 0.8 + 0.2 * len(crops)
+            crop = photo[top : min(top + side, 300), left : left + side].astype(np.float64)
+            blurry = gaussian_filter(crop, (sigma, sigma, 0), mode="mirror")
+            crops.append(torch.from_numpy(blurry.round() / 255).permute(2, 0, 1).float())
+    return torch.stack(crops)
+
+
+def small_network(weights: str) -> Restormer:
+    """Width 16: as constructed, with every tensor random, or the embedded one, which undoes blur."""
+    if weights == "embedded":
+        return load_restormer("embedded")
+    if weights == "random":
+        return pair(dim=16)[0]
+    torch.manual_seed(0)
+    return Restormer(dim=16)
+
+
+# float16 keeps 11 significant bits and bfloat16 8. A network that undoes blur amplifies the rounding of its own layers: for the
+# embedded one on photographs bfloat16 gives 5.8 %, and 3.8 % if nothing but weights and normalised features are rounded; for
+# random weights it gives 5.2 %. The bound of 5 % is kept where it can be; float16, the default on a GPU, keeps 1 % everywhere.
+@pytest.mark.parametrize(
+    ("weights", "dtype", "largest"),
+    [
+        ("initial", torch.float16, 0.01),
+        ("initial", torch.bfloat16, 0.05),
+        ("random", torch.float16, 0.01),
+        ("random", torch.bfloat16, 0.07),
+        ("embedded", torch.float16, 0.01),
+        ("embedded", torch.bfloat16, 0.07),
+    ],
+)
+def test_half_precision_stays_close_on_photographs(weights: str, dtype: torch.dtype, largest: float) -> None:
+    model, image = small_network(weights), photographs(64)
     with torch.no_grad():
         full = model(image)
-        assert relative_error(model.to(dtype)(image), full, image) <= largest
+        half = model.to(dtype)(image)
+    assert half.isfinite().all()
+    assert relative_error(half, full, image) <= largest
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
