@@ -23,15 +23,17 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupted(BaseException):
     """A signal asked the program to end. No Exception: nothing that handles errors should handle it."""
 
-    def __init__(self, signum: int) -> None:
+    def __init__(self, signum: int, between_steps: bool = False) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
+        # Only then is the training state whole, and may be saved.
+        self.between_steps = between_steps
 
 
 class SignalGate:
     """Turns SIGINT and SIGTERM into Interrupted: at once outside `with gate:`, inside it where `check` is called.
 
-    A second signal always acts at once: a step that hangs can be left.
+    A second signal always acts at once: a step that hangs can be left, unsaved.
     """
 
     def __init__(self) -> None:
@@ -57,7 +59,7 @@ class SignalGate:
     def check(self) -> None:
         """Raises Interrupted if a signal came since `with`."""
         if self._pending is not None:
-            raise Interrupted(self._pending)
+            raise Interrupted(self._pending, between_steps=True)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,12 +6,10 @@ the command that uses them. Needs neither torch nor a GPU.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -27,6 +25,7 @@ from pydantic import (
     model_validator,
 )
 
+from distill.config_errors import explain, short
 from distill.strict_yaml import apply_override, parse_yaml
 
 
@@ -334,7 +333,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(tree, dict):
-            raise ValueError(f"a config is a mapping of sections, found {_short(tree)}")
+            raise ValueError(f"a config is a mapping of sections, found {short(tree)}")
         for override in overrides:
             apply_override(tree, override)
     except ValueError as error:  # UnicodeDecodeError is one
@@ -347,69 +346,9 @@ def parse_config(tree: dict[str, Any], source: str = "config") -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{source}: " + "; ".join(_explain(tree, e) for e in error.errors()[:5])) from None
+        raise ConfigError(f"{source}: " + "; ".join(explain(Config, tree, e) for e in error.errors()[:5])) from None
 
 
 def dump_config(config: Config) -> str:
     """YAML from which `load_config` makes an equal Config, defaults included."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def _explain(tree: dict[str, Any], error: Any) -> str:
-    """One pydantic error as `key.path: what would be right, found what`."""
-    # A tagged union puts the tag into the location; the key path in the file does not have it.
-    location = _in_tree(tree, error["loc"])
-    path = ".".join(map(str, location))
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_did_you_mean(location)}"
-    if error["type"] == "missing":
-        return f"{path}: missing, and has no default"
-    of_section = error["type"] == "value_error" and isinstance(error["input"], dict)
-    found = "" if of_section else f", found {_short(error['input'])}"
-    return f"{path}: {message}{found}" if path else f"{message}"
-
-
-def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
-    """The parts of a pydantic location that are keys of the file; the last one may be missing from it."""
-    kept: list[str | int] = []
-    parts = list(location)
-    for index, part in enumerate(parts):
-        in_list = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
-        if in_list or (isinstance(tree, dict) and part in tree):
-            tree = tree[part]
-            kept.append(part)
-        elif index == len(parts) - 1 and isinstance(tree, dict):
-            kept.append(part)
-    return kept
-
-
-def _did_you_mean(location: list[str | int]) -> str:
-    names = _key_names(Config)
-    *parents, wrong = map(str, location)
-    section = ".".join(part for part in parents if not part.isdecimal())
-    siblings = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == section]
-    close = difflib.get_close_matches(wrong, siblings, n=1)
-    if close:
-        return f"; did you mean {'.'.join([*parents, close[0]])}?"
-    elsewhere = [name for name in names if name.rpartition(".")[2] == wrong]
-    if elsewhere:
-        return f"; did you mean {elsewhere[0]}?"
-    return f"; known here: {', '.join(dict.fromkeys(siblings))}" if siblings else ""
-
-
-def _key_names(annotation: Any, prefix: str = "") -> list[str]:
-    """Every key path of a schema type, list entries without their index."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        names = []
-        for name, field in annotation.model_fields.items():
-            names += [prefix + name, *_key_names(field.annotation, f"{prefix}{name}.")]
-        return names
-    if get_origin(annotation) in (Union, UnionType, Annotated, list):
-        return [name for inner in get_args(annotation) for name in _key_names(inner, prefix)]
-    return []
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -56,7 +56,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     state = new_training_state(build_student(config), config.optimizer, device)
     validation = Validation(config, teacher, device)
     skipped: dict[str, Skipped] = {}
-    _resume(folder, state, config)
+    _resume(folder, state, plan, config)
     _check_teacher(validation, config)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
@@ -87,9 +87,10 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
                 gate.check()
             if evaluation is None:  # a finished run, called again
                 evaluation = validation.evaluate(state.kept, gate.check)
-        except Interrupted:
-            _save(folder, state, config)
-            logger.warning("saved step %d of %d; the same command goes on from there", state.step, plan.total_steps)
+        except Interrupted as stop:
+            if stop.between_steps:
+                _save(folder, state, config)
+                logger.warning("saved step %d of %d; the same command goes on from there", state.step, plan.total_steps)
             raise
     evaluation.write_csv(folder / EVALUATION)
     _summarise(skipped | validation.skipped)
@@ -150,11 +151,14 @@ def _save(folder: Path, state: TrainingState, config: Config) -> None:
     save_checkpoint(folder, content)
 
 
-def _resume(folder: Path, state: TrainingState, config: Config) -> None:
+def _resume(folder: Path, state: TrainingState, plan: Plan, config: Config) -> None:
     content = load_checkpoint(folder)
     if content is None:
         return
     _check_same_run(folder, parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
+    if content["step"] > plan.total_steps:
+        ends = f"step {content['step']}, but stages now end at {plan.total_steps}"
+        raise ConfigError(f"{folder} holds a checkpoint of {ends}; give more epochs, or --fresh to start over")
     state.student.load_state_dict(content["student"])
     if state.ema is not None:
         state.ema.load_state_dict(content["ema"])

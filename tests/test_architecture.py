@@ -21,7 +21,8 @@ ALLOWED = {
     "restormer": ["restormer"],
     "unet": ["unet"],
     "distill.strict_yaml": [],
-    "distill.config": ["distill.strict_yaml"],
+    "distill.config_errors": [],
+    "distill.config": ["distill.strict_yaml", "distill.config_errors"],
     "distill.data": ["distill.config", "distill.data"],
     "distill.engine": ["distill.config", "distill.data", "distill.engine", "restormer", "unet"],
 }

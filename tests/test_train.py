@@ -38,7 +38,7 @@ class StopAt(SignalGate):
     def check(self) -> None:
         self.looks -= 1
         if self.looks < 0:
-            raise Interrupted(signal.SIGTERM)
+            raise Interrupted(signal.SIGTERM, between_steps=True)
 
 
 def checkpoint(config: Config) -> dict[str, Any]:
@@ -135,6 +135,32 @@ def test_fresh_starts_over_and_leaves_foreign_files_alone(tiny_config: Callable[
     assert checkpoint(config)["step"] == 3
     assert not (Path(config.run.dir) / "student_model_v1.pth").exists()
     assert (Path(config.run.dir) / "notes.txt").read_text() == "mine"
+
+
+def test_a_second_signal_in_the_middle_of_a_step_saves_nothing(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What such a step has changed, and what not yet, is unknown."""
+    config, gate = tiny_config(), SignalGate()
+    gate.install()
+
+    def interrupted_twice(*_: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)  # the first only leaves a note
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(10)
+
+    monkeypatch.setattr(train_command, "training_step", interrupted_twice)
+    with pytest.raises(Interrupted) as stop:
+        train(config, gate=gate)
+    assert not stop.value.between_steps
+    assert not (Path(config.run.dir) / "student_checkpoint.pth").exists()
+
+
+def test_a_checkpoint_beyond_the_last_stage_is_refused(tiny_config: Callable[..., Config]) -> None:
+    train(tiny_config())
+    with pytest.raises(ConfigError, match=r"checkpoint of step 8, but stages now end at 4"):
+        train(tiny_config(stages=[{"name": "v1", "epochs": 1}]))
 
 
 def test_another_students_checkpoint_is_refused(tiny_config: Callable[..., Config]) -> None:

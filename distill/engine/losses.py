@@ -24,12 +24,12 @@ class VggFeatures(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: VggConfig, seed: int = 0) -> None:
+    def __init__(self, config: VggConfig) -> None:
         """Raises ConfigError and what reading a weights file raises; downloads torchvision's weights for `imagenet`."""
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # weights: random is the same network in every run and after every resume
+            torch.manual_seed(0)  # weights: random is the same network in every run and after every resume
             self.features = torchvision.models.vgg16(weights=None).features[:RELU2_2]
         if config.weights != "random":
             self._load(config.weights)

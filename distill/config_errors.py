@@ -1,0 +1,71 @@
+"""What is wrong in a configuration, in words: pydantic's errors as one line that names the key and what was meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+
+def explain(schema: type[BaseModel], tree: dict[str, Any], error: Any) -> str:
+    """One error of `ValidationError.errors()` about a nested dictionary as `key.path: what would be right, found what`."""
+    # A tagged union puts the tag into the location; the key path in the file does not have it.
+    location = _in_tree(tree, error["loc"])
+    path = ".".join(map(str, location))
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "extra_forbidden":
+        return f"{path}: unknown key{_did_you_mean(schema, location)}"
+    if error["type"] == "missing":
+        return f"{path}: missing, and has no default"
+    of_section = error["type"] == "value_error" and isinstance(error["input"], dict)
+    found = "" if of_section else f", found {short(error['input'])}"
+    return f"{path}: {message}{found}" if path else f"{message}"
+
+
+def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
+    """The parts of a pydantic location that are keys of the file; the last one may be missing from it."""
+    kept: list[str | int] = []
+    parts = list(location)
+    for index, part in enumerate(parts):
+        in_list = isinstance(tree, list) and isinstance(part, int) and part < len(tree)
+        if in_list or (isinstance(tree, dict) and part in tree):
+            tree = tree[part]
+            kept.append(part)
+        elif index == len(parts) - 1 and isinstance(tree, dict):
+            kept.append(part)
+    return kept
+
+
+def _did_you_mean(schema: type[BaseModel], location: list[str | int]) -> str:
+    names = _key_names(schema)
+    *parents, wrong = map(str, location)
+    section = ".".join(part for part in parents if not part.isdecimal())
+    siblings = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == section]
+    close = difflib.get_close_matches(wrong, siblings, n=1)
+    if close:
+        return f"; did you mean {'.'.join([*parents, close[0]])}?"
+    elsewhere = [name for name in names if name.rpartition(".")[2] == wrong]
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]}?"
+    return f"; known here: {', '.join(dict.fromkeys(siblings))}" if siblings else ""
+
+
+def _key_names(annotation: Any, prefix: str = "") -> list[str]:
+    """Every key path of a schema type, list entries without their index."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        names = []
+        for name, field in annotation.model_fields.items():
+            names += [prefix + name, *_key_names(field.annotation, f"{prefix}{name}.")]
+        return names
+    if get_origin(annotation) in (Union, UnionType, Annotated, list):
+        return [name for inner in get_args(annotation) for name in _key_names(inner, prefix)]
+    return []
+
+
+def short(value: Any) -> str:
+    """A value as it is shown in a message of one line."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
