@@ -46,8 +46,6 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     gate = gate or SignalGate()
     device = choose_device(config.run.device)
     folder = Path(config.run.dir)
-    if fresh:
-        _clear(folder)
 
     dataset = TrainingPatches(config)
     plan = Plan(config.stages, dataset.steps_per_epoch)
@@ -56,8 +54,10 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     state = new_training_state(build_student(config), config.optimizer, device)
     validation = Validation(config, teacher, device)
     skipped: dict[str, Skipped] = {}
-    _resume(folder, state, plan, config)
     _check_teacher(validation, config)
+    if fresh:  # only now: a mistake in the configuration must not cost the run that is there
+        _clear(folder)
+    _resume(folder, state, plan, config)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 

@@ -137,6 +137,16 @@ def test_fresh_starts_over_and_leaves_foreign_files_alone(tiny_config: Callable[
     assert (Path(config.run.dir) / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("wrong", [{"teacher": {"weights": "none.pth"}}, {"data": {"sharp": "nowhere"}}])
+def test_fresh_with_a_mistake_keeps_the_run_that_is_there(tiny_config: Callable[..., Config], wrong: dict[str, Any]) -> None:
+    config = tiny_config()
+    train(config)
+    before = sorted(Path(config.run.dir).iterdir())
+    with pytest.raises(FileNotFoundError):
+        train(tiny_config(**wrong), fresh=True)
+    assert sorted(Path(config.run.dir).iterdir()) == before
+
+
 def test_a_second_signal_in_the_middle_of_a_step_saves_nothing(
     tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
