@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -11,11 +12,12 @@ from types import FrameType
 
 from distill.config import Config, ConfigError, load_config
 from distill.data.images import ImageError
+from distill.data.manifest import CacheError
 from restormer.weights import WeightsError
 from unet.weights import UNetWeightsError
 
 # What the user can mend. Anything else is an error of ours, and keeps its traceback.
-USER_ERRORS = (ConfigError, ImageError, WeightsError, UNetWeightsError, FileNotFoundError, PermissionError)
+USER_ERRORS = (ConfigError, ImageError, CacheError, WeightsError, UNetWeightsError, FileNotFoundError, PermissionError)
 USER_ERROR_STATUS = 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -94,4 +96,16 @@ def run_command(main: Callable[[], None]) -> None:
 def _one_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    line = " ".join(str(error).split())
+    if isinstance(error, CacheError) and error.mend is not None:
+        line += f"; this mends it: {_cache_command(error.mend)}"
+    return line
+
+
+def _cache_command(options: str) -> str:
+    """`distill.cache` with the configuration of the command that is running."""
+    parser = argparse.ArgumentParser(add_help=False)
+    add_config_arguments(parser)
+    arguments, _ = parser.parse_known_args()
+    words = ["--config", arguments.config] + (["--set", *arguments.set] if arguments.set else [])
+    return f"python -m distill.cache {shlex.join(words)} {options}".rstrip()

@@ -177,8 +177,9 @@ class AugmentConfig(_Section):
 
 
 class TeacherConfig(_Section):
-    mode: Literal["online", "none"] = "online"
-    """`online`: the teacher restores every batch inside the loop. `none`: no teacher; L1 and VGG alone."""
+    mode: Literal["online", "cached", "none"] = "online"
+    """`online`: the teacher restores every batch inside the loop. `cached`: its images are read from `cache`. `none`: no
+    teacher; L1 and VGG alone."""
     weights: str = "motion_deblurring"
     """A published name, a file, or `embedded` (the small teacher that comes with the package)."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -189,6 +190,14 @@ class TeacherConfig(_Section):
     """The teacher takes at most so many patches at a time; null: the whole batch. Bounds memory, changes no result."""
     check: Literal["warn", "error", "off"] = "warn"
     """What to do before training when the teacher does not improve the validation images."""
+    cache: str = "outputs/teacher_output"
+    """The folder that `distill.cache` writes, or packs, and mode `cached` reads."""
+    on_missing: Literal["error", "compute"] = "error"
+    """Mode `cached`, where images have no valid cached one: stop before the first step, or compute each when it first comes
+    and store it."""
+    tile: Annotated[int, Field(ge=128, multiple_of=8)] = 640
+    """At most tile x tile pixels at once when the teacher restores whole images for the cache: larger ones are cut into
+    overlapping tiles, smaller ones batched. The published Restormer at 640 stays below 8 GB in fp32."""
 
 
 class UNetConfig(_Section):
@@ -316,10 +325,26 @@ class Config(_Section):
                 raise ValueError(f"stages.{index}.kd: {stage.kd:g} needs a teacher, but teacher.mode is none; set one of them")
             if self.teacher.mode == "none" and stage.vgg > 0 and self.vgg.against == "teacher":
                 raise ValueError("vgg.against: teacher needs a teacher, but teacher.mode is none")
+        if self.teacher.mode == "cached":
+            self._check_cacheable()
         endless = "dead_leaves" in ([self.data.sharp] if isinstance(self.data.sharp, str) else self.data.sharp)
         if endless and self.data.images_per_epoch is None:
             raise ValueError("data.images_per_epoch: dead_leaves has no end; say how many images make an epoch")
         return self
+
+    def _check_cacheable(self) -> None:
+        if self.data.blurry is None:
+            raise ValueError(
+                "teacher.mode: cached needs data.blurry, a folder: a teacher's image can be kept only of a blur that is kept;"
+                " python -m distill.prepare makes one"
+            )
+        photometric = {"gamma": (1.0, 1.0), "brightness": (0.0, 0.0), "shuffle_channels": 0.0}
+        for key, neutral in photometric.items():
+            if (value := getattr(self.augment, key)) != neutral:
+                raise ValueError(
+                    f"augment.{key}: {value} changes colours, and a cached teacher image would be wrong for the changed input;"
+                    " remove it, or set teacher.mode: online"
+                )
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:

@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from distill.command import Interrupted, SignalGate, add_config_arguments, read_config, run_command
@@ -23,11 +24,12 @@ from distill.config import Config, ConfigError, StageConfig, dump_config, parse_
 from distill.data.datasets import Skipped, TrainingPatches, training_loader
 from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
 from distill.engine.device import choose_device
+from distill.engine.fill import OnlineFiller, open_for_training
 from distill.engine.log import METRICS, RunLog
 from distill.engine.losses import VggFeatures
 from distill.engine.step import TrainingState, learning_rate, new_training_state, training_step
 from distill.engine.student import build_student, save_student
-from distill.engine.teacher import build_teacher, check_teacher
+from distill.engine.teacher import Teacher, build_teacher, check_teacher
 from distill.engine.validate import Evaluation, Validation
 
 logger = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     dataset = TrainingPatches(config)
     plan = Plan(config.stages, dataset.steps_per_epoch)
     teacher = build_teacher(config.teacher, device)
+    filler = _use_cache(dataset, teacher, config, device) if config.teacher.mode == "cached" else None
     vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
     state = new_training_state(build_student(config), config.optimizer, device)
     validation = Validation(config, teacher, device)
@@ -69,6 +72,8 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
             evaluation = _validate(state, plan, validation, log, gate, folder)
             for batch in loader:
                 _name_skipped(batch.skipped, skipped)
+                if filler is not None:
+                    filler.complete(batch)
                 stage = plan.stage_at(state.step)
                 lr = learning_rate(config.optimizer, state.step, plan.total_steps)
                 state.student.train()
@@ -187,6 +192,15 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {k: v for key, inner in tree.items() for k, v in _flatten(inner, f"{prefix}.{key}" if prefix else key).items()}
+
+
+def _use_cache(dataset: TrainingPatches, teacher: Teacher | None, config: Config, device: torch.device) -> OnlineFiller | None:
+    """Makes the data set read its teacher images from the cache; returns what computes those that are not there."""
+    images = dataset.sources[0]
+    assert teacher is not None
+    assert images is not None, "mode cached has one folder of pairs"
+    dataset.cache, filler = open_for_training(config, teacher, images, device)
+    return filler
 
 
 def _check_teacher(validation: Validation, config: Config) -> None:

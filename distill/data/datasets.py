@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from distill.config import Config, DataConfig, ImagesConfig
 from distill.data import augment, degrade
 from distill.data.dead_leaves import dead_leaves
-from distill.data.images import ImageError, Pixels, centre_crop, find_images, pad_to, pair_images, read_image
+from distill.data.images import ImageError, ImageFile, Pixels, Triplet, centre_crop, find_images, pad_to, pair_images
+from distill.data.loader import load
 from distill.data.sampler import StreamSampler, permutation, sample_generator
+from distill.data.teacher_cache import TeacherCache
 
 # The colour photographs in scikit-image's wheel. The stereo pair of the motorcycle stays together; chelsea and coffee are for
 # validation only, so that the figures of every shipped config are about photographs that nothing was trained on.
@@ -32,30 +33,7 @@ SAMPLES_FOR_TRAINING = (
 )
 SAMPLES_FOR_VALIDATION = ("chelsea.png", "coffee.png")
 
-# How long a loader worker lives on after SIGTERM, so that the main process can save.
-WORKER_GRACE_S = 60
-
 Draws = dict[str, float]
-
-
-@dataclass(frozen=True)
-class ImageFile:
-    """A sharp image on disk and, where there is one, its blurry partner."""
-
-    stem: str
-    sharp: Path
-    blurry: Path | None = None
-
-    def read(self) -> tuple[Pixels, Pixels | None]:
-        """(sharp, blurry), each (H, W, 3) uint8. Raises ImageError for damage and for a pair of different size."""
-        sharp = read_image(self.sharp)
-        if self.blurry is None:
-            return sharp, None
-        blurry = read_image(self.blurry)
-        if blurry.shape != sharp.shape:
-            sizes = [f"{pixels.shape[1]}x{pixels.shape[0]}" for pixels in (blurry, sharp)]
-            raise ImageError(f"{self.blurry}: {sizes[0]} pixels, but its sharp image {self.sharp} has {sizes[1]}")
-        return sharp, blurry
 
 
 def list_images(images: ImagesConfig, source: str, samples: Sequence[str]) -> list[ImageFile]:
@@ -76,6 +54,15 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Uncached:
+    """A patch whose teacher image is not in the cache yet: which image, and where the patch was cut."""
+
+    image: ImageFile
+    top: int
+    left: int
+
+
 @dataclass
 class Batch:
     """What a loader hands over. Images are (B, 3, H, W) uint8; draws are (B,) each and stay on the CPU."""
@@ -85,25 +72,31 @@ class Batch:
     draws: dict[str, Tensor]
     names: list[str]
     skipped: list[Skipped] = field(default_factory=list)
+    teacher: Tensor | None = None
+    """The cached teacher images, in mode `cached`."""
+    uncached: dict[int, Uncached] = field(default_factory=dict)
+    """Rows of `teacher` that are still empty."""
+
+    def _with_images(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        blurry, teacher = (None if image is None else change(image) for image in (self.blurry, self.teacher))
+        return replace(self, sharp=change(self.sharp), blurry=blurry, teacher=teacher)
 
     def pin_memory(self) -> Batch:
-        self.sharp = self.sharp.pin_memory()
-        self.blurry = None if self.blurry is None else self.blurry.pin_memory()
-        return self
+        return self._with_images(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
         """The images on the device, still uint8: a quarter of the bytes of float32. Does not wait for the copy."""
-        blurry = None if self.blurry is None else self.blurry.to(device, non_blocking=True)
-        return Batch(self.sharp.to(device, non_blocking=True), blurry, self.draws, self.names, self.skipped)
+        return self._with_images(lambda image: image.to(device, non_blocking=True))
 
 
 class TrainingPatches(Dataset[Batch]):
     """Random patches of one or several sources, addressed by their position in the endless stream (see sampler.py)."""
 
-    def __init__(self, config: Config) -> None:
-        """Raises FileNotFoundError and ImageError where the images are not as the config says."""
+    def __init__(self, config: Config, cache: TeacherCache | None = None) -> None:
+        """With a cache, triplets come from there. Raises FileNotFoundError and ImageError where the images are not as the
+        config says."""
         data = config.data
-        self.config = config
+        self.config, self.cache = config, cache
         self.names = [data.sharp] if isinstance(data.sharp, str) else data.sharp
         self.sources = [None if n == "dead_leaves" else list_images(data, n, SAMPLES_FOR_TRAINING) for n in self.names]
 
@@ -123,33 +116,45 @@ class TrainingPatches(Dataset[Batch]):
         source, seed = self.sources[number], self.config.run.seed
         if source is None:
             name = f"dead_leaves/{position // len(self.sources)}"
-            return self._cut(name, 0, dead_leaves(self.config.data.patch, sample_generator(seed, 0, name, "leaves")), None, [])
+            leaves = dead_leaves(self.config.data.patch, sample_generator(seed, 0, name, "leaves"))
+            return self._cut(name, 0, Triplet(leaves), None, [])
         epoch, start = divmod(position // len(self.sources), len(source))
         order = permutation(seed, epoch, len(source))
         skipped: list[Skipped] = []
         for turn in range(len(source)):
             image = source[order[(start + turn) % len(source)]]
             try:
-                sharp, blurry = image.read()
-                return self._cut(f"{self.names[number]}/{image.stem}", epoch, sharp, blurry, skipped)
+                triplet = image.read() if self.cache is None else self.cache.read(image)
+                return self._cut(f"{self.names[number]}/{image.stem}", epoch, triplet, image, skipped)
             except ImageError as error:
                 path, _, reason = str(error).partition(": ")
                 skipped.append(Skipped(path, reason))
         first = skipped[0]
         raise ImageError(f"{self.names[number]}: none of its {len(source)} images can be used; {first.path}: {first.reason}")
 
-    def _cut(self, name: str, epoch: int, sharp: Pixels, blurry: Pixels | None, skipped: list[Skipped]) -> Batch:
+    def _cut(self, name: str, epoch: int, triplet: Triplet, image: ImageFile | None, skipped: list[Skipped]) -> Batch:
+        """The same window of all three, and the sample's random numbers."""
         seed, side = self.config.run.seed, self.config.data.patch
-        sharp = pad_to(sharp, side)
         crop = sample_generator(seed, epoch, name, "crop")
-        top, left = (int(crop.integers(0, extent - side + 1)) for extent in sharp.shape[:2])
-        window = (slice(top, top + side), slice(left, left + side))
+        top, left = (int(crop.integers(0, max(extent, side) - side + 1)) for extent in triplet.sharp.shape[:2])
         draws = augment.draw(self.config.augment, sample_generator(seed, epoch, name, "augment"))
-        if blurry is None:
+        if triplet.blurry is None:
             draws |= degrade.draw(self.config.degrade, sample_generator(seed, epoch, name, "degrade"))
-        else:
-            blurry = pad_to(blurry, side)[window]
-        return _batch_of_one(name, sharp[window], blurry, draws, skipped)
+        uncached: dict[int, Uncached] = {}
+        teacher = triplet.teacher
+        if self.cache is not None and teacher is None:
+            assert image is not None
+            teacher, uncached = np.zeros_like(triplet.sharp), {0: Uncached(image, top, left)}
+        sharp, blurry, teacher = (
+            None if whole is None else cut(whole, side, top, left) for whole in (triplet.sharp, triplet.blurry, teacher)
+        )
+        assert sharp is not None
+        return replace(_batch_of_one(name, sharp, blurry, draws, teacher), skipped=skipped, uncached=uncached)
+
+
+def cut(pixels: Pixels, side: int, top: int, left: int) -> Pixels:
+    """A side x side patch of an image, which is reflected to that size where it is smaller."""
+    return pad_to(pixels, side)[top : top + side, left : left + side]
 
 
 class ValidationImages(Dataset[Batch | Skipped]):
@@ -171,24 +176,26 @@ class ValidationImages(Dataset[Batch | Skipped]):
     def __getitem__(self, index: int) -> Batch | Skipped:
         image, crop = self.images[index], self.config.eval.crop
         try:
-            sharp, blurry = image.read()
+            triplet = image.read()
         except ImageError as error:
             path, _, reason = str(error).partition(": ")
             return Skipped(path, reason)
         draws: Draws = {}
+        blurry = None if triplet.blurry is None else centre_crop(triplet.blurry, crop)
         if blurry is None:
             draws = degrade.draw(self.config.degrade, sample_generator(self.config.run.seed, 0, image.stem, "validation"))
-        else:
-            blurry = centre_crop(blurry, crop)
-        return _batch_of_one(image.stem, centre_crop(sharp, crop), blurry, draws, [])
+        return _batch_of_one(image.stem, centre_crop(triplet.sharp, crop), blurry, draws)
 
 
-def _batch_of_one(name: str, sharp: Pixels, blurry: Pixels | None, draws: Draws, skipped: list[Skipped]) -> Batch:
-    def tensor(pixels: Pixels) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+def to_tensor(pixels: Pixels) -> Tensor:
+    """(H, W, 3) -> (1, 3, H, W), uint8."""
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
 
+
+def _batch_of_one(name: str, sharp: Pixels, blurry: Pixels | None, draws: Draws, teacher: Pixels | None = None) -> Batch:
     values = {key: torch.tensor([value]) for key, value in draws.items()}
-    return Batch(tensor(sharp), None if blurry is None else tensor(blurry), values, [name], skipped)
+    tensors = [None if pixels is None else to_tensor(pixels) for pixels in (blurry, teacher)]
+    return Batch(to_tensor(sharp), tensors[0], values, [name], teacher=tensors[1])
 
 
 def collate(samples: Sequence[Batch]) -> Batch:
@@ -197,6 +204,8 @@ def collate(samples: Sequence[Batch]) -> Batch:
     return Batch(
         sharp=torch.cat([s.sharp for s in samples]),
         blurry=None if first.blurry is None else torch.cat([s.blurry for s in samples if s.blurry is not None]),
+        teacher=None if first.teacher is None else torch.cat([s.teacher for s in samples if s.teacher is not None]),
+        uncached={row: s.uncached[0] for row, s in enumerate(samples) if s.uncached},
         draws={key: torch.cat([s.draws[key] for s in samples]) for key in first.draws},
         names=[name for s in samples for name in s.names],
         skipped=[bad for s in samples for bad in s.skipped],
@@ -207,28 +216,10 @@ def training_loader(dataset: TrainingPatches, first_step: int, last_step: int, p
     """Batches of the stream from `first_step` to `last_step`, on the CPU; one set of workers for the whole of it, which ends when
     the generator is closed."""
     data: DataConfig = dataset.config.data
-    workers = min(data.workers, max(0, last_step - first_step))
-    batches = iter(
-        DataLoader(
-            dataset,
-            batch_sampler=StreamSampler(first_step, last_step, data.batch),
-            collate_fn=collate,
-            num_workers=workers,
-            worker_init_fn=_start_worker,
-            pin_memory=pin,
-        )
+    yield from load(
+        dataset,
+        workers=min(data.workers, max(0, last_step - first_step)),
+        batch_sampler=StreamSampler(first_step, last_step, data.batch),
+        collate_fn=collate,
+        pin_memory=pin,
     )
-    try:
-        yield from batches
-    finally:
-        # Not left to the garbage collector: after an error its traceback keeps the iterator, and with it the workers, alive.
-        if shut_down := getattr(batches, "_shutdown_workers", None):
-            shut_down()
-
-
-def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group, and so does a scheduler's SIGTERM. The main process saves and ends, and its workers
-    # with it; a worker that died first would fail its step.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_S))
-    torch.set_num_threads(1)

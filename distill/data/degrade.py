@@ -64,6 +64,16 @@ def quantize(image: Tensor) -> Tensor:
     return (image.clamp(0, 1) * 255).round() / 255
 
 
+def to_float(image: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 -> float in [0, 1], channels_last."""
+    return image.contiguous(memory_format=torch.channels_last).float() / 255
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> uint8, clamped and rounded as every network's input is."""
+    return (quantize(image.float()) * 255).round().byte()
+
+
 def _apply(step: Degradation, image: Tensor, draws: Draws) -> Tensor:
     strength = draws["strength"].float()
     match step:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +23,41 @@ class ImageError(ValueError):
     """An image file, or a set of them, that cannot be used. The message is one line that begins with the path."""
 
 
-def read_image(path: Path) -> Pixels:
-    """Reads an image file as (H, W, 3) RGB uint8, rotated as its EXIF orientation says.
+@dataclass(frozen=True)
+class Triplet:
+    """One sample's whole images, (H, W, 3) uint8 of one size; None for what is not on disk."""
+
+    sharp: Pixels
+    blurry: Pixels | None = None
+    teacher: Pixels | None = None
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """A sharp image on disk and, where there is one, its blurry partner."""
+
+    stem: str
+    sharp: Path
+    blurry: Path | None = None
+
+    def read(self) -> Triplet:
+        """Raises ImageError for damage and for a pair of different size."""
+        sharp = read_image(self.sharp)
+        if self.blurry is None:
+            return Triplet(sharp)
+        return Triplet(sharp, check_size(read_image(self.blurry), self.blurry, sharp, self.sharp))
+
+
+def check_size(pixels: Pixels, path: Path, sharp: Pixels, sharp_path: Path) -> Pixels:
+    """The pixels, when they have their sharp image's size. Raises ImageError."""
+    if pixels.shape != sharp.shape:
+        sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (pixels, sharp)]
+        raise ImageError(f"{path}: {sizes[0]} pixels, but its sharp image {sharp_path} has {sizes[1]}")
+    return pixels
+
+
+def read_image(path: Path, data: bytes | None = None) -> Pixels:
+    """Reads an image file, or the bytes that were read from it, as (H, W, 3) RGB uint8, rotated as its EXIF orientation says.
 
     Grey is repeated, CMYK and palettes are converted, alpha is dropped, 16 bits are scaled to 8 (65535 -> 255). Raises
     ImageError for what cannot be decoded to the end, for floating-point pixels, and for a side below 16 pixels.
@@ -31,7 +66,7 @@ def read_image(path: Path) -> Pixels:
         with warnings.catch_warnings():
             # A file too large for memory is refused by the error of the same name; the warning below that size is noise.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
+            with Image.open(path if data is None else io.BytesIO(data)) as image:
                 image.load()
                 pixels = _to_rgb(ImageOps.exif_transpose(image))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -62,9 +97,22 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 def write_image(path: Path, pixels: Pixels) -> None:
     """Writes (H, W, 3) RGB uint8 as a PNG; the file appears whole or not at all. Raises OSError."""
+    write_bytes(path, encode_png(pixels))
+
+
+def encode_png(pixels: Pixels) -> bytes:
+    """(H, W, 3) RGB uint8 as a PNG file. Fast: on photographs level 1 takes a quarter of Pillow's default time for 2 % more
+    bytes."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
+    return file.getvalue()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file, which appears whole or not at all. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    Image.fromarray(pixels).save(temporary, format="PNG")
+    temporary.write_bytes(data)
     os.replace(temporary, path)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.config import Config, OptimizerConfig, StageConfig
 from distill.data.augment import augment
 from distill.data.datasets import Batch
-from distill.data.degrade import degrade
+from distill.data.degrade import degrade, to_float
 from distill.engine.losses import VggFeatures, distillation_loss
 from distill.engine.teacher import Teacher
 
@@ -73,13 +73,16 @@ def training_step(
     """One step on a batch whose images are on the device. Changes `state`; returns each loss term, the gradient's norm and
     whether the update was `finite`, as tensors on the device that nobody has waited for."""
     sharp, blurry = prepare(batch, config)
-    sharp, blurry = augment([sharp, blurry], config.augment, batch.draws)
+    cached = [] if batch.teacher is None else [to_float(batch.teacher)]
+    sharp, blurry, *cached = augment([sharp, blurry, *cached], config.augment, batch.draws)
 
     parts = config.optimizer.accumulate
     buffers = [buffer.clone() for buffer in state.student.buffers()]
     measurements: list[dict[str, Tensor]] = []
-    for sharp_part, blurry_part in zip(sharp.chunk(parts), blurry.chunk(parts), strict=True):
-        target = teacher(blurry_part) if teacher is not None and _needs_target(stage, vgg) else None
+    targets = cached[0].chunk(parts) if cached else [None] * parts
+    for sharp_part, blurry_part, target in zip(sharp.chunk(parts), blurry.chunk(parts), targets, strict=True):
+        if target is None and teacher is not None and _needs_target(stage, vgg):
+            target = teacher(blurry_part)
         with torch.autocast(blurry.device.type, state.amp_dtype, enabled=state.amp_dtype is not None):
             prediction = state.student(blurry_part)
         terms = distillation_loss(prediction, sharp_part, target, stage, vgg)
@@ -92,13 +95,9 @@ def training_step(
 
 def prepare(batch: Batch, config: Config) -> tuple[Tensor, Tensor]:
     """(sharp, blurry) in [0, 1], channels_last, from uint8 images on the device; blurry is made here where none came along."""
-    sharp = _to_float(batch.sharp)
-    blurry = degrade(sharp, config.degrade, batch.draws) if batch.blurry is None else _to_float(batch.blurry)
+    sharp = to_float(batch.sharp)
+    blurry = degrade(sharp, config.degrade, batch.draws) if batch.blurry is None else to_float(batch.blurry)
     return sharp, blurry
-
-
-def _to_float(image: Tensor) -> Tensor:
-    return image.contiguous(memory_format=torch.channels_last).float() / 255
 
 
 def _needs_target(stage: StageConfig, vgg: VggFeatures | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from distill.config import TeacherConfig
 from distill.data.degrade import quantize
-from restormer.weights import load_restormer
+from distill.data.manifest import Identity, Precision
+from restormer.weights import infer_architecture, load_restormer
 
 logger = logging.getLogger(__name__)
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Teacher(nn.Module):
@@ -39,13 +41,22 @@ class Teacher(nn.Module):
         return torch.cat([self.network(part) for part in parts]).clamp(0, 1)
 
 
+def identify(teacher: Teacher) -> Identity:
+    """What a cache of this teacher's images is told apart by."""
+    state = teacher.network.state_dict()
+    digest = hashlib.sha256()
+    for name, value in sorted(state.items()):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(value.cpu().contiguous().view(torch.uint8).numpy().data)
+    precision = next(name for name, dtype in DTYPES.items() if dtype == teacher.dtype)
+    return Identity(weights=digest.hexdigest(), architecture=infer_architecture(state), precision=precision)
+
+
 def build_teacher(config: TeacherConfig, device: torch.device) -> Teacher | None:
     """None for mode `none`. Raises what loading the weights raises."""
     if config.mode == "none":
         return None
-    precision = config.precision
-    if precision == "auto":
-        precision = "fp16" if device.type == "cuda" else "fp32"
+    precision: Precision = ("fp16" if device.type == "cuda" else "fp32") if config.precision == "auto" else config.precision
     if precision != "fp32" and device.type == "cpu":
         logger.warning("teacher.precision: %s is many times slower than fp32 on a CPU", precision)
     return Teacher(load_restormer(config.weights, config.sha256), DTYPES[precision], config.micro_batch).to(device)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from distill.config import Config
 from distill.data.datasets import Batch, Skipped, ValidationImages
-from distill.data.degrade import quantize
+from distill.data.degrade import to_uint8
 from distill.data.images import ImageError, Pixels, centre_crop, pad_to, side_by_side
 from distill.engine.metrics import psnr, ssim
 from distill.engine.step import prepare
@@ -137,8 +137,8 @@ class Validation:
 
 
 def to_pixels(image: Tensor) -> Pixels:
-    """(1, 3, H, W) -> (H, W, 3) uint8, clamped and rounded as every network's input is."""
-    return (quantize(image.float())[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    """(1, 3, H, W) in [0, 1] -> (H, W, 3) uint8."""
+    return to_uint8(image)[0].permute(1, 2, 0).cpu().numpy()
 
 
 def _sample(pixels: Pixels) -> Pixels:

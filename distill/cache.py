@@ -1,0 +1,190 @@
+"""Stores the teacher's images for `teacher.mode: cached`: `python -m distill.cache --config configs/div2k_cached.yaml`.
+
+Run again, it computes what is missing, what changed and what is damaged; it can be stopped, or killed, at any moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from distill.command import SignalGate, add_config_arguments, read_config, run_command
+from distill.config import Config, ConfigError
+from distill.data.datasets import list_images
+from distill.data.images import ImageFile
+from distill.data.manifest import CacheError, Header
+from distill.data.pack import pack
+from distill.data.teacher_cache import Differences, TeacherCache, clear_cache, describe_inputs, locked
+from distill.engine.approximation import measure_approximation
+from distill.engine.device import choose_device
+from distill.engine.fill import fill
+from distill.engine.teacher import Teacher, build_teacher, identify
+
+logger = logging.getLogger(__name__)
+
+
+def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> TeacherCache:
+    """Makes `teacher.cache` complete for the images of `data`.
+
+    `fresh` first removes what is there. `repair` trusts no file's size and time, and removes the teacher images whose input is
+    gone. Raises ConfigError, FileNotFoundError, ImageError, WeightsError and CacheError for what the user can mend.
+    """
+    images, teacher = _images(config), _teacher(config)
+    folder = Path(config.teacher.cache)
+    with locked(folder):
+        if fresh:
+            clear_cache(folder, images)
+        cache = _open(config, teacher)
+        cache.manifest.write_header(Header(storage="png", teacher=identify(teacher), inputs=describe_inputs(config.data, images)))
+        found = _compare(cache, images, thorough=repair)
+        cache.restamp(_named(found.touched, images))
+        if found.removed and repair:
+            cache.remove(found.removed)
+        elif found.removed:
+            logger.warning("%s; --repair removes them", Differences(removed=found.removed).complaint())
+        todo = _named(found.to_compute, images)
+        with _progress(images, todo) as bar:
+            for _ in fill(cache, teacher, todo, config.teacher.tile, config.data.workers, choose_device(config.run.device)):
+                bar.update()
+    _summarise(cache, len(todo))
+    return cache
+
+
+def verify_cache(config: Config) -> TeacherCache:
+    """Checksums every input and output of the cache, PNG or packed. Raises CacheError that names what is wrong."""
+    images, teacher = _images(config), _teacher(config)
+    cache = TeacherCache(config.teacher.cache)
+    if cache.manifest.header is None:
+        raise CacheError(f"{cache.folder}: no manifest, nothing to verify", mend="" if cache.bare is None else None)
+    cache.check_identity(identify(teacher))
+    cache.refuse(_compare(cache, images, thorough=True), thorough=True)
+    return cache
+
+
+def pack_cache(config: Config, folder: Path) -> TeacherCache:
+    """Completes the PNG cache, then copies it with its blurry and sharp images into shards in `folder`. Run again, it packs what
+    changed. Raises as `build_cache`."""
+    cache, images = build_cache(config), _images(config)
+    assert cache.manifest.header is not None
+    with locked(folder):
+        packed = TeacherCache(folder)
+        if packed.bare is not None or packed.storage == "png":
+            raise CacheError(f"{folder}: holds other images; give a folder of its own to --pack")
+        packed.check_identity(cache.manifest.header.teacher)
+        packed.manifest.write_header(cache.manifest.header.model_copy(update={"storage": "safetensors"}))
+        found = _compare(packed, images, thorough=False)
+        packed.restamp(_named(found.touched, images))
+        if found.removed:
+            packed.remove(found.removed)
+        todo = _named(found.to_compute, images)
+        with _progress(images, todo) as bar:
+            for entries in pack(cache, todo, packed, config.data.workers):
+                bar.update(len(entries))
+    _summarise(packed, len(todo))
+    return packed
+
+
+def approximation_table(config: Config, count: int) -> str:
+    """For `count` images: how far their cached teacher images are from those that online mode would compute after the same
+    augmentation. Verifies the cache first, and raises as `verify_cache`."""
+    cache, images, teacher = verify_cache(config), _images(config), _teacher(config)
+    readable = [image for image in images if cache.manifest.entries[image.stem].output is not None]
+    chosen = readable[:: max(1, len(readable) // count)][:count]
+    rows = measure_approximation(teacher, cache, chosen, config.data.patch, choose_device(config.run.device))
+    lines = [f"PSNR to the online teacher image, {len(chosen)} images", f"{'augmentation':<16}{'cached':>8}{'blurry':>8}"]
+    return "\n".join(lines + [f"{name:<16}{cached:8.2f}{blurry:8.2f}" for name, (cached, blurry) in rows.items()])
+
+
+def _images(config: Config) -> list[ImageFile]:
+    if config.data.blurry is None:
+        raise ConfigError(
+            "data.blurry: null leaves nothing to cache, since each epoch blurs anew; python -m distill.prepare makes a folder of"
+            " blurry images"
+        )
+    assert isinstance(config.data.sharp, str), "pairs are of one folder"
+    return list_images(config.data, config.data.sharp, ())
+
+
+def _teacher(config: Config) -> Teacher:
+    teacher = build_teacher(config.teacher, choose_device(config.run.device))
+    if teacher is None:
+        raise ConfigError("teacher.mode: none has no images to cache; set cached or online")
+    return teacher
+
+
+def _open(config: Config, teacher: Teacher) -> TeacherCache:
+    cache = TeacherCache(config.teacher.cache)
+    if cache.bare is not None:
+        what = f"holds {len(cache.bare)} images that this command did not write"
+        raise CacheError(f"{cache.folder}: {what}; give another teacher.cache")
+    if cache.storage == "safetensors":
+        raise CacheError(f"{cache.folder}: is packed; set teacher.cache to the folder of PNGs, and --pack {cache.folder} again")
+    cache.check_identity(identify(teacher))
+    return cache
+
+
+def _compare(cache: TeacherCache, images: Sequence[ImageFile], thorough: bool) -> Differences:
+    with tqdm(total=len(images), unit="image", desc="checking", leave=False, dynamic_ncols=True) as bar:
+        return cache.compare(images, thorough, bar.update)
+
+
+def _named(stems: Sequence[str], images: Sequence[ImageFile]) -> list[ImageFile]:
+    wanted = set(stems)
+    return [image for image in images if image.stem in wanted]
+
+
+def _progress(images: Sequence[ImageFile], todo: Sequence[ImageFile]) -> tqdm[Any]:
+    return tqdm(total=len(images), initial=len(images) - len(todo), unit="image", dynamic_ncols=True, smoothing=0.1)
+
+
+def _summarise(cache: TeacherCache, computed: int) -> None:
+    entries = cache.manifest.entries.values()
+    for entry in entries:
+        if entry.unreadable is not None:
+            logger.warning("skipped %s: %s", entry.stem, entry.unreadable)
+    files = {entry.shard or entry.stem: entry.output.size for entry in entries if entry.output is not None}
+    total, size = sum(entry.output is not None for entry in entries), sum(files.values()) / 1e6
+    print(f"{cache.folder}: {total} teacher images, {size:.1f} MB; {computed} of them are new")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.cache",
+        description="Stores the teacher's images for teacher.mode: cached: what is missing, changed or damaged.",
+    )
+    add_config_arguments(parser)
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument(
+        "--verify", action="store_true", help="checksum everything and compute nothing; status 2 if anything is wrong"
+    )
+    action.add_argument(
+        "--repair", action="store_true", help="checksum everything, compute what is wrong, remove what is no input"
+    )
+    action.add_argument("--fresh", action="store_true", help="remove what the cache holds and compute it anew")
+    action.add_argument(
+        "--pack", type=Path, metavar="DIR", help="also copy all triplets into a pack, which reads many times faster"
+    )
+    action.add_argument(
+        "--approximation", type=int, metavar="N", help="how far the cached images of N inputs are from online ones, augmented"
+    )
+    arguments = parser.parse_args()
+    config = read_config(arguments)
+    SignalGate().install()
+    if arguments.verify:
+        cache = verify_cache(config)
+        print(f"{cache.folder}: {len(cache.manifest.entries)} images verified")
+    elif arguments.pack is not None:
+        pack_cache(config, arguments.pack)
+    elif arguments.approximation is not None:
+        print(approximation_table(config, arguments.approximation))
+    else:
+        build_cache(config, arguments.fresh, arguments.repair)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,32 @@
+"""Loader processes: started, kept alive until the main process has saved, and ended with it."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Generator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+# How long a loader worker lives on after SIGTERM, so that the main process can save.
+WORKER_GRACE_S = 60
+
+
+def load(dataset: Dataset[Any], workers: int, **options: Any) -> Generator[Any]:
+    """What a DataLoader yields, with one set of workers, which ends when the generator is closed."""
+    batches = iter(DataLoader(dataset, num_workers=workers, worker_init_fn=_start_worker, **options))
+    try:
+        yield from batches
+    finally:
+        # Not left to the garbage collector: after an error its traceback keeps the iterator, and with it the workers, alive.
+        if shut_down := getattr(batches, "_shutdown_workers", None):
+            shut_down()
+
+
+def _start_worker(_: int) -> None:
+    # Ctrl-C reaches the whole process group, and so does a scheduler's SIGTERM. The main process saves and ends, and its workers
+    # with it; a worker that died first would fail its step.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_S))
+    torch.set_num_threads(1)

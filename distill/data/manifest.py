@@ -1,0 +1,199 @@
+"""What a teacher cache holds: by which teacher, of which files, and how to tell that any of it has changed since.
+
+`manifest.json` says which teacher; `manifest.jsonl` has one line per image, appended when its teacher image is whole on the disk.
+A line that a crash tore is no line: its image counts as missing. Of several lines about one image the last one counts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from distill.data.images import write_bytes
+
+HEADER = "manifest.json"
+LINES = "manifest.jsonl"
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+class CacheError(ValueError):
+    """A teacher cache that cannot be used as it is. `mend` holds the options of `distill.cache` that mend it, None where that
+    command cannot."""
+
+    def __init__(self, message: str, mend: str | None = None) -> None:
+        super().__init__(message)
+        self.mend = mend
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Stamp(_Record):
+    """What a file was: size and time say cheaply that it is the same, the checksum surely."""
+
+    size: int
+    mtime_ns: int
+    crc32: int
+    """Of the whole file (zlib's); of a triplet's pixels where many are packed into one file."""
+
+    @classmethod
+    def of(cls, path: Path, data: bytes) -> Stamp:
+        """Of a file whose content was just read or written. Raises OSError."""
+        status = path.stat()
+        return cls(size=len(data), mtime_ns=status.st_mtime_ns, crc32=zlib.crc32(data))
+
+    def looks_like(self, path: Path) -> bool:
+        """Whether a file has this size and time; reads nothing of it."""
+        try:
+            status = path.stat()
+        except OSError:
+            return False
+        return (status.st_size, status.st_mtime_ns) == (self.size, self.mtime_ns)
+
+    def equals(self, path: Path) -> bool:
+        """Whether a file has this size and checksum, whatever its time."""
+        try:
+            return path.stat().st_size == self.size and zlib.crc32(path.read_bytes()) == self.crc32
+        except OSError:
+            return False
+
+
+class Identity(_Record):
+    """Which teacher: what must be equal for two runs to get the same images from it."""
+
+    weights: str
+    """sha256 of names, shapes and values of the weights, in the precision in which they are used."""
+    architecture: dict[str, Any]
+    """Keywords of the network."""
+    precision: Precision
+
+    def difference(self, other: Identity) -> str | None:
+        """What is another in `other`, in words; None where nothing is."""
+        if self.precision != other.precision:
+            return f"made in precision {self.precision}, but this run's teacher.precision is {other.precision}"
+        if self.architecture != other.architecture:
+            mine, its = (record.architecture for record in (self, other))
+            keys = [key for key in sorted(mine.keys() | its.keys()) if mine.get(key) != its.get(key)]
+            changes = ", ".join(f"{key} {mine.get(key)}, not {its.get(key)}" for key in keys)
+            return f"made by another network than teacher.weights: {changes}"
+        if self.weights != other.weights:
+            return f"made with other weights (sha256 {self.weights[:12]}...) than teacher.weights ({other.weights[:12]}...)"
+        return None
+
+
+class Inputs(_Record):
+    """Which images the cache was made for, when it was filled last."""
+
+    folder: str
+    count: int
+    sha256: str
+    """Of the sorted stems, one per line."""
+
+
+class Header(_Record):
+    format: Literal["online-distill teacher cache 1"] = "online-distill teacher cache 1"
+    storage: Literal["png", "safetensors"]
+    teacher: Identity
+    inputs: Inputs
+
+
+class Entry(_Record):
+    """One line: an image, and what the teacher made of it."""
+
+    stem: str
+    blurry: Stamp
+    sharp: Stamp | None = None
+    """Where the sharp image is packed beside the teacher's."""
+    output: Stamp | None = None
+    """Of the teacher's image; None for an input that could not be read."""
+    shard: Annotated[str, Field(pattern=r"^\d{6}\.safetensors$")] | None = None
+    """The packed file that holds it."""
+    unreadable: str | None = None
+    """Why the input could not be read."""
+
+    @field_validator("stem")
+    @classmethod
+    def _check_inside(cls, stem: str) -> str:
+        """Files are written and removed by stem: one that leads out of the folder is refused."""
+        path = PurePosixPath(stem)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError("not a relative stem")
+        return stem
+
+
+class Manifest:
+    """The header and lines of a cache folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises CacheError for a header that cannot be understood."""
+        self.folder = folder
+        self.header = _read_header(folder / HEADER)
+        self.entries: dict[str, Entry] = {}
+        self._read_bytes = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Reads the lines that were appended since. A last line without its end is left for the next time."""
+        path = self.folder / LINES
+        if not path.exists() or path.stat().st_size <= self._read_bytes:
+            return
+        with path.open("rb") as file:
+            file.seek(self._read_bytes)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._read_bytes += len(whole) + len(newline)
+        for line in whole.splitlines():
+            try:
+                entry = Entry.model_validate(json.loads(line))
+            except (ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
+                continue  # torn by a crash; its image counts as missing
+            self.entries[entry.stem] = entry
+
+    def write_header(self, header: Header) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if header != self.header:
+            write_bytes(self.folder / HEADER, json.dumps(header.model_dump(), indent=1).encode() + b"\n")
+            self.header = header
+
+    def append(self, entries: Iterable[Entry]) -> None:
+        """Adds lines, in one write."""
+        new = {entry.stem: entry for entry in entries}
+        with (self.folder / LINES).open("ab") as file:
+            file.write(self._mend_torn_end() + _as_lines(new))
+        self.entries |= new
+
+    def _mend_torn_end(self) -> bytes:
+        """A newline where the last line has none: what follows must not become part of it."""
+        path = self.folder / LINES
+        with path.open("rb") as file:
+            if file.seek(0, os.SEEK_END) == 0:
+                return b""
+            file.seek(-1, os.SEEK_END)
+            return b"" if file.read(1) == b"\n" else b"\n"
+
+    def rewrite(self, entries: dict[str, Entry]) -> None:
+        """Replaces all lines by these."""
+        lines = _as_lines(entries)
+        write_bytes(self.folder / LINES, lines)
+        self.entries, self._read_bytes = dict(entries), len(lines)
+
+
+def _as_lines(entries: dict[str, Entry]) -> bytes:
+    # Through json, not pydantic's own: a file name need not be valid UTF-8, and only json's escapes carry what is not.
+    return "".join(json.dumps(entry.model_dump(exclude_none=True)) + "\n" for entry in entries.values()).encode()
+
+
+def _read_header(path: Path) -> Header | None:
+    if not path.exists():
+        return None
+    try:
+        return Header.model_validate(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError) as error:
+        raise CacheError(f"{path}: not the header of a teacher cache ({' '.join(str(error).split())[:200]})", "--fresh") from None

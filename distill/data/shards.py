@@ -1,0 +1,69 @@
+"""Packed triplets: blurry, sharp and teacher pixels side by side in safetensors shards, so that a sample costs one copy out of a
+memory map instead of three decoded PNGs.
+
+A shard is an ordinary safetensors file with tensors `STEM/sharp`, `STEM/blurry` and `STEM/teacher`, each (H, W, 3) uint8.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from distill.data.images import ImageError, Triplet
+
+# Large enough that a million images are some thousands of files, small enough to be collected in memory.
+SHARD_BYTES = 128 * 2**20
+
+
+def shard_name(number: int) -> str:
+    return f"{number:06d}.safetensors"
+
+
+def shard_number(name: str) -> int:
+    return int(Path(name).stem)
+
+
+def write_shard(path: Path, triplets: Mapping[str, Triplet]) -> None:
+    """Writes whole triplets by stem; the file appears whole or not at all. Raises OSError."""
+    tensors = {f"{_name(stem)}/{kind}": pixels for stem, triplet in triplets.items() for kind, pixels in vars(triplet).items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)
+
+
+def read_triplet(path: Path, stem: str) -> Triplet:
+    """Raises ImageError for a shard that is missing or damaged, or does not hold this image."""
+    try:
+        shard = _open(path, path.stat().st_mtime_ns)
+        return Triplet(**{kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in ("sharp", "blurry", "teacher")})
+    except (SafetensorError, OSError) as error:
+        raise ImageError(f"{path}: {stem} cannot be read from this shard: {' '.join(str(error).split())}") from None
+
+
+def checksum(triplet: Triplet) -> int:
+    """crc32 of the pixels, sharp, blurry, teacher."""
+    crc = 0
+    for pixels in (triplet.sharp, triplet.blurry, triplet.teacher):
+        assert pixels is not None
+        crc = zlib.crc32(pixels.data, crc)
+    return crc
+
+
+@lru_cache(maxsize=64)
+def _open(path: Path, mtime_ns: int) -> Any:
+    # Kept open: reading a shard's header for every sample would cost more than the sample. The time is in the key so that a shard
+    # that was written again is opened again.
+    return safe_open(path, framework="numpy")
+
+
+def _name(stem: str) -> str:
+    # A file name need not be valid UTF-8; a tensor's must be.
+    return stem.encode(errors="backslashreplace").decode()

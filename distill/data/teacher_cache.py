@@ -1,0 +1,272 @@
+"""The teacher's images on disk: read beside their blurry and sharp images, and compared with them before they are believed."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from distill.config import DataConfig
+from distill.data.images import ImageError, ImageFile, Pixels, Triplet, check_size, find_images, read_image
+from distill.data.manifest import HEADER, LINES, CacheError, Entry, Identity, Inputs, Manifest, Stamp
+from distill.data.shards import checksum, read_triplet
+
+State = Literal["valid", "touched", "missing", "changed", "damaged"]
+
+
+@dataclass
+class Differences:
+    """Stems by what is wrong with their teacher image; nothing is where all are valid."""
+
+    missing: list[str] = field(default_factory=list)
+    """Never computed, or deleted."""
+    changed: list[str] = field(default_factory=list)
+    """The input is another than the one it was computed from."""
+    damaged: list[str] = field(default_factory=list)
+    """The output is not what was written."""
+    removed: list[str] = field(default_factory=list)
+    """The input is gone."""
+    touched: list[str] = field(default_factory=list)
+    """Valid, with other times than when it was written: a copy. Costs a checksum each time."""
+
+    @property
+    def to_compute(self) -> list[str]:
+        return sorted([*self.missing, *self.changed, *self.damaged])
+
+    def complaint(self) -> str | None:
+        """All differences that make the cache wrong, in one line."""
+        words = {
+            "have no teacher image": self.missing,
+            "changed since their teacher image was computed": self.changed,
+            "have a damaged teacher image": self.damaged,
+            "have a teacher image, but are no longer there": self.removed,
+        }
+        found = [f"{len(stems)} images {what} ({_some(stems)})" for what, stems in words.items() if stems]
+        return "; ".join(found) if found else None
+
+
+def _some(stems: Sequence[str]) -> str:
+    return ", ".join(stems[:3]) + (f" and {len(stems) - 3} more" if len(stems) > 3 else "")
+
+
+class TeacherCache:
+    """A folder of teacher images: PNG files or packed shards with a manifest, or bare files without one, as of the original
+    project."""
+
+    def __init__(self, folder: str | Path, recompute: bool = False) -> None:
+        """With `recompute` an image without a valid teacher image is read without it, to be computed; without, it is an
+        error. Raises CacheError for a manifest that cannot be understood."""
+        self.folder = Path(folder)
+        self.manifest = Manifest(self.folder)
+        self.recompute = recompute
+        self.bare: dict[str, Path] | None = None
+        if self.manifest.header is None and self.folder.is_dir():
+            self.bare = _bare_files(self.folder)
+
+    @property
+    def storage(self) -> str | None:
+        return self.manifest.header.storage if self.manifest.header else None
+
+    def path_of(self, entry: Entry) -> Path:
+        """The file that holds an entry's teacher image."""
+        return self.png_path(entry.stem) if entry.shard is None else self.folder / entry.shard
+
+    def png_path(self, stem: str) -> Path:
+        return self.folder / f"{stem}.png"
+
+    def check_identity(self, identity: Identity) -> None:
+        """Raises CacheError where the images were made by another teacher, or in another precision."""
+        header = self.manifest.header
+        difference = header.teacher.difference(identity) if header is not None else None
+        if difference is not None:
+            raise CacheError(f"{self.folder}: {difference}; set it back, give another teacher.cache, or compute anew", "--fresh")
+
+    def compare(
+        self, images: Sequence[ImageFile], thorough: bool = False, advance: Callable[[], object] = lambda: None
+    ) -> Differences:
+        """What is wrong with the teacher images of these images. A file of the size and time that the manifest knows is
+        trusted, unless `thorough`; others are checksummed. `advance` is called after each image."""
+        found = Differences()
+        if self.bare is not None:
+            found.missing = [image.stem for image in images if image.stem not in self.bare]
+            return found
+        with ThreadPoolExecutor() as threads:  # reading and zlib's crc32 leave the interpreter free
+            for image, state in zip(images, threads.map(partial(self._state, thorough=thorough), images), strict=True):
+                if state != "valid":
+                    getattr(found, state).append(image.stem)
+                advance()
+        found.removed = sorted(self.manifest.entries.keys() - {image.stem for image in images})
+        return found
+
+    def _state(self, image: ImageFile, thorough: bool) -> State:
+        entry = self.manifest.entries.get(image.stem)
+        if entry is None:
+            return "missing"
+        touched = False
+        for path, stamp in ((image.blurry, entry.blurry), (image.sharp, entry.sharp)):
+            if stamp is None:
+                continue
+            assert path is not None, "a cache is of blurry images on disk"
+            same = stamp.looks_like(path)
+            if (thorough or not same) and not stamp.equals(path):
+                return "changed"
+            touched = touched or not same
+        if entry.output is None:
+            return "touched" if touched else "valid"
+        path = self.path_of(entry)
+        if not path.exists():
+            return "missing"
+        same = entry.output.looks_like(path)
+        if (thorough or not same) and not self._holds(entry, entry.output):
+            return "damaged"
+        return "touched" if touched or not same else "valid"
+
+    def _holds(self, entry: Entry, output: Stamp) -> bool:
+        if entry.shard is None:
+            return output.equals(self.path_of(entry))
+        try:
+            return checksum(read_triplet(self.path_of(entry), entry.stem)) == output.crc32
+        except ImageError:
+            return False
+
+    def refuse(self, found: Differences, thorough: bool = False) -> None:
+        """Raises CacheError where there are differences, with what mends them."""
+        complaint = found.complaint()
+        if complaint is None:
+            return
+        if self.bare is not None:
+            advice = "without a manifest it cannot be completed: give another teacher.cache, and distill.cache fills it"
+            raise CacheError(f"{self.folder}: {complaint}; {advice}")
+        if self.storage == "safetensors":
+            advice = f"set teacher.cache to the PNG cache it was packed from, and run distill.cache --pack {self.folder} again"
+            raise CacheError(f"{self.folder}: {complaint}; {advice}")
+        raise CacheError(f"{self.folder}: {complaint}", mend="--repair" if found.removed or thorough else "")
+
+    def restamp(self, images: Sequence[ImageFile]) -> None:
+        """Notes the present times of files that were found to hold what they should."""
+        entries = []
+        for image in images:
+            entry = self.manifest.entries[image.stem]
+            paths = {"blurry": image.blurry, "sharp": image.sharp, "output": self.path_of(entry)}
+            changes = {}
+            for kind, path in paths.items():
+                stamp: Stamp | None = getattr(entry, kind)
+                if stamp is not None and path is not None:
+                    changes[kind] = stamp.model_copy(update={"mtime_ns": path.stat().st_mtime_ns})
+            entries.append(entry.model_copy(update=changes))
+        self.manifest.append(entries)
+
+    def remove(self, stems: Sequence[str]) -> None:
+        """Removes teacher images, and their lines."""
+        kept = {stem: entry for stem, entry in self.manifest.entries.items() if stem not in set(stems)}
+        for stem in stems:
+            if self.manifest.entries[stem].shard is None:
+                self.png_path(stem).unlink(missing_ok=True)
+        self.manifest.rewrite(kept)
+
+    def forget(self, stems: Iterable[str]) -> None:
+        """Counts these images as missing, until they are computed again."""
+        for stem in stems:
+            self.manifest.entries.pop(stem, None)
+
+    def read(self, image: ImageFile) -> Triplet:
+        """The triplet of one image, checksummed; without its teacher image where that is to be computed. Raises ImageError."""
+        if self.bare is not None:
+            triplet = image.read()
+            return self._with_teacher(image, triplet, read_image(self.bare[image.stem]), self.bare[image.stem])
+        entry = self._entry(image.stem)
+        if entry is None and self.recompute:
+            return image.read()
+        if entry is None:
+            raise ImageError(f"{image.blurry}: has no teacher image in {self.folder}")
+        if entry.unreadable is not None or entry.output is None:
+            raise ImageError(f"{image.blurry}: {entry.unreadable}")
+        if entry.shard is not None:
+            triplet = read_triplet(self.path_of(entry), entry.stem)
+            if checksum(triplet) != entry.output.crc32:
+                raise ImageError(f"{self.path_of(entry)}: the packed images of {entry.stem} are damaged; pack them again")
+            return triplet
+        return self._read_png(image, entry, entry.output)
+
+    def _read_png(self, image: ImageFile, entry: Entry, output: Stamp) -> Triplet:
+        assert image.blurry is not None
+        sharp = read_image(image.sharp)
+        blurry = read_image(image.blurry, _read_checked(image.blurry, entry.blurry, "changed since it was cached"))
+        triplet = Triplet(sharp, check_size(blurry, image.blurry, sharp, image.sharp))
+        path = self.path_of(entry)
+        try:
+            teacher = read_image(path, _read_checked(path, output, "damaged since it was cached"))
+        except ImageError:
+            if self.recompute:
+                return triplet
+            raise
+        return self._with_teacher(image, triplet, teacher, path)
+
+    @staticmethod
+    def _with_teacher(image: ImageFile, triplet: Triplet, teacher: Pixels, path: Path) -> Triplet:
+        return Triplet(triplet.sharp, triplet.blurry, check_size(teacher, path, triplet.sharp, image.sharp))
+
+    def _entry(self, stem: str) -> Entry | None:
+        if stem not in self.manifest.entries and self.recompute:
+            self.manifest.refresh()  # the training process adds lines while its loader workers read
+        return self.manifest.entries.get(stem)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second process from writing the same cache; a dead process's lock does not. Removes what a killed one left half
+    written. Raises CacheError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            for torn in folder.rglob(".*.tmp"):
+                torn.unlink()
+            yield
+    except Timeout:
+        raise CacheError(f"{folder}: another process is writing this cache") from None
+
+
+def clear_cache(folder: Path, images: Sequence[ImageFile]) -> None:
+    """Removes what a cache of these images wrote into its folder, and nothing else that may lie there: nothing at all where there
+    is no manifest."""
+    if not (folder / HEADER).exists():
+        return
+    (folder / HEADER).unlink()  # first: it may be what cannot be understood
+    cache = TeacherCache(folder)
+    written = [cache.path_of(entry) for entry in cache.manifest.entries.values()]
+    # A killed run may have left an image without its line.
+    for path in [*written, *(cache.png_path(image.stem) for image in images)]:
+        path.unlink(missing_ok=True)
+    (folder / LINES).unlink(missing_ok=True)
+
+
+def describe_inputs(data: DataConfig, images: Sequence[ImageFile]) -> Inputs:
+    stems = "".join(f"{image.stem}\n" for image in images)
+    digest = hashlib.sha256(stems.encode(errors="surrogateescape")).hexdigest()
+    return Inputs(folder=str(data.blurry), count=len(images), sha256=digest)
+
+
+def _bare_files(folder: Path) -> dict[str, Path] | None:
+    try:
+        return find_images(str(folder))
+    except ImageError:  # an empty folder is no cache yet
+        return None
+
+
+def _read_checked(path: Path, stamp: Stamp, otherwise: str) -> bytes:
+    """A file's bytes, when they are what the stamp says. Raises ImageError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: {error.strerror}") from error
+    if (len(data), zlib.crc32(data)) != (stamp.size, stamp.crc32):
+        raise ImageError(f"{path}: {otherwise}; distill.cache --repair computes its teacher image again")
+    return data
