@@ -16,10 +16,11 @@ from tqdm import tqdm
 from distill.command import SignalGate, add_config_arguments, read_config, run_command
 from distill.config import Config, ConfigError
 from distill.data.datasets import list_images
+from distill.data.files import locked
 from distill.data.images import ImageFile
 from distill.data.manifest import CacheError, Header
 from distill.data.pack import pack
-from distill.data.teacher_cache import Differences, TeacherCache, clear_cache, describe_inputs, locked
+from distill.data.teacher_cache import Differences, TeacherCache, clear_cache, describe_inputs
 from distill.engine.approximation import measure_approximation
 from distill.engine.device import choose_device
 from distill.engine.fill import fill

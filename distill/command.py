@@ -11,13 +11,23 @@ from collections.abc import Callable
 from types import FrameType
 
 from distill.config import Config, ConfigError, load_config
+from distill.data.files import FolderInUseError
 from distill.data.images import ImageError
 from distill.data.manifest import CacheError
 from restormer.weights import WeightsError
 from unet.weights import UNetWeightsError
 
 # What the user can mend. Anything else is an error of ours, and keeps its traceback.
-USER_ERRORS = (ConfigError, ImageError, CacheError, WeightsError, UNetWeightsError, FileNotFoundError, PermissionError)
+USER_ERRORS = (
+    ConfigError,
+    ImageError,
+    CacheError,
+    FolderInUseError,
+    WeightsError,
+    UNetWeightsError,
+    FileNotFoundError,
+    PermissionError,
+)
 USER_ERROR_STATUS = 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

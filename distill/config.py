@@ -6,17 +6,13 @@ the command that uses them. Needs neither torch nor a GPU.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
     Tag,
@@ -26,6 +22,8 @@ from pydantic import (
 )
 
 from distill.config_errors import explain, short
+from distill.config_types import Count, Positive, Probability, Section, range_of
+from distill.degradations import Degradations, Recipe
 from distill.strict_yaml import apply_override, parse_yaml
 
 
@@ -33,33 +31,10 @@ class ConfigError(ValueError):
     """A configuration that cannot be run. The message is one line that names the key, what was found and what would be right."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
-def _range(lowest: float, highest: float = math.inf) -> Any:
-    """The type of a [smallest, largest] pair from which one value is drawn per sample."""
-
-    def check(pair: tuple[float, float]) -> tuple[float, float]:
-        if pair[0] > pair[1]:
-            raise ValueError("a range is [smallest, largest]")
-        if pair[0] < lowest or pair[1] > highest:
-            raise ValueError(f"both values must lie between {lowest:g} and {highest:g}")
-        return pair
-
-    def to_tuple(value: Any) -> Any:
-        # YAML has lists and no tuples; strict validation would refuse the one for the other.
-        return tuple(value) if isinstance(value, list) else value
-
-    return Annotated[tuple[float, float], BeforeValidator(to_tuple), AfterValidator(check)]
-
-
-Probability = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-
-
-class RunConfig(_Section):
+class RunConfig(Section):
     dir: str = "runs/default"
     """The run folder. A run whose folder holds a checkpoint goes on from it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
@@ -72,7 +47,7 @@ class RunConfig(_Section):
     """Losses are read from the device, and written, every so many steps."""
 
 
-class ImagesConfig(_Section):
+class ImagesConfig(Section):
     sharp: str | list[str] = "samples"
     """A folder, searched recursively (`*` in the path matches folder names), or `samples` (photographs that scikit-image
     ships), or `dead_leaves` (synthetic, endless). A list mixes sources in equal parts."""
@@ -112,71 +87,20 @@ class DataConfig(ImagesConfig):
     val: ValidationImagesConfig = ValidationImagesConfig()
 
 
-class _Degradation(_Section):
-    probability: Probability = 1.0
-    """How often a sample gets this degradation."""
-
-
-class GaussianBlur(_Degradation):
-    kind: Literal["gaussian_blur"]
-    sigma: _range(0.1, 50)  # type: ignore[valid-type]
-    """Standard deviation in pixels."""
-
-
-class MotionBlur(_Degradation):
-    kind: Literal["motion_blur"]
-    length: _range(3, 99)  # type: ignore[valid-type]
-    """Length of the stroke in pixels, rounded to an odd number; its direction is uniform over the circle."""
-
-
-class Rescale(_Degradation):
-    kind: Literal["rescale"]
-    factor: _range(1, 16)  # type: ignore[valid-type]
-    """Antialiased bicubic down by this factor and up again."""
-
-
-class Noise(_Degradation):
-    kind: Literal["noise"]
-    sigma: _range(0, 255)  # type: ignore[valid-type]
-    """Standard deviation of white Gaussian noise, in 8-bit levels."""
-
-
-class Jpeg(_Degradation):
-    kind: Literal["jpeg"]
-    quality: _range(1, 100)  # type: ignore[valid-type]
-    """JPEG quality, as libjpeg counts it."""
-
-
-Degradation = Annotated[GaussianBlur | MotionBlur | Rescale | Noise | Jpeg, Field(discriminator="kind")]
-
-DEGRADE_PRESETS: dict[str, list[dict[str, Any]]] = {
-    # The original project's blur: bicubic down by 4 and up again.
-    "bicubic_x4": [{"kind": "rescale", "factor": [4.0, 4.0]}],
-}
-
-
-def _expand_preset(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if value not in DEGRADE_PRESETS:
-        raise ValueError(f"a list of degradations, or one of the presets {', '.join(DEGRADE_PRESETS)}")
-    return DEGRADE_PRESETS[value]
-
-
-class AugmentConfig(_Section):
+class AugmentConfig(Section):
     flip: bool = True
     """Horizontal and vertical flips, each for half of the samples."""
     rotate: bool = True
     """Rotations by a random multiple of 90 degrees."""
-    gamma: _range(0.1, 10) = (1.0, 1.0)  # type: ignore[valid-type]
+    gamma: range_of(0.1, 10) = (1.0, 1.0)  # type: ignore[valid-type]
     """Exponent applied to blurry and sharp alike, drawn on a logarithmic scale."""
-    brightness: _range(-1, 1) = (0.0, 0.0)  # type: ignore[valid-type]
+    brightness: range_of(-1, 1) = (0.0, 0.0)  # type: ignore[valid-type]
     """Added to blurry and sharp alike; 1 is the whole range from black to white."""
     shuffle_channels: Probability = 0.0
     """How often the colour channels of both change places."""
 
 
-class TeacherConfig(_Section):
+class TeacherConfig(Section):
     mode: Literal["online", "cached", "none"] = "online"
     """`online`: the teacher restores every batch inside the loop. `cached`: its images are read from `cache`. `none`: no
     teacher; L1 and VGG alone."""
@@ -200,7 +124,7 @@ class TeacherConfig(_Section):
     overlapping tiles, smaller ones batched. The published Restormer at 640 stays below 8 GB in fp32."""
 
 
-class UNetConfig(_Section):
+class UNetConfig(Section):
     arch: Literal["unet"] = "unet"
     width: Count = 32
     """Channels of the first level; each level down doubles them."""
@@ -213,7 +137,7 @@ class UNetConfig(_Section):
     """Weights to start from: a file that this project or the original one wrote."""
 
 
-class RestormerConfig(_Section):
+class RestormerConfig(Section):
     """The keywords of the published network; the defaults are its 26 million parameters."""
 
     arch: Literal["restormer"]
@@ -238,7 +162,7 @@ StudentConfig = Annotated[
 ]
 
 
-class StageConfig(_Section):
+class StageConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     """Names the file that the stage ends with: student_model_<name>.pth."""
     epochs: Count
@@ -256,7 +180,7 @@ class StageConfig(_Section):
         return self
 
 
-class VggConfig(_Section):
+class VggConfig(Section):
     weights: str = "imagenet"
     """`imagenet` (torchvision downloads 528 MB), `random`, or a file of torchvision's vgg16 weights."""
     normalize: bool = True
@@ -267,7 +191,7 @@ class VggConfig(_Section):
     """Whose features the prediction's are compared with."""
 
 
-class OptimizerConfig(_Section):
+class OptimizerConfig(Section):
     lr: Positive = 1e-4
     """Adam's learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
@@ -285,7 +209,7 @@ class OptimizerConfig(_Section):
     """The student's mixed precision, on CUDA only: `auto` is bf16 where the GPU has it, else fp16 with a loss scaler."""
 
 
-class EvalConfig(_Section):
+class EvalConfig(Section):
     crop: Annotated[int, Field(ge=16)] | None = 512
     """Validation uses a centre crop of at most this side; null: whole images."""
     images: Count | None = None
@@ -295,10 +219,10 @@ class EvalConfig(_Section):
     """Rows of the picture blurry | student | teacher | sharp."""
 
 
-class Config(_Section):
+class Config(Section):
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
-    degrade: Annotated[list[Degradation], BeforeValidator(_expand_preset)] = []
+    degrade: Degradations = []
     """What makes a blurry image of a sharp one, in this order, or the name of a preset."""
     augment: AugmentConfig = AugmentConfig()
     teacher: TeacherConfig = TeacherConfig()
@@ -368,10 +292,26 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def parse_config(tree: dict[str, Any], source: str = "config") -> Config:
     """Validates a nested dictionary; raises ConfigError."""
+    return _validate(Config, tree, source)
+
+
+def parse_recipe(text: str) -> list[Any]:
+    """The degradations that `text` says: a preset, a YAML list, or a config file whose `degrade` is meant. Raises ConfigError and
+    FileNotFoundError."""
+    if text.endswith((".yaml", ".yml")):
+        return load_config(text).degrade
     try:
-        return Config.model_validate(tree)
+        tree = {"degrade": parse_yaml(text)}
+    except ValueError as error:
+        raise ConfigError(f"degrade: {error}") from None
+    return _validate(Recipe, tree, text).degrade
+
+
+def _validate(schema: type[Schema], tree: dict[str, Any], source: str) -> Schema:
+    try:
+        return schema.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{source}: " + "; ".join(explain(Config, tree, e) for e in error.errors()[:5])) from None
+        raise ConfigError(f"{source}: " + "; ".join(explain(schema, tree, e) for e in error.errors()[:5])) from None
 
 
 def dump_config(config: Config) -> str:

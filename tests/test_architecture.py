@@ -22,8 +22,10 @@ ALLOWED = {
     "unet": ["unet"],
     "distill.strict_yaml": [],
     "distill.config_errors": [],
-    "distill.config": ["distill.strict_yaml", "distill.config_errors"],
-    "distill.data": ["distill.config", "distill.data"],
+    "distill.config_types": [],
+    "distill.degradations": ["distill.config_types"],
+    "distill.config": ["distill.strict_yaml", "distill.config_errors", "distill.config_types", "distill.degradations"],
+    "distill.data": ["distill.config", "distill.degradations", "distill.data"],
     "distill.engine": ["distill.config", "distill.data", "distill.engine", "restormer", "unet"],
 }
 

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.config import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
+from distill.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
 
 Draws = dict[str, Tensor]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+
+from distill.data.files import write_bytes
 
 Pixels = NDArray[np.uint8]
 
@@ -108,12 +109,11 @@ def encode_png(pixels: Pixels) -> bytes:
     return file.getvalue()
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file, which appears whole or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+def encode_jpeg(pixels: Pixels, quality: int) -> bytes:
+    """(H, W, 3) RGB uint8 as a JPEG file of libjpeg's quality, 1 to 100."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=quality)
+    return file.getvalue()
 
 
 def find_images(folder: str) -> dict[str, Path]:

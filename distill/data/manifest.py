@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from distill.data.images import write_bytes
+from distill.data.files import write_bytes
 
 HEADER = "manifest.json"
 LINES = "manifest.jsonl"

@@ -6,7 +6,6 @@ A shard is an ordinary safetensors file with tensors `STEM/sharp`, `STEM/blurry`
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping
 from functools import lru_cache
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
+from distill.data.files import write_bytes
 from distill.data.images import ImageError, Triplet
 
 # Large enough that a million images are some thousands of files, small enough to be collected in memory.
@@ -33,10 +33,7 @@ def shard_number(name: str) -> int:
 def write_shard(path: Path, triplets: Mapping[str, Triplet]) -> None:
     """Writes whole triplets by stem; the file appears whole or not at all. Raises OSError."""
     tensors = {f"{_name(stem)}/{kind}": pixels for stem, triplet in triplets.items() for kind, pixels in vars(triplet).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+    write_bytes(path, save(tensors))
 
 
 def read_triplet(path: Path, stem: str) -> Triplet:

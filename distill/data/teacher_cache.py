@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Literal
-
-from filelock import FileLock, Timeout
 
 from distill.config import DataConfig
 from distill.data.images import ImageError, ImageFile, Pixels, Triplet, check_size, find_images, read_image
@@ -218,20 +215,6 @@ class TeacherCache:
         if stem not in self.manifest.entries and self.recompute:
             self.manifest.refresh()  # the training process adds lines while its loader workers read
         return self.manifest.entries.get(stem)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second process from writing the same cache; a dead process's lock does not. Removes what a killed one left half
-    written. Raises CacheError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=0):
-            for torn in folder.rglob(".*.tmp"):
-                torn.unlink()
-            yield
-    except Timeout:
-        raise CacheError(f"{folder}: another process is writing this cache") from None
 
 
 def clear_cache(folder: Path, images: Sequence[ImageFile]) -> None:

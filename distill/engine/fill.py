@@ -18,7 +18,8 @@ from tqdm import tqdm
 from distill.config import Config
 from distill.data.datasets import Batch, cut, to_tensor
 from distill.data.degrade import to_float, to_uint8
-from distill.data.images import ImageError, ImageFile, Pixels, encode_png, read_image, write_bytes
+from distill.data.files import write_bytes
+from distill.data.images import ImageError, ImageFile, Pixels, encode_png, read_image
 from distill.data.loader import load
 from distill.data.manifest import CacheError, Entry, Header, Stamp
 from distill.data.teacher_cache import TeacherCache, describe_inputs

@@ -47,7 +47,7 @@ def identify(teacher: Teacher) -> Identity:
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        digest.update(value.cpu().contiguous().view(torch.uint8).numpy().data)
+        digest.update(value.cpu().flatten().view(torch.uint8).numpy().data)
     precision = next(name for name, dtype in DTYPES.items() if dtype == teacher.dtype)
     return Identity(weights=digest.hexdigest(), architecture=infer_architecture(state), precision=precision)
 

@@ -13,8 +13,8 @@ from pydantic import TypeAdapter
 from scipy.ndimage import gaussian_filter
 from skimage import data
 
-from distill.config import Degradation
 from distill.data.degrade import degrade, draw
+from distill.degradations import Degradation
 
 
 def steps(*descriptions: dict[str, Any]) -> list[Any]:

@@ -1,0 +1,34 @@
+"""What the sections of a configuration are made of: the strict base, and the types of their values."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def range_of(lowest: float, highest: float = math.inf) -> Any:
+    """The type of a [smallest, largest] pair from which one value is drawn per sample."""
+
+    def check(pair: tuple[float, float]) -> tuple[float, float]:
+        if pair[0] > pair[1]:
+            raise ValueError("a range is [smallest, largest]")
+        if pair[0] < lowest or pair[1] > highest:
+            raise ValueError(f"both values must lie between {lowest:g} and {highest:g}")
+        return pair
+
+    def to_tuple(value: Any) -> Any:
+        # YAML has lists and no tuples; strict validation would refuse the one for the other.
+        return tuple(value) if isinstance(value, list) else value
+
+    return Annotated[tuple[float, float], BeforeValidator(to_tuple), AfterValidator(check)]
+
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]

@@ -1,0 +1,110 @@
+"""The original project's patch data set from a folder of sharp images: `python -m distill.prepare --sharp PHOTOS --out data`.
+
+Writes `OUT/{sharp,blurry}/train/train`, `.../train/test` and `.../benchmark`; run again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from distill.command import SignalGate, run_command
+from distill.config import ConfigError, parse_recipe
+from distill.data.files import locked, write_bytes
+from distill.data.images import ImageError, find_images
+from distill.data.loader import load
+from distill.data.patches import BENCHMARK, TEST, TRAIN, PatchWriter, Settings, split
+
+logger = logging.getLogger(__name__)
+
+RECORD = "prepare.json"
+
+
+def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Counter[str]:
+    """Writes the data set, and returns how many patches each part has.
+
+    Raises ConfigError where `out` holds another data set, and FileNotFoundError and ImageError for images that cannot be used.
+    """
+    images = find_images(sharp)
+    folders = split(list(images), settings.seed)
+    patches: Counter[str] = Counter()
+    skipped = []
+    with locked(out):
+        _check_record(out / RECORD, _record(sharp, list(images), settings))
+        with tqdm(total=len(images), unit="image", dynamic_ncols=True, smoothing=0.1) as bar:
+            for done in load(PatchWriter(images, folders, out, settings), workers, batch_size=None):
+                patches[done.folder] += done.patches
+                if done.skipped is not None:
+                    skipped.append(done.skipped)
+                bar.update()
+    for bad in skipped:
+        logger.warning("skipped %s: %s", bad.path, bad.reason)
+    if not patches[TRAIN]:
+        size = f"{settings.patch}x{settings.patch}"
+        raise ImageError(f"{sharp}: no training image holds a patch of {size} pixels; give a smaller --patch")
+    return patches
+
+
+def _record(sharp: str, stems: list[str], settings: Settings) -> dict[str, Any]:
+    """What the patches are made of: with any of it changed, old and new ones would be mixed, and images change parts."""
+    recipe = [step.model_dump(mode="json") for step in settings.degrade]
+    values = {"patch": settings.patch, "seed": settings.seed, "quality": settings.quality, "degrade": recipe}
+    return {"sharp": sharp, **values, "images": stems}
+
+
+def _check_record(path: Path, record: dict[str, Any]) -> None:
+    if not path.exists():
+        write_bytes(path, json.dumps(record, indent=1).encode())
+        return
+    try:
+        before = json.loads(path.read_bytes())
+        changed = [key for key in record if key != "sharp" and before.get(key) != record[key]]
+    except (ValueError, AttributeError):
+        raise ConfigError(f"{path}: cannot be read; remove {path.parent}, or give another --out") from None
+    if changed:
+        what = f"holds patches of other settings ({', '.join(changed)})"
+        raise ConfigError(f"{path.parent}: {what}; remove it, or give another --out")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.prepare",
+        description="Splits a folder of sharp images, cuts them into patches and blurs each once; run again, it goes on.",
+    )
+    parser.add_argument("--sharp", required=True, metavar="DIR", help="sharp images, searched recursively")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where sharp/ and blurry/ are written")
+    parser.add_argument("--patch", type=int, default=512, metavar="N", help="side of the patches in pixels (default 512)")
+    parser.add_argument(
+        "--degrade",
+        default="bicubic_x4",
+        metavar="RECIPE",
+        help="the blur: a preset, a YAML list, or a config file whose `degrade` is taken (default bicubic_x4, the original's)",
+    )
+    parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the split and the blur (default 42)")
+    parser.add_argument(
+        "--quality", type=int, metavar="Q", help="write JPEG of this quality, as the original did, instead of PNG"
+    )
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
+    arguments = parser.parse_args()
+    for name, lowest, highest in (("patch", 16, 65536), ("seed", 0, 2**32 - 1), ("workers", 0, 1024), ("quality", 1, 100)):
+        value = getattr(arguments, name)
+        if value is not None and not lowest <= value <= highest:
+            raise ConfigError(f"--{name}: {lowest} to {highest}, found {value}")
+    recipe = parse_recipe(arguments.degrade)
+    if not recipe:
+        raise ConfigError(f"--degrade: {arguments.degrade} has no degradation: nothing would make a blurry image")
+    SignalGate().install()
+    settings = Settings(arguments.patch, arguments.seed, recipe, arguments.quality)
+    patches = prepare(arguments.sharp, arguments.out, settings, arguments.workers)
+    parts = f"{patches[TRAIN]} for training, {patches[TEST]} for tests, {patches[BENCHMARK]} for the benchmark"
+    print(f"{arguments.out}: patches of {arguments.patch}x{arguments.patch}: {parts}")
+
+
+if __name__ == "__main__":
+    run_command(main)
