@@ -18,9 +18,9 @@ from distill.config import Config, ConfigError
 from distill.data.datasets import list_images
 from distill.data.files import locked
 from distill.data.images import ImageFile
-from distill.data.manifest import CacheError, Header
+from distill.data.manifest import CacheError, Header, Identity
 from distill.data.pack import pack
-from distill.data.teacher_cache import Differences, TeacherCache, clear_cache, describe_inputs
+from distill.data.teacher_cache import Differences, TeacherCache, describe_inputs, reset_cache
 from distill.engine.approximation import measure_approximation
 from distill.engine.device import choose_device
 from distill.engine.fill import fill
@@ -37,11 +37,12 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
     """
     images, teacher = _images(config), _teacher(config)
     folder = Path(config.teacher.cache)
+    header = Header(storage="png", teacher=identify(teacher), inputs=describe_inputs(config.data, images))
     with locked(folder):
         if fresh:
-            clear_cache(folder, images)
-        cache = _open(config, teacher)
-        cache.manifest.write_header(Header(storage="png", teacher=identify(teacher), inputs=describe_inputs(config.data, images)))
+            reset_cache(folder, images, header)
+        cache = _open(config, header.teacher)
+        cache.manifest.write_header(header)
         found = _compare(cache, images, thorough=repair)
         cache.restamp(_named(found.touched, images))
         if found.removed and repair:
@@ -118,14 +119,14 @@ def _teacher(config: Config) -> Teacher:
     return teacher
 
 
-def _open(config: Config, teacher: Teacher) -> TeacherCache:
+def _open(config: Config, identity: Identity) -> TeacherCache:
     cache = TeacherCache(config.teacher.cache)
     if cache.bare is not None:
         what = f"holds {len(cache.bare)} images that this command did not write"
         raise CacheError(f"{cache.folder}: {what}; give another teacher.cache")
     if cache.storage == "safetensors":
         raise CacheError(f"{cache.folder}: is packed; set teacher.cache to the folder of PNGs, and --pack {cache.folder} again")
-    cache.check_identity(identify(teacher))
+    cache.check_identity(identity)
     return cache
 
 

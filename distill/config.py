@@ -134,7 +134,8 @@ class UNetConfig(Section):
     """Predict a correction of the input, zero at the start, instead of the image."""
     norm: Literal["batch", "none"] = "batch"
     init: str | None = None
-    """Weights to start from: a file that this project or the original one wrote."""
+    """Weights to start from: a file that this project or the original one wrote. With the original's resume file Adam's moments
+    come along."""
 
 
 class RestormerConfig(Section):

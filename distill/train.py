@@ -28,7 +28,7 @@ from distill.engine.fill import OnlineFiller, open_for_training
 from distill.engine.log import METRICS, RunLog
 from distill.engine.losses import VggFeatures
 from distill.engine.step import TrainingState, learning_rate, new_training_state, training_step
-from distill.engine.student import build_student, save_student
+from distill.engine.student import build_student, continue_optimizer, save_student
 from distill.engine.teacher import Teacher, build_teacher, check_teacher
 from distill.engine.validate import Evaluation, Validation
 
@@ -55,6 +55,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     filler = _use_cache(dataset, teacher, config, device) if config.teacher.mode == "cached" else None
     vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
     state = new_training_state(build_student(config), config.optimizer, device)
+    continue_optimizer(state.optimizer, state.student, config.student)
     validation = Validation(config, teacher, device)
     skipped: dict[str, Skipped] = {}
     _check_teacher(validation, config)

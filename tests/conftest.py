@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import signal
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 
+from distill.command import SIGNALS, run_command
 from distill.config import Config, parse_config
 from distill.data.dead_leaves import dead_leaves
 
@@ -66,3 +70,40 @@ def tiny_config(tiny_tree: dict[str, Any]) -> Callable[..., Config]:
         return parse_config(tiny_tree)
 
     return make
+
+
+@pytest.fixture
+def pairs_tree(tiny_tree: dict[str, Any], sharp_folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """The tiny configuration with a folder of blurry images beside the sharp ones, and a cache folder that is not there yet."""
+    blurry = tmp_path / "blurry"
+    for path in sharp_folder.rglob("*.png"):
+        target = blurry / path.relative_to(sharp_folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pixels = gaussian_filter(np.asarray(Image.open(path)).astype(np.float32), (1.5, 1.5, 0))
+        Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8)).save(target)
+    tiny_tree["data"]["blurry"] = str(blurry)
+    tiny_tree["teacher"] |= {"mode": "cached", "cache": str(tmp_path / "cache")}
+    return tiny_tree
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """`call(command.main, "--config", path)` runs a command in this process and returns its exit status."""
+
+    def run(main: Callable[[], None], *arguments: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+        try:
+            run_command(main)
+        except SystemExit as ended:
+            return int(ended.code or 0)
+        return 0
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _restore_signals() -> Iterator[None]:
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)

@@ -40,6 +40,8 @@ def file(tmp_path: Path) -> Path:
         ("degrade=[{kind: haze}]", ["degrade.0", "haze", "gaussian_blur"]),
         ("degrade=[]", ["data.blurry is null and degrade is empty"]),
         ("data.blurry=b", ["unset"]),
+        ("teacher.mode=cached", ["teacher.mode: cached needs data.blurry", "distill.prepare"]),
+        ("teacher.tile=100", ["teacher.tile", "found 100"]),
         ("teacher.mode=none", ["stages.0.kd: 1 needs a teacher"]),
         ("optimizer.accumulate=3", ["optimizer.accumulate: 3 does not divide data.batch: 8"]),
         ("data.sharp=dead_leaves", ["data.images_per_epoch", "no end"]),
@@ -78,6 +80,15 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, w
     with pytest.raises(ConfigError, match=words) as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("change", ["gamma: [0.5, 2]", "brightness: [-0.1, 0.1]", "shuffle_channels: 0.5"])
+def test_a_cached_teacher_image_is_not_recoloured(file: Path, change: str) -> None:
+    cached = ["data.blurry=b", "teacher.mode=cached"]
+    assert load_config(file, cached).teacher.mode == "cached"
+    key = change.partition(":")[0]
+    with pytest.raises(ConfigError, match=rf"augment\.{key}: .* changes colours.*teacher\.mode: online"):
+        load_config(file, [*cached, f"augment={{{change}}}"])
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor
 
 from distill import evaluate as evaluate_command
 from distill import train as train_command
-from distill.command import Interrupted, SignalGate, run_command
+from distill.cache import build_cache
+from distill.command import Interrupted, SignalGate
 from distill.config import Config, ConfigError, load_config
 from distill.engine.student import load_student
 from distill.train import Plan, train
@@ -105,6 +107,58 @@ def test_a_stopped_run_goes_on_bit_for_bit(tiny_tree: dict[str, Any], tmp_path: 
         lines = (Path(config.run.dir) / "metrics.jsonl").read_text().splitlines()
         logs.append([{k: v for k, v in json.loads(line).items() if k != "images_per_s"} for line in lines])
     assert [r for r in logs[1] if r["kind"] == "val"] == [r for r in logs[0] if r["kind"] == "val"]
+
+
+@pytest.mark.parametrize("on_missing", ["error", "compute"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stopped_cached_run_goes_on_bit_for_bit(
+    pairs_tree: dict[str, Any], tmp_path: Path, on_missing: str, workers: int
+) -> None:
+    """Whether the cache was there or is filled by the run, half of it before it was stopped."""
+    pairs_tree["data"]["workers"] = workers
+    results = []
+    for name in ("straight", "stopped"):
+        pairs_tree["run"] = pairs_tree["run"] | {"dir": str(tmp_path / name)}
+        cache = str(tmp_path / f"cache of {name}")
+        pairs_tree["teacher"] = pairs_tree["teacher"] | {"cache": cache, "on_missing": on_missing}
+        config = Config.model_validate(pairs_tree)
+        if on_missing == "error":
+            build_cache(config)
+        if name == "stopped":
+            with pytest.raises(Interrupted):
+                train(config, gate=StopAt(0))
+            assert checkpoint(config)["step"] == 1
+        train(config)
+        results.append(tensors(checkpoint(config)))
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][key], results[1][key]) for key in results[0])
+
+
+def original_layout(source: Path, blurry: Path, root: Path) -> dict[str, Any]:
+    """The original project's folders with its JPEG teacher images, and the overrides that lead there."""
+    for kind, folder in (("sharp", source), ("blurry", blurry), ("teacher", source)):
+        target = root / ("outputs/teacher_output" if kind == "teacher" else f"data/{kind}")
+        for part in ("train/train", "train/test", "benchmark"):
+            (target / part).mkdir(parents=True)
+            for path in folder.glob("*.png"):
+                Image.open(path).save(target / part / f"{path.stem}.jpg", quality=75)
+    data = {"sharp": f"{root}/data/sharp/train/train", "blurry": f"{root}/data/blurry/train/train"}
+    data["val"] = {kind: f"{root}/data/{kind}/train/test" for kind in ("sharp", "blurry")}  # type: ignore[assignment]
+    return {"data": data, "teacher": {"cache": f"{root}/outputs/teacher_output/train/train"}}
+
+
+def test_the_original_projects_folders_train_with_one_warning(
+    pairs_tree: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    layout = original_layout(Path(pairs_tree["data"]["sharp"]), Path(pairs_tree["data"]["blurry"]), tmp_path / "old")
+    pairs_tree["data"] |= layout["data"]
+    pairs_tree["teacher"] |= layout["teacher"]
+    pairs_tree["degrade"] = []  # both pairs of folders are there
+    evaluation = train(Config.model_validate(pairs_tree))
+    assert len(evaluation.images) == 5
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert "outputs/teacher_output/train/train: no manifest" in warnings[0]
 
 
 def test_lines_after_the_checkpoint_are_cut(tiny_config: Callable[..., Config]) -> None:
@@ -210,28 +264,11 @@ def test_the_plan_of_two_stages() -> None:
 # The command line: exit status and the one line on stderr.
 
 
-def call(main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
-    try:
-        run_command(main)
-    except SystemExit as ended:
-        return int(ended.code or 0)
-    return 0
-
-
 @pytest.fixture
 def config_file(tiny_tree: dict[str, Any], tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_tree))
     return path
-
-
-@pytest.fixture(autouse=True)
-def _restore_signals() -> Any:
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for signum, handler in before.items():
-        signal.signal(signum, handler)
 
 
 def make_bad_input(kind: str, folder: Path, sharp_folder: Path) -> list[str]:  # noqa: C901 (a flat list of cases)
@@ -301,7 +338,7 @@ def test_wrong_input_ends_with_one_line_and_status_2(
     config_file: Path,
     sharp_folder: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    call: Callable[..., int],
     capfd: pytest.CaptureFixture[str],
     kind: str,
     words: str,
@@ -310,7 +347,7 @@ def test_wrong_input_ends_with_one_line_and_status_2(
     overrides = make_bad_input(kind, tmp_path / "bad", sharp_folder)
     if any(override.startswith("data.blurry=") for override in overrides):
         overrides.append("data.val.sharp=samples")
-    status = call(train_command.main, monkeypatch, "--config", config_file, "--set", *overrides, f"data.workers={workers}")
+    status = call(train_command.main, "--config", config_file, "--set", *overrides, f"data.workers={workers}")
     lines = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("command: ")]
     assert status == 2
     assert len(lines) == 1
@@ -318,15 +355,15 @@ def test_wrong_input_ends_with_one_line_and_status_2(
 
 
 def test_evaluate_scores_what_train_wrote(
-    config_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    config_file: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert call(evaluate_command.main, monkeypatch, "--config", config_file) == 2
+    assert call(evaluate_command.main, "--config", config_file) == 2
     assert "no such student" in capsys.readouterr().err
-    assert call(train_command.main, monkeypatch, "--config", config_file) == 0
+    assert call(train_command.main, "--config", config_file) == 0
     table = capsys.readouterr().out
     assert [line.split()[0] for line in table.splitlines()[-3:]] == ["blurry", "teacher", "student"]
     csv = tmp_path / "scores.csv"
-    assert call(evaluate_command.main, monkeypatch, "--config", config_file, "--csv", csv) == 0
+    assert call(evaluate_command.main, "--config", config_file, "--csv", csv) == 0
     assert capsys.readouterr().out == table
     assert csv.read_text() == (tmp_path / "run" / "evaluation.csv").read_text()
 

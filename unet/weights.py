@@ -21,6 +21,28 @@ def original_state_dict(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
     return checkpoint["model"] if "model" in checkpoint and "optimizer" in checkpoint else checkpoint
 
 
+def original_adam_state(checkpoint: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """{parameter: its `step`, `exp_avg` and `exp_avg_sq`} of a resume file; {} of a plain state dict.
+
+    The file numbers parameters in the order of its own state dict. Raises UNetWeightsError where the two do not fit together.
+    """
+    if original_state_dict(checkpoint) is checkpoint:
+        return {}
+    buffers = ("running_mean", "running_var", "num_batches_tracked")
+    names = [key for key in checkpoint["model"] if not key.endswith(buffers)]
+    try:
+        numbers = [number for group in checkpoint["optimizer"]["param_groups"] for number in group["params"]]
+        slots = checkpoint["optimizer"]["state"]
+        moments = {name: slots[number] for name, number in zip(names, numbers, strict=True) if number in slots}
+        shapes = {name: [slot[key].shape for key in ("exp_avg", "exp_avg_sq")] for name, slot in moments.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UNetWeightsError("its optimizer state is not Adam's, or not of its model") from None
+    for name, found in shapes.items():
+        if found != [checkpoint["model"][name].shape] * 2:
+            raise UNetWeightsError(f"its optimizer state is not of its model: {name} is {list(found[0])} there")
+    return moments
+
+
 def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The keywords of `UNet` that these keys and shapes come from.
 

@@ -13,7 +13,7 @@ from typing import Literal
 
 from distill.config import DataConfig
 from distill.data.images import ImageError, ImageFile, Pixels, Triplet, check_size, find_images, read_image
-from distill.data.manifest import HEADER, LINES, CacheError, Entry, Identity, Inputs, Manifest, Stamp
+from distill.data.manifest import HEADER, LINES, CacheError, Entry, Header, Identity, Inputs, Manifest, Stamp
 from distill.data.shards import checksum, read_triplet
 
 State = Literal["valid", "touched", "missing", "changed", "damaged"]
@@ -217,9 +217,9 @@ class TeacherCache:
         return self.manifest.entries.get(stem)
 
 
-def clear_cache(folder: Path, images: Sequence[ImageFile]) -> None:
-    """Removes what a cache of these images wrote into its folder, and nothing else that may lie there: nothing at all where there
-    is no manifest."""
+def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> None:
+    """Removes what a cache of these images wrote into its folder and nothing else that may lie there, and begins a new one. Does
+    nothing where there is no manifest."""
     if not (folder / HEADER).exists():
         return
     (folder / HEADER).unlink()  # first: it may be what cannot be understood
@@ -229,6 +229,7 @@ def clear_cache(folder: Path, images: Sequence[ImageFile]) -> None:
     for path in [*written, *(cache.png_path(image.stem) for image in images)]:
         path.unlink(missing_ok=True)
     (folder / LINES).unlink(missing_ok=True)
+    Manifest(folder).write_header(header)
 
 
 def describe_inputs(data: DataConfig, images: Sequence[ImageFile]) -> Inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from restormer.weights import (
     restormer_from_state_dict,
 )
 from unet.model import UNet
-from unet.weights import UNetWeightsError, original_state_dict, unet_from_state_dict
+from unet.weights import UNetWeightsError, original_adam_state, original_state_dict, unet_from_state_dict
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "online-distill student 1"
 
@@ -70,6 +73,27 @@ def _load_init(model: nn.Module, student: UNetConfig | RestormerConfig) -> None:
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
         raise ConfigError(f"student.init: {path} is of another network than student describes ({architecture(student)})")
     model.load_state_dict(dict(state))
+
+
+def continue_optimizer(optimizer: torch.optim.Adam, model: nn.Module, student: UNetConfig | RestormerConfig) -> None:
+    """Gives Adam the moments of `student.init` where that is the original project's resume file. Raises WeightsError."""
+    if student.init is None or isinstance(student, RestormerConfig) or Path(student.init).suffix == ".safetensors":
+        return
+    content = read_torch_file(Path(student.init))
+    try:
+        moments = original_adam_state(content)
+    except UNetWeightsError as error:
+        raise WeightsError(f"{student.init}: {error}") from None
+    if not moments:
+        return
+    state = optimizer.state_dict()
+    for number, (name, parameter) in enumerate(model.named_parameters()):
+        if name in moments:
+            # In the parameter's own memory format: the fused step walks through both side by side.
+            like = {key: torch.empty_like(parameter).copy_(moments[name][key]) for key in ("exp_avg", "exp_avg_sq")}
+            state["state"][number] = {"step": torch.as_tensor(moments[name]["step"], dtype=torch.float32), **like}
+    optimizer.load_state_dict(state)
+    logger.info("student.init: %s: going on after its epoch %s, with Adam's moments", student.init, content.get("epoch", "?"))
 
 
 def save_student(path: Path, model: nn.Module, student: UNetConfig | RestormerConfig) -> None:

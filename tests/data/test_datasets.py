@@ -72,6 +72,17 @@ def test_each_image_comes_once_per_pass_and_passes_differ(tiny_config: Callable[
     assert len({tuple(one) for one in passes}) > 1
 
 
+def test_short_epochs_walk_on_where_the_last_one_ended(tiny_config: Callable[..., Config]) -> None:
+    """Six images, four an epoch: the second epoch takes the other two, and wraps round into the next pass."""
+    config = tiny_config(data={"images_per_epoch": 4, "batch": 2})
+    assert TrainingPatches(config).steps_per_epoch == 2
+    names = [name for batch in batches(config, 0, 6) for name in batch.names]  # three epochs, two passes
+    assert len(set(names[:4])) == 4
+    assert set(names[4:6]) == set(names[:6]) - set(names[:4])
+    assert set(names[:6]) == set(names[6:12])
+    assert len(set(names)) == 6
+
+
 def test_the_same_image_is_cropped_differently_in_every_pass(tiny_config: Callable[..., Config]) -> None:
     seen: dict[str, list[torch.Tensor]] = {}
     for batch in batches(tiny_config(), 0, 9):

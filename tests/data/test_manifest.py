@@ -1,0 +1,114 @@
+"""Lines are read whole or not at all, the last one about an image counts, and no name in them leads out of the folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.data.manifest import HEADER, LINES, CacheError, Entry, Header, Identity, Inputs, Manifest, Stamp
+
+IDENTITY = Identity(weights="ab" * 32, architecture={"dim": 16, "bias": False}, precision="fp32")
+HEAD = Header(storage="png", teacher=IDENTITY, inputs=Inputs(folder="b", count=2, sha256="cd" * 32))
+
+
+def entry(stem: str, crc: int = 1) -> Entry:
+    return Entry(stem=stem, blurry=Stamp(size=1, mtime_ns=2, crc32=crc), output=Stamp(size=4, mtime_ns=5, crc32=6))
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    assert manifest.header is None
+    manifest.write_header(HEAD)
+    entries = [
+        entry("a"),
+        entry("night/street"),
+        entry("not utf-8 \udcff"),
+        Entry(stem="bad", blurry=entry("x").blurry, unreadable="?"),
+    ]
+    manifest.append(entries[:2])
+    manifest.append(entries[2:])
+    again = Manifest(tmp_path)
+    assert again.header == HEAD
+    assert list(again.entries.values()) == entries
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.6, 0.9])
+def test_a_torn_last_line_is_no_line_and_spoils_none(tmp_path: Path, kept: float) -> None:
+    manifest = Manifest(tmp_path)
+    manifest.append([entry("a")])
+    whole = (tmp_path / LINES).read_bytes()
+    manifest.append([entry("b")])
+    torn = (tmp_path / LINES).read_bytes()[: len(whole) + int(kept * len(whole))]
+    (tmp_path / LINES).write_bytes(torn)
+    again = Manifest(tmp_path)
+    assert list(again.entries) == ["a"]
+    again.append([entry("c")])
+    assert list(Manifest(tmp_path).entries) == ["a", "c"]
+
+
+def test_the_last_line_about_an_image_counts(tmp_path: Path) -> None:
+    Manifest(tmp_path).append([entry("a", crc=1)])
+    Manifest(tmp_path).append([entry("a", crc=2)])
+    assert Manifest(tmp_path).entries["a"].blurry.crc32 == 2
+
+
+def test_refreshing_reads_what_another_process_appended(tmp_path: Path) -> None:
+    writer, reader = Manifest(tmp_path), Manifest(tmp_path)
+    writer.append([entry("a")])
+    reader.refresh()
+    assert list(reader.entries) == ["a"]
+    with (tmp_path / LINES).open("ab") as file:
+        file.write(b'{"stem": "b", "blur')  # in the middle of another write
+    reader.refresh()
+    assert list(reader.entries) == ["a"]
+    with (tmp_path / LINES).open("ab") as file:
+        file.write(b'ry": {"size": 1, "mtime_ns": 2, "crc32": 3}}\n')
+    reader.refresh()
+    assert list(reader.entries) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stem": "../outside"},
+        {"stem": "a/../../outside"},
+        {"stem": "/etc/passwd"},
+        {"stem": ""},
+        {"stem": 7},
+        {"shard": "../000001.safetensors"},
+        {"shard": "/tmp/000001.safetensors"},
+        {"shard": "000001.safetensors\n"},
+        {"blurry": None},
+        {"surprise": 1},
+    ],
+)
+def test_a_hostile_line_is_no_line(tmp_path: Path, change: dict[str, Any]) -> None:
+    line = json.dumps(entry("a").model_dump(exclude_none=True) | change)
+    (tmp_path / LINES).write_text(line + "\n" + "[" * 100_000 + "\n" + "null\n")
+    assert Manifest(tmp_path).entries == {}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "another", "storage": "png"}', "\udcff"])
+def test_what_is_no_header_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / HEADER).write_text(text, errors="surrogateescape")
+    with pytest.raises(CacheError, match=r"manifest\.json: not the header") as caught:
+        Manifest(tmp_path)
+    assert caught.value.mend == "--fresh"
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"precision": "fp16"}, "precision fp32, but this run's teacher.precision is fp16"),
+        ({"architecture": {"dim": 48, "bias": False}}, "another network than teacher.weights: dim 16, not 48"),
+        ({"weights": "ef" * 32}, "other weights (sha256 abababababab...) than teacher.weights (efefefefefef...)"),
+        ({}, None),
+    ],
+)
+def test_another_teacher_is_told_apart_in_words(change: dict[str, Any], words: str | None) -> None:
+    difference = IDENTITY.difference(IDENTITY.model_copy(update=change))
+    assert difference is None if words is None else words in str(difference)

@@ -1,0 +1,191 @@
+"""A cache that cannot be wrong: whatever changes in it or in its inputs is found at the start, or when the file is read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from distill.cache import build_cache, pack_cache
+from distill.config import Config, parse_config
+from distill.data.datasets import list_images
+from distill.data.images import ImageError, ImageFile, read_image
+from distill.data.manifest import CacheError
+from distill.data.teacher_cache import TeacherCache
+
+Built = tuple[Config, list[ImageFile]]
+
+
+@pytest.fixture
+def built(pairs_tree: dict[str, Any]) -> Built:
+    config = parse_config(pairs_tree)
+    build_cache(config)
+    assert isinstance(config.data.sharp, str)
+    return config, list_images(config.data, config.data.sharp, ())
+
+
+@pytest.fixture(params=["png", "packed"])
+def cache(request: pytest.FixtureRequest, built: Built, tmp_path: Path) -> Callable[[], TeacherCache]:
+    """Opens the cache anew."""
+    config, _ = built
+    if request.param == "png":
+        return lambda: TeacherCache(config.teacher.cache)
+    pack_cache(config, tmp_path / "pack")
+    return lambda: TeacherCache(tmp_path / "pack")
+
+
+def output(cache: TeacherCache, stem: str) -> Path:
+    return cache.path_of(cache.manifest.entries[stem])
+
+
+def flip_byte(path: Path, keep_time: bool, at: int = -100) -> None:
+    status, data = path.stat(), bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+    if keep_time:
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_a_cache_just_made_is_valid_and_holds_the_teachers_images(built: Built, cache: Callable[[], TeacherCache]) -> None:
+    _, images = built
+    opened = cache()
+    assert opened.compare(images, thorough=True).complaint() is None
+    for image in images:
+        triplet = opened.read(image)
+        assert np.array_equal(triplet.sharp, read_image(image.sharp))
+        assert image.blurry is not None
+        assert np.array_equal(triplet.blurry, read_image(image.blurry))  # type: ignore[arg-type]
+        assert triplet.teacher is not None
+        restored, blurry = (np.abs(pixels.astype(int) - triplet.sharp).mean() for pixels in (triplet.teacher, triplet.blurry))
+        assert restored < 0.8 * blurry
+
+
+def test_a_changed_byte_is_found_at_the_start(built: Built, cache: Callable[[], TeacherCache]) -> None:
+    flip_byte(output(cache(), "sub/5"), keep_time=False)
+    found = cache().compare(built[1])
+    assert found.damaged == ["sub/5"]
+    assert "1 images have a damaged teacher image (sub/5)" in str(found.complaint())
+
+
+def test_a_changed_byte_of_the_same_time_is_found_when_it_is_read(built: Built, cache: Callable[[], TeacherCache]) -> None:
+    _, images = built
+    flip_byte(output(cache(), "sub/5"), keep_time=True)
+    opened = cache()
+    assert opened.compare(images).complaint() is None
+    with pytest.raises(ImageError, match="damaged"):
+        opened.read(images[-1])
+    assert opened.compare(images, thorough=True).damaged == ["sub/5"]
+
+
+def test_swapped_files_are_found(built: Built) -> None:
+    cache = TeacherCache(built[0].teacher.cache)
+    first, second = (output(cache, stem) for stem in ("1", "2"))
+    first.rename(first.with_name("x"))
+    second.rename(first)
+    first.with_name("x").rename(second)
+    assert cache.compare(built[1]).damaged == ["1", "2"]
+
+
+def test_a_deleted_file_is_found(built: Built, cache: Callable[[], TeacherCache]) -> None:
+    output(cache(), "3").unlink()
+    assert "3" in cache().compare(built[1]).missing
+
+
+@pytest.mark.parametrize("keep_size", [True, False])
+def test_a_changed_input_is_found(built: Built, cache: Callable[[], TeacherCache], keep_size: bool) -> None:
+    config, images = built
+    path = Path(str(config.data.blurry)) / "2.png"
+    if keep_size:
+        flip_byte(path, keep_time=False)
+    else:
+        Image.new("RGB", (80, 66)).save(path)
+    assert cache().compare(images).changed == ["2"]
+
+
+def test_added_and_removed_inputs_are_found(built: Built, cache: Callable[[], TeacherCache]) -> None:
+    _, images = built
+    new = ImageFile("new", images[0].sharp, images[0].blurry)
+    found = cache().compare([*images[1:], new])
+    assert (found.missing, found.removed) == (["new"], [images[0].stem])
+    assert "are no longer there (0)" in str(found.complaint())
+
+
+def test_a_copy_with_other_times_is_valid_and_its_times_can_be_noted(built: Built, cache: Callable[[], TeacherCache]) -> None:
+    _, images = built
+    opened = cache()
+    for path in {output(opened, image.stem) for image in images}:
+        os.utime(path)
+    assert images[0].blurry is not None
+    os.utime(images[0].blurry)
+    found = opened.compare(images)
+    assert found.complaint() is None
+    assert len(found.touched) == len(images)
+    opened.restamp(images)
+    assert cache().compare(images).touched == []
+
+
+def test_images_packed_beside_a_changed_sharp_image_are_found(built: Built, tmp_path: Path) -> None:
+    config, images = built
+    pack_cache(config, tmp_path / "pack")
+    moved = tmp_path / "sharp"
+    shutil.copytree(config.data.sharp, moved)  # type: ignore[arg-type]
+    flip_byte(moved / "4.png", keep_time=False)
+    others = [ImageFile(image.stem, moved / image.sharp.relative_to(str(config.data.sharp)), image.blurry) for image in images]
+    assert TeacherCache(tmp_path / "pack").compare(others).changed == ["4"]
+    assert TeacherCache(config.teacher.cache).compare(others).complaint() is None  # no teacher looks at sharp images
+
+
+def test_a_teacher_image_of_another_size_is_refused(built: Built) -> None:
+    config, images = built
+    bare = Path(config.teacher.cache)
+    (bare / "manifest.json").unlink()
+    Image.new("RGB", (16, 16)).save(bare / "0.png")
+    with pytest.raises(ImageError, match="16x16 pixels, but its sharp image"):
+        TeacherCache(bare).read(images[0])
+
+
+def test_an_unreadable_input_is_known_and_skipped_with_its_reason(pairs_tree: dict[str, Any], tmp_path: Path) -> None:
+    config = parse_config(pairs_tree)
+    (tmp_path / "blurry" / "1.png").write_bytes(b"")
+    cache = build_cache(config)
+    assert isinstance(config.data.sharp, str)
+    images = list_images(config.data, config.data.sharp, ())
+    assert cache.manifest.entries["1"].unreadable == "an empty file"
+    assert cache.compare(images, thorough=True).complaint() is None
+    with pytest.raises(ImageError, match=r"1\.png: an empty file"):
+        cache.read(images[1])
+    packed = pack_cache(config, tmp_path / "pack")
+    assert packed.compare(images, thorough=True).complaint() is None
+    with pytest.raises(ImageError, match=r"1\.png: an empty file"):
+        packed.read(images[1])
+
+
+def test_clearing_removes_what_was_written_and_nothing_else(built: Built) -> None:
+    config, images = built
+    folder = Path(config.teacher.cache)
+    (folder / "notes.txt").write_text("mine")
+    (folder / "other.png").write_bytes(b"mine")
+    build_cache(config, fresh=True)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert names == {f"{image.stem}.png" for image in images} | {
+        "manifest.json",
+        "manifest.jsonl",
+        ".lock",
+        "notes.txt",
+        "other.png",
+    }
+
+
+def test_a_folder_of_foreign_images_is_not_written_to(pairs_tree: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(pairs_tree["data"]["blurry"], tmp_path / "cache")
+    before = sorted((tmp_path / "cache").rglob("*.png"))
+    for fresh in (False, True):
+        with pytest.raises(CacheError, match="6 images that this command did not write"):
+            build_cache(parse_config(pairs_tree), fresh=fresh)
+    assert sorted((tmp_path / "cache").rglob("*.png")) == before

@@ -1,0 +1,115 @@
+"""The command: the folders that the cached configurations read, the same whoever makes them, and never a mixture of two."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distill import prepare as prepare_command
+from distill.config import load_config
+
+ROOT = Path(__file__).parents[1]
+Call = Callable[..., int]
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*.png"))}
+
+
+def error_line(capfd: pytest.CaptureFixture[str]) -> str:
+    return [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("command: ")][-1]
+
+
+def test_it_makes_the_folders_that_the_cached_configurations_read(
+    sharp_folder: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(prepare_command.main, "--sharp", sharp_folder, "--out", tmp_path / "data", "--patch", 32) == 0
+    # six images of 64 to 69 by 80 pixels: one for the benchmark, one for tests
+    assert "patches of 32x32: 16 for training, 4 for tests, 4 for the benchmark" in capsys.readouterr().out
+    for name in ("div2k_cached", "seed"):
+        data = load_config(ROOT / "configs" / f"{name}.yaml").data
+        for images, count in ((data, 16), (data.val, 4)):
+            for folder in (images.sharp, images.blurry):
+                assert len(list((tmp_path / str(folder)).rglob("*.png"))) == count
+
+
+def test_workers_and_interruptions_change_no_byte(sharp_folder: Path, tmp_path: Path, call: Call) -> None:
+    options = ["--sharp", sharp_folder, "--patch", 32, "--degrade", "bicubic_x4_motion", "--seed", 3]
+    for name, workers in (("zero", 0), ("two", 2)):
+        assert call(prepare_command.main, *options, "--out", tmp_path / name, "--workers", workers) == 0
+    assert files(tmp_path / "zero") == files(tmp_path / "two")
+    whole = files(tmp_path / "two")
+    assert len(whole) == 48
+    for number, path in enumerate(sorted((tmp_path / "two").rglob("*.png"))):
+        if number % 5 == 0:
+            path.unlink()
+    (tmp_path / "two" / "sharp" / ".x.png.17.tmp").write_bytes(b"half a patch")
+    assert call(prepare_command.main, *options, "--out", tmp_path / "two") == 0
+    assert files(tmp_path / "two") == whole
+    assert not list((tmp_path / "two").rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["--patch", 16], "holds patches of other settings (patch)"),
+        (["--seed", 1], "other settings (seed)"),
+        (["--degrade", "[{kind: noise, sigma: [1, 2]}]"], "other settings (degrade)"),
+        (["--quality", 75], "other settings (quality)"),
+    ],
+)
+def test_another_data_set_in_the_folder_is_not_mixed_in(
+    sharp_folder: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str], changed: list[object], words: str
+) -> None:
+    first = ["--sharp", sharp_folder, "--out", tmp_path / "data", "--patch", 32]
+    assert call(prepare_command.main, *first) == 0
+    before = files(tmp_path / "data")
+    assert call(prepare_command.main, *first, *changed) == 2
+    assert words in error_line(capfd)
+    assert files(tmp_path / "data") == before
+
+
+def test_an_added_image_would_move_others_between_the_parts_and_is_refused(
+    sharp_folder: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(sharp_folder, tmp_path / "photos")
+    options = ["--sharp", tmp_path / "photos", "--out", tmp_path / "data", "--patch", 32]
+    assert call(prepare_command.main, *options) == 0
+    shutil.copy(sharp_folder / "0.png", tmp_path / "photos" / "new.png")
+    assert call(prepare_command.main, *options) == 2
+    assert "other settings (images)" in error_line(capfd)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--degrade", "haze"], "degrade: a list of degradations, or one of the presets bicubic_x4"),
+        (["--degrade", "[{kind: haze}]"], "degrade.0: "),
+        (["--degrade", "[{kind: noise"], "degrade: "),
+        (["--degrade", "nowhere.yaml"], "nowhere.yaml"),
+        (["--degrade", "[]"], "no degradation"),
+        (["--degrade", f"{ROOT}/configs/gopro_online.yaml"], "no degradation"),
+        (["--patch", 4], "--patch: 16 to 65536, found 4"),
+        (["--quality", 0], "--quality: 1 to 100, found 0"),
+        (["--patch", 2048], "no training image holds a patch of 2048x2048 pixels"),
+        (["--sharp", "nowhere"], "nowhere: no such folder"),
+    ],
+)
+def test_wrong_options_end_with_one_line(
+    sharp_folder: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str], options: list[object], words: str
+) -> None:
+    assert call(prepare_command.main, "--sharp", sharp_folder, "--out", tmp_path / "data", *options) == 2
+    assert words in error_line(capfd)
+
+
+def test_the_recipe_of_a_config_is_used(sharp_folder: Path, tmp_path: Path, call: Call) -> None:
+    first, second = tmp_path / "config", tmp_path / "list"
+    options = ["--sharp", sharp_folder, "--patch", 32]
+    recipe = f"{ROOT}/configs/photos_online.yaml"
+    assert call(prepare_command.main, *options, "--out", first, "--degrade", recipe) == 0
+    recipe = "[{kind: gaussian_blur, sigma: [0.8, 2.4]}]"
+    assert call(prepare_command.main, *options, "--out", second, "--degrade", recipe) == 0
+    assert files(first) == files(second)
