@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
     """Makes `teacher.cache` complete for the images of `data`.
 
     `fresh` first removes what is there. `repair` trusts no file's size and time, and removes the teacher images whose input is
-    gone. Raises ConfigError, FileNotFoundError, ImageError, WeightsError and CacheError for what the user can mend.
+    gone. Raises ConfigError, FileNotFoundError, ImageError, WeightsError, CacheError and WriteError for what the user can mend.
     """
     images, teacher = _images(config), _teacher(config)
     folder = Path(config.teacher.cache)
@@ -50,8 +51,10 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
         elif found.removed:
             logger.warning("%s; --repair removes them", Differences(removed=found.removed).complaint())
         todo = _named(found.to_compute, images)
-        with _progress(images, todo) as bar:
-            for _ in fill(cache, teacher, todo, config.teacher.tile, config.data.workers, choose_device(config.run.device)):
+        device = choose_device(config.run.device)
+        entries = fill(cache, teacher, todo, config.teacher.tile, config.data.workers, device)
+        with _progress(images, todo) as bar, closing(entries):
+            for _ in entries:
                 bar.update()
     _summarise(cache, len(todo))
     return cache
@@ -84,8 +87,9 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
         if found.removed:
             packed.remove(found.removed)
         todo = _named(found.to_compute, images)
-        with _progress(images, todo) as bar:
-            for entries in pack(cache, todo, packed, config.data.workers):
+        shards = pack(cache, todo, packed, config.data.workers)
+        with _progress(images, todo) as bar, closing(shards):
+            for entries in shards:
                 bar.update(len(entries))
     _summarise(packed, len(todo))
     return packed
@@ -94,6 +98,8 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
 def approximation_table(config: Config, count: int) -> str:
     """For `count` images: how far their cached teacher images are from those that online mode would compute after the same
     augmentation. Verifies the cache first, and raises as `verify_cache`."""
+    if count < 1:
+        raise ConfigError(f"--approximation: at least 1 image, found {count}")
     cache, images, teacher = verify_cache(config), _images(config), _teacher(config)
     readable = [image for image in images if cache.manifest.entries[image.stem].output is not None]
     chosen = readable[:: max(1, len(readable) // count)][:count]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from distill.config import Config, ConfigError, load_config
-from distill.data.files import FolderInUseError
+from distill.data.files import WriteError
 from distill.data.images import ImageError
 from distill.data.manifest import CacheError
 from restormer.weights import WeightsError
@@ -22,7 +22,7 @@ USER_ERRORS = (
     ConfigError,
     ImageError,
     CacheError,
-    FolderInUseError,
+    WriteError,
     WeightsError,
     UNetWeightsError,
     FileNotFoundError,

@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ RECORD = "prepare.json"
 def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Counter[str]:
     """Writes the data set, and returns how many patches each part has.
 
-    Raises ConfigError where `out` holds another data set, and FileNotFoundError and ImageError for images that cannot be used.
+    Raises ConfigError where `out` holds another data set, FileNotFoundError and ImageError for images that cannot be used, and
+    WriteError.
     """
     images = find_images(sharp)
     folders = split(list(images), settings.seed)
@@ -37,8 +39,9 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
     skipped = []
     with locked(out):
         _check_record(out / RECORD, _record(sharp, list(images), settings))
-        with tqdm(total=len(images), unit="image", dynamic_ncols=True, smoothing=0.1) as bar:
-            for done in load(PatchWriter(images, folders, out, settings), workers, batch_size=None):
+        results = load(PatchWriter(images, folders, out, settings), workers, batch_size=None)
+        with tqdm(total=len(images), unit="image", dynamic_ncols=True, smoothing=0.1) as bar, closing(results):
+            for done in results:
                 patches[done.folder] += done.patches
                 if done.skipped is not None:
                     skipped.append(done.skipped)
@@ -48,6 +51,9 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
     if not patches[TRAIN]:
         size = f"{settings.patch}x{settings.patch}"
         raise ImageError(f"{sharp}: no training image holds a patch of {size} pixels; give a smaller --patch")
+    for folder in (TEST, BENCHMARK):
+        if not patches[folder]:
+            logger.warning("WARNING: no image of %s holds a patch of this size; the folder is empty", folder)
     return patches
 
 

@@ -10,7 +10,7 @@ import logging
 import shutil
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -68,7 +68,8 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     last_save = time.monotonic()
     loader = training_loader(dataset, state.step, plan.total_steps, pin=device.type == "cuda")
     bar = tqdm(total=plan.total_steps, initial=state.step, unit="step", dynamic_ncols=True, smoothing=0.1)
-    with RunLog(folder, state.step) as log, gate, bar, closing(loader):
+    cache_lock = filler.lock() if filler is not None else nullcontext()
+    with cache_lock, RunLog(folder, state.step) as log, gate, bar, closing(loader):
         try:
             evaluation = _validate(state, plan, validation, log, gate, folder)
             for batch in loader:

@@ -193,6 +193,20 @@ def test_a_pack_trains_and_is_packed_again_where_its_images_changed(
     assert "give a folder of its own to --pack" in error_line(capfd)
 
 
+def test_a_damaged_image_is_not_packed(
+    config_file: Path, cache: Path, call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    change_byte(cache / "2.png")
+    pack = ["--config", config_file, "--pack", tmp_path / "pack", "--set", "data.workers=1"]
+    assert call(cache_command.main, *pack) == 2
+    line = error_line(capfd)
+    assert "2.png: damaged since it was cached" in line
+    assert line.endswith("--repair")
+    assert "Traceback" not in line
+    assert call(cache_command.main, "--config", config_file, "--repair") == 0
+    assert call(cache_command.main, *pack) == 0
+
+
 def test_a_pack_and_its_pngs_train_the_same_student(config_file: Path, cache: Path, call: Call, tmp_path: Path) -> None:
     assert call(cache_command.main, "--config", config_file, "--pack", tmp_path / "pack") == 0
     students = []
@@ -207,6 +221,7 @@ def test_the_approximation_is_measured(config_file: Path, cache: Path, call: Cal
     capsys.readouterr()
     assert call(cache_command.main, "--config", config_file, "--approximation", 3) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert call(cache_command.main, "--config", config_file, "--approximation", 0) == 2
     assert lines[0] == "PSNR to the online teacher image, 3 images"
     rows = {line[:16].strip(): [float(word) for word in line[16:].split()] for line in lines[2:]}
     assert list(rows) == ["none", "flip", "quarter turn", "crop 32x32"]

@@ -352,6 +352,7 @@ def test_wrong_input_ends_with_one_line_and_status_2(
     assert status == 2
     assert len(lines) == 1
     assert words in lines[0]
+    assert "Traceback" not in lines[0]
 
 
 def test_evaluate_scores_what_train_wrote(

@@ -4,28 +4,43 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 
-class FolderInUseError(ValueError):
-    """A folder that another process writes."""
+class WriteError(ValueError):
+    """A file that cannot be written, or a folder that another process writes. The message is one line that begins with the
+    path."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file, which appears whole or not at all. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Writes a file, which appears whole or not at all. Raises WriteError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    except OSError as error:
+        with suppress(OSError):  # it may not be there, and the first error is the one to tell
+            temporary.unlink()
+        raise WriteError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Adds to a file's end in one write. Raises WriteError."""
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Keeps a second process from writing the folder; a dead process's lock does not. Removes the half-written files that a
-    killed one left. Raises FolderInUseError."""
+    killed one left. Raises WriteError."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
@@ -33,4 +48,4 @@ def locked(folder: Path) -> Iterator[None]:
                 torn.unlink()
             yield
     except Timeout:
-        raise FolderInUseError(f"{folder}: another process is writing there") from None
+        raise WriteError(f"{folder}: another process is writing there") from None

@@ -97,7 +97,7 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 
 def write_image(path: Path, pixels: Pixels) -> None:
-    """Writes (H, W, 3) RGB uint8 as a PNG; the file appears whole or not at all. Raises OSError."""
+    """Writes (H, W, 3) RGB uint8 as a PNG; the file appears whole or not at all. Raises WriteError."""
     write_bytes(path, encode_png(pixels))
 
 

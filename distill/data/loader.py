@@ -14,14 +14,22 @@ WORKER_GRACE_S = 60
 
 
 def load(dataset: Dataset[Any], workers: int, **options: Any) -> Generator[Any]:
-    """What a DataLoader yields, with one set of workers, which ends when the generator is closed."""
+    """What a DataLoader yields, with one set of workers, which ends when the generator is closed. A worker's ValueError, which
+    tells the user what to mend, comes in its own words, without the worker's traceback in them."""
     batches = iter(DataLoader(dataset, num_workers=workers, worker_init_fn=_start_worker, **options))
     try:
         yield from batches
+    except ValueError as error:
+        raise type(error)(_own_words(str(error))) from error
     finally:
         # Not left to the garbage collector: after an error its traceback keeps the iterator, and with it the workers, alive.
         if shut_down := getattr(batches, "_shutdown_workers", None):
             shut_down()
+
+
+def _own_words(text: str) -> str:
+    """The message of an error that torch has wrapped into `Caught ... Original Traceback ... module.Error: message`."""
+    return text.rstrip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
 
 
 def _start_worker(_: int) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from distill.data.files import write_bytes
+from distill.data.files import append_bytes, write_bytes
 
 HEADER = "manifest.json"
 LINES = "manifest.jsonl"
@@ -163,15 +163,16 @@ class Manifest:
             self.header = header
 
     def append(self, entries: Iterable[Entry]) -> None:
-        """Adds lines, in one write."""
+        """Adds lines, in one write. Raises WriteError."""
         new = {entry.stem: entry for entry in entries}
-        with (self.folder / LINES).open("ab") as file:
-            file.write(self._mend_torn_end() + _as_lines(new))
+        append_bytes(self.folder / LINES, self._mend_torn_end() + _as_lines(new))
         self.entries |= new
 
     def _mend_torn_end(self) -> bytes:
         """A newline where the last line has none: what follows must not become part of it."""
         path = self.folder / LINES
+        if not path.exists():
+            return b""
         with path.open("rb") as file:
             if file.seek(0, os.SEEK_END) == 0:
                 return b""

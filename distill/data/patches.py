@@ -74,7 +74,7 @@ class PatchWriter(Dataset[Prepared]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> Prepared:
-        """Raises OSError where a patch cannot be written."""
+        """Raises WriteError."""
         stem, path = self.images[index]
         try:
             size = _size(path)

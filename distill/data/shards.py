@@ -31,7 +31,7 @@ def shard_number(name: str) -> int:
 
 
 def write_shard(path: Path, triplets: Mapping[str, Triplet]) -> None:
-    """Writes whole triplets by stem; the file appears whole or not at all. Raises OSError."""
+    """Writes whole triplets by stem; the file appears whole or not at all. Raises WriteError."""
     tensors = {f"{_name(stem)}/{kind}": pixels for stem, triplet in triplets.items() for kind, pixels in vars(triplet).items()}
     write_bytes(path, save(tensors))
 

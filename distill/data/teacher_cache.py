@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -95,36 +94,40 @@ class TeacherCache:
         if self.bare is not None:
             found.missing = [image.stem for image in images if image.stem not in self.bare]
             return found
+        suspects = [image for image in images if thorough or not self._is_trusted(image)]
+        for _ in range(len(images) - len(suspects)):
+            advance()
         with ThreadPoolExecutor() as threads:  # reading and zlib's crc32 leave the interpreter free
-            for image, state in zip(images, threads.map(partial(self._state, thorough=thorough), images), strict=True):
+            for image, state in zip(suspects, threads.map(self._checksum, suspects), strict=True):
                 if state != "valid":
                     getattr(found, state).append(image.stem)
                 advance()
         found.removed = sorted(self.manifest.entries.keys() - {image.stem for image in images})
         return found
 
-    def _state(self, image: ImageFile, thorough: bool) -> State:
+    def _files_of(self, image: ImageFile, entry: Entry) -> list[tuple[Path, Stamp]]:
+        """The input files of an entry, then its output."""
+        assert image.blurry is not None, "a cache is of blurry images on disk"
+        files = [(image.blurry, entry.blurry), (image.sharp, entry.sharp), (self.path_of(entry), entry.output)]
+        return [(path, stamp) for path, stamp in files if stamp is not None]
+
+    def _is_trusted(self, image: ImageFile) -> bool:
+        entry = self.manifest.entries.get(image.stem)
+        return entry is not None and all(stamp.looks_like(path) for path, stamp in self._files_of(image, entry))
+
+    def _checksum(self, image: ImageFile) -> State:
         entry = self.manifest.entries.get(image.stem)
         if entry is None:
             return "missing"
-        touched = False
-        for path, stamp in ((image.blurry, entry.blurry), (image.sharp, entry.sharp)):
-            if stamp is None:
-                continue
-            assert path is not None, "a cache is of blurry images on disk"
-            same = stamp.looks_like(path)
-            if (thorough or not same) and not stamp.equals(path):
-                return "changed"
-            touched = touched or not same
-        if entry.output is None:
-            return "touched" if touched else "valid"
-        path = self.path_of(entry)
-        if not path.exists():
+        files = self._files_of(image, entry)
+        inputs = files if entry.output is None else files[:-1]
+        if not all(stamp.equals(path) for path, stamp in inputs):
+            return "changed"
+        if entry.output is not None and not self.path_of(entry).exists():
             return "missing"
-        same = entry.output.looks_like(path)
-        if (thorough or not same) and not self._holds(entry, entry.output):
+        if entry.output is not None and not self._holds(entry, entry.output):
             return "damaged"
-        return "touched" if touched or not same else "valid"
+        return "valid" if all(stamp.looks_like(path) for path, stamp in files) else "touched"
 
     def _holds(self, entry: Entry, output: Stamp) -> bool:
         if entry.shard is None:

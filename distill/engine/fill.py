@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from distill.config import Config
 from distill.data.datasets import Batch, cut, to_tensor
 from distill.data.degrade import to_float, to_uint8
-from distill.data.files import write_bytes
+from distill.data.files import locked, write_bytes
 from distill.data.images import ImageError, ImageFile, Pixels, encode_png, read_image
 from distill.data.loader import load
 from distill.data.manifest import CacheError, Entry, Header, Stamp
@@ -84,11 +85,11 @@ def _read_input(image: ImageFile) -> _Input:
 
 def fill(
     cache: TeacherCache, teacher: Teacher, images: Sequence[ImageFile], tile: int, workers: int, device: torch.device
-) -> Iterator[Entry]:
+) -> Generator[Entry]:
     """Computes and stores the teacher images of these images, in an order of its own, and yields each line as it is written.
 
-    Reading happens in `workers` processes and writing in threads, so that the device does not wait. Raises ImageError and
-    CacheError for a file that cannot be opened or written.
+    Reading happens in `workers` processes and writing in threads, so that the device does not wait. Raises ImageError
+    for a file that cannot be opened, WriteError for one that cannot be written.
     """
     writes: deque[Future[Entry]] = deque()
     lock = threading.Lock()
@@ -99,8 +100,8 @@ def fill(
             cache.manifest.append([entry])
         return entry
 
-    with ThreadPoolExecutor(WRITERS) as writers:
-        for group in _groups(load(_Inputs(images), workers, batch_size=None), tile):
+    with ThreadPoolExecutor(WRITERS) as writers, closing(load(_Inputs(images), workers, batch_size=None)) as inputs:
+        for group in _groups(inputs, tile):
             pixels = _restore_group(teacher, group, tile, device)
             writes.extend(writers.submit(write, source, row) for source, row in zip(group, pixels, strict=True))
             while len(writes) > MAX_QUEUED_WRITES or (writes and writes[0].done()):
@@ -139,15 +140,12 @@ def _store(cache: TeacherCache, source: _Input, pixels: Pixels | None) -> Entry:
     if pixels is None:
         return Entry(stem=source.image.stem, blurry=source.stamp, unreadable=source.unreadable)
     path, data = cache.png_path(source.image.stem), encode_png(pixels)
-    try:
-        write_bytes(path, data)
-        return Entry(stem=source.image.stem, blurry=source.stamp, output=Stamp.of(path, data))
-    except OSError as error:
-        raise CacheError(f"{path}: cannot be written: {error.strerror}") from error
+    write_bytes(path, data)
+    return Entry(stem=source.image.stem, blurry=source.stamp, output=Stamp.of(path, data))
 
 
 class OnlineFiller:
-    """Completes batches while training, so that the first epoch fills the cache.
+    """Completes batches while training, so that the first epoch fills the cache; `with filler.lock():` around it.
 
     Images are restored one by one: a target then has the same bits whatever batch first asks for it, and a run that was stopped
     and resumed the same result.
@@ -157,8 +155,12 @@ class OnlineFiller:
         self.cache, self.teacher, self.tile, self.patch, self.device = cache, teacher, tile, patch, device
         self.computed: dict[str, Path] = {}
 
+    def lock(self) -> AbstractContextManager[None]:
+        """Keeps other processes from writing the cache. Raises WriteError where one does."""
+        return locked(self.cache.folder)
+
     def complete(self, batch: Batch) -> None:
-        """Fills the empty rows of `batch.teacher`, in place. Raises ImageError and CacheError."""
+        """Fills the empty rows of `batch.teacher`, in place. Raises ImageError and WriteError."""
         for row, hole in batch.uncached.items():
             assert batch.teacher is not None
             batch.teacher[row] = to_tensor(cut(self._teacher_image(hole.image), self.patch, hole.top, hole.left))[0]

@@ -1,0 +1,45 @@
+"""A file appears whole or not at all, and what prevents it is said in one line that names the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distill.data.files import WriteError, append_bytes, locked, write_bytes
+
+
+def test_a_file_is_replaced_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
+    for data in (b"first", b"second"):
+        write_bytes(tmp_path / "sub" / "a.png", data)
+        assert (tmp_path / "sub" / "a.png").read_bytes() == data
+    append_bytes(tmp_path / "sub" / "a.png", b", third")
+    assert (tmp_path / "sub" / "a.png").read_bytes() == b"second, third"
+    assert len(list((tmp_path / "sub").iterdir())) == 1
+
+
+def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match=r"file/a\.png: cannot be written: Not a directory"):
+        write_bytes(tmp_path / "file" / "a.png", b"data")
+    for write in (write_bytes, append_bytes):
+        with pytest.raises(WriteError, match="folder: cannot be written: Is a directory"):
+            write(tmp_path / "folder", b"data")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_is_named() -> None:
+    with pytest.raises(WriteError, match="/dev/full: cannot be written: No space left on device"):
+        append_bytes(Path("/dev/full"), b"data")
+
+
+def test_a_lock_sweeps_up_and_is_given_back(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / ".a.png.17.tmp").touch()
+    (tmp_path / "sub" / "mine.tmp").touch()
+    for _ in range(2):
+        with locked(tmp_path), pytest.raises(WriteError, match="another process is writing there"), locked(tmp_path):
+            raise AssertionError("entered twice")
+    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["mine.tmp"]
