@@ -21,7 +21,7 @@ def test_a_file_is_replaced_and_leaves_nothing_beside_it(tmp_path: Path) -> None
 def test_what_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").touch()
-    with pytest.raises(WriteError, match=r"file/a\.png: cannot be written: Not a directory"):
+    with pytest.raises(WriteError, match=r"file/a\.png: cannot be written: "):
         write_bytes(tmp_path / "file" / "a.png", b"data")
     for write in (write_bytes, append_bytes):
         with pytest.raises(WriteError, match="folder: cannot be written: Is a directory"):
