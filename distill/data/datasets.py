@@ -188,8 +188,8 @@ class ValidationImages(Dataset[Batch | Skipped]):
 
 
 def to_tensor(pixels: Pixels) -> Tensor:
-    """(H, W, 3) -> (1, 3, H, W), uint8."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))[None]
+    """(H, W, 3) -> (1, 3, H, W), uint8, the same memory where it is contiguous: that is what torch calls channels_last."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
 
 
 def _batch_of_one(name: str, sharp: Pixels, blurry: Pixels | None, draws: Draws, teacher: Pixels | None = None) -> Batch:
