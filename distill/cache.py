@@ -19,9 +19,9 @@ from distill.config import Config, ConfigError
 from distill.data.datasets import list_images
 from distill.data.files import locked
 from distill.data.images import ImageFile
-from distill.data.manifest import CacheError, Header, Identity
+from distill.data.manifest import CacheError, Header
 from distill.data.pack import pack
-from distill.data.teacher_cache import Differences, TeacherCache, describe_inputs, reset_cache
+from distill.data.teacher_cache import Differences, TeacherCache, new_header, reset_cache
 from distill.engine.approximation import measure_approximation
 from distill.engine.device import choose_device
 from distill.engine.fill import fill
@@ -38,19 +38,21 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
     """
     images, teacher = _images(config), _teacher(config)
     folder = Path(config.teacher.cache)
-    header = Header(storage="png", teacher=identify(teacher), inputs=describe_inputs(config.data, images))
+    header = new_header(config, identify(teacher), images)
     with locked(folder):
         if fresh:
+            _refuse_foreign(folder)
             reset_cache(folder, images, header)
-        cache = _open(config, header.teacher)
-        cache.manifest.write_header(header)
+        cache = _open(folder, header)
         found = _compare(cache, images, thorough=repair)
         cache.restamp(_named(found.touched, images))
         if found.removed and repair:
             cache.remove(found.removed)
         elif found.removed:
             logger.warning("%s; --repair removes them", Differences(removed=found.removed).complaint())
-        todo = _named(found.to_compute, images)
+        # An unreadable input that did not change is not tried again, unless one asks for it.
+        unreadable = [stem for stem, entry in cache.manifest.entries.items() if repair and entry.unreadable is not None]
+        todo = _named([*found.to_compute, *unreadable], images)
         device = choose_device(config.run.device)
         entries = fill(cache, teacher, todo, config.teacher.tile, config.data.workers, device)
         with _progress(images, todo) as bar, closing(entries):
@@ -82,7 +84,7 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
             raise CacheError(f"{folder}: holds other images; give a folder of its own to --pack")
         packed.check_identity(cache.manifest.header.teacher)
         packed.manifest.write_header(cache.manifest.header.model_copy(update={"storage": "safetensors"}))
-        found = _compare(packed, images, thorough=False)
+        found = _compare(packed, images, thorough=True)
         packed.restamp(_named(found.touched, images))
         if found.removed:
             packed.remove(found.removed)
@@ -91,6 +93,7 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
         with _progress(images, todo) as bar, closing(shards):
             for entries in shards:
                 bar.update(len(entries))
+        packed.remove_unused_shards()
     _summarise(packed, len(todo))
     return packed
 
@@ -125,14 +128,28 @@ def _teacher(config: Config) -> Teacher:
     return teacher
 
 
-def _open(config: Config, identity: Identity) -> TeacherCache:
-    cache = TeacherCache(config.teacher.cache)
+def _refuse_foreign(folder: Path) -> None:
+    """Raises CacheError for a folder that holds something other than a PNG cache."""
+    try:
+        cache = TeacherCache(folder)
+    except CacheError:  # a damaged manifest, which --fresh replaces
+        return
     if cache.bare is not None:
         what = f"holds {len(cache.bare)} images that this command did not write"
-        raise CacheError(f"{cache.folder}: {what}; give another teacher.cache")
+        raise CacheError(f"{folder}: {what}; give another teacher.cache")
     if cache.storage == "safetensors":
-        raise CacheError(f"{cache.folder}: is packed; set teacher.cache to the folder of PNGs, and --pack {cache.folder} again")
-    cache.check_identity(identity)
+        raise CacheError(f"{folder}: is packed; set teacher.cache to the folder of PNGs, and --pack {folder} again")
+
+
+def _open(folder: Path, header: Header) -> TeacherCache:
+    _refuse_foreign(folder)
+    cache = TeacherCache(folder)
+    cache.check_identity(header.teacher)
+    before = cache.manifest.header
+    if before is not None and before.tile != header.tile:
+        sides = f"{before.tile}, and those that are computed now of {header.tile}"
+        logger.warning("WARNING: %s: large images were restored in tiles of %s", folder, sides)
+    cache.manifest.write_header(header)
     return cache
 
 

@@ -36,16 +36,18 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
     images = find_images(sharp)
     folders = split(list(images), settings.seed)
     patches: Counter[str] = Counter()
-    skipped = []
+    skipped, new = [], 0
     with locked(out):
-        _check_record(out / RECORD, _record(sharp, list(images), settings))
+        _check_record(out, _record(images, settings))
         results = load(PatchWriter(images, folders, out, settings), workers, batch_size=None)
         with tqdm(total=len(images), unit="image", dynamic_ncols=True, smoothing=0.1) as bar, closing(results):
             for done in results:
                 patches[done.folder] += done.patches
+                new += done.new
                 if done.skipped is not None:
                     skipped.append(done.skipped)
                 bar.update()
+    logger.info("%d of %d images were cut now", new, len(images))
     for bad in skipped:
         logger.warning("skipped %s: %s", bad.path, bad.reason)
     if not patches[TRAIN]:
@@ -57,25 +59,29 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
     return patches
 
 
-def _record(sharp: str, stems: list[str], settings: Settings) -> dict[str, Any]:
+def _record(images: dict[str, Path], settings: Settings) -> dict[str, Any]:
     """What the patches are made of: with any of it changed, old and new ones would be mixed, and images change parts."""
     recipe = [step.model_dump(mode="json") for step in settings.degrade]
     values = {"patch": settings.patch, "seed": settings.seed, "quality": settings.quality, "degrade": recipe}
-    return {"sharp": sharp, **values, "images": stems}
+    return {**values, "images": {stem: path.stat().st_size for stem, path in images.items()}}
 
 
-def _check_record(path: Path, record: dict[str, Any]) -> None:
+def _check_record(out: Path, record: dict[str, Any]) -> None:
+    """Raises ConfigError where the folder holds patches that another command, or other options or images, made."""
+    path = out / RECORD
     if not path.exists():
+        if any(file.is_file() for kind in ("sharp", "blurry") for file in (out / kind).rglob("*")):
+            raise ConfigError(f"{out}: holds files in sharp/ or blurry/ that this command did not write; give another --out")
         write_bytes(path, json.dumps(record, indent=1).encode())
         return
     try:
         before = json.loads(path.read_bytes())
-        changed = [key for key in record if key != "sharp" and before.get(key) != record[key]]
-    except (ValueError, AttributeError):
-        raise ConfigError(f"{path}: cannot be read; remove {path.parent}, or give another --out") from None
+        changed = [key for key in record if before.get(key) != record[key]]
+    except (ValueError, AttributeError, OSError):
+        raise ConfigError(f"{path}: cannot be read; remove {out}, or give another --out") from None
     if changed:
         what = f"holds patches of other settings ({', '.join(changed)})"
-        raise ConfigError(f"{path.parent}: {what}; remove it, or give another --out")
+        raise ConfigError(f"{out}: {what}; remove it, or give another --out")
 
 
 def main() -> None:

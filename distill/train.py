@@ -10,7 +10,7 @@ import logging
 import shutil
 import sys
 import time
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from distill.config import Config, ConfigError, StageConfig, dump_config, parse_
 from distill.data.datasets import Skipped, TrainingPatches, training_loader
 from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
 from distill.engine.device import choose_device
-from distill.engine.fill import OnlineFiller, open_for_training
+from distill.engine.fill import OnlineFiller, cache_lock, open_for_training
 from distill.engine.log import METRICS, RunLog
 from distill.engine.losses import VggFeatures
 from distill.engine.step import TrainingState, learning_rate, new_training_state, training_step
@@ -42,66 +42,93 @@ CHECK_IMAGES = 4
 def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -> Evaluation:
     """Runs all stages, from the run folder's checkpoint if there is one, and returns the final evaluation.
 
-    Writes the run folder (see README). Raises ConfigError, FileNotFoundError, ImageError and WeightsError for what the user can
-    mend, before the first step where it can be known by then; Interrupted when a signal came through the gate.
+    Writes the run folder (see README). Raises ConfigError, FileNotFoundError, ImageError, CacheError, WriteError and WeightsError
+    for what the user can mend, before the first step where it can be known by then; Interrupted when a signal came through the
+    gate.
     """
     gate = gate or SignalGate()
     device = choose_device(config.run.device)
     folder = Path(config.run.dir)
+    with cache_lock(config.teacher):
+        run = _build(config, device)
+        state, plan, validation = run.state, run.plan, run.validation
+        if fresh:  # only now: a mistake in the configuration must not cost the run that is there
+            _clear(folder)
+        _resume(folder, run, config)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
-    dataset = TrainingPatches(config)
-    plan = Plan(config.stages, dataset.steps_per_epoch)
-    teacher = build_teacher(config.teacher, device)
-    filler = _use_cache(dataset, teacher, config, device) if config.teacher.mode == "cached" else None
-    vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
-    state = new_training_state(build_student(config), config.optimizer, device)
-    continue_optimizer(state.optimizer, state.student, config.student)
-    validation = Validation(config, teacher, device)
-    skipped: dict[str, Skipped] = {}
-    _check_teacher(validation, config)
-    if fresh:  # only now: a mistake in the configuration must not cost the run that is there
-        _clear(folder)
-    _resume(folder, state, plan, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
-
-    last_save = time.monotonic()
-    loader = training_loader(dataset, state.step, plan.total_steps, pin=device.type == "cuda")
-    bar = tqdm(total=plan.total_steps, initial=state.step, unit="step", dynamic_ncols=True, smoothing=0.1)
-    cache_lock = filler.lock() if filler is not None else nullcontext()
-    with cache_lock, RunLog(folder, state.step) as log, gate, bar, closing(loader):
-        try:
-            evaluation = _validate(state, plan, validation, log, gate, folder)
-            for batch in loader:
-                _name_skipped(batch.skipped, skipped)
-                if filler is not None:
-                    filler.complete(batch)
-                stage = plan.stage_at(state.step)
-                lr = learning_rate(config.optimizer, state.step, plan.total_steps)
-                state.student.train()
-                log.add(training_step(batch.to(device), state, teacher, vgg, stage, lr, config), images=config.data.batch)
-                bar.update()
-
-                if state.step % config.run.log_steps == 0 or plan.ends_epoch(state.step):
-                    record = log.flush(state.step, stage=stage.name, epoch=plan.epoch_at(state.step - 1), lr=lr)
-                    bar.set_postfix_str(_postfix(record))
-                if plan.ends_stage(state.step):
-                    save_student(folder / f"student_model_{stage.name}.pth", state.kept, config.student)
+        skipped: dict[str, Skipped] = {}
+        last_save = time.monotonic()
+        loader = training_loader(run.dataset, state.step, plan.total_steps, pin=device.type == "cuda")
+        bar = tqdm(total=plan.total_steps, initial=state.step, unit="step", dynamic_ncols=True, smoothing=0.1)
+        with RunLog(folder, state.step) as log, gate, bar, closing(loader):
+            try:
                 evaluation = _validate(state, plan, validation, log, gate, folder)
-                if plan.ends_epoch(state.step) or time.monotonic() - last_save > 60 * config.run.save_minutes:
+                for batch in loader:
+                    _name_skipped(batch.skipped, skipped)
+                    if run.filler is not None:
+                        run.filler.complete(batch)
+                    stage = plan.stage_at(state.step)
+                    lr = learning_rate(config.optimizer, state.step, plan.total_steps)
+                    state.student.train()
+                    measured = training_step(batch.to(device), state, run.teacher, run.vgg, stage, lr, config)
+                    log.add(measured, images=config.data.batch)
+                    bar.update()
+
+                    if state.step % config.run.log_steps == 0 or plan.ends_epoch(state.step):
+                        record = log.flush(state.step, stage=stage.name, epoch=plan.epoch_at(state.step - 1), lr=lr)
+                        bar.set_postfix_str(_postfix(record))
+                    if plan.ends_stage(state.step):
+                        save_student(folder / f"student_model_{stage.name}.pth", state.kept, config.student)
+                    evaluation = _validate(state, plan, validation, log, gate, folder)
+                    if plan.ends_epoch(state.step) or time.monotonic() - last_save > 60 * config.run.save_minutes:
+                        _save(folder, state, config)
+                        last_save = time.monotonic()
+                    gate.check()
+                if evaluation is None:  # a finished run, called again
+                    evaluation = validation.evaluate(state.kept, gate.check)
+            except Interrupted as stop:
+                if stop.between_steps:
                     _save(folder, state, config)
-                    last_save = time.monotonic()
-                gate.check()
-            if evaluation is None:  # a finished run, called again
-                evaluation = validation.evaluate(state.kept, gate.check)
-        except Interrupted as stop:
-            if stop.between_steps:
-                _save(folder, state, config)
-                logger.warning("saved step %d of %d; the same command goes on from there", state.step, plan.total_steps)
-            raise
+                    logger.warning("saved step %d of %d; the same command goes on from there", state.step, plan.total_steps)
+                raise
     evaluation.write_csv(folder / EVALUATION)
     _summarise(skipped | validation.skipped)
     return evaluation
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a configuration describes, built and checked, before its first step."""
+
+    dataset: TrainingPatches
+    plan: Plan
+    teacher: Teacher | None
+    filler: OnlineFiller | None
+    """Computes what a cache lacks."""
+    vgg: VggFeatures | None
+    state: TrainingState
+    continued: str | None
+    """What the optimiser goes on from, in words, where that is not a checkpoint of this run."""
+    validation: Validation
+
+
+def _build(config: Config, device: torch.device) -> Run:
+    dataset, filler = TrainingPatches(config), None
+    teacher = build_teacher(config.teacher, device)
+    if config.teacher.mode == "cached":
+        images = dataset.sources[0]
+        assert teacher is not None
+        assert images is not None, "mode cached has one folder of pairs"
+        dataset.cache, filler = open_for_training(config, teacher, images, device)
+    vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
+    state = new_training_state(build_student(config), config.optimizer, device)
+    continued = continue_optimizer(state.optimizer, state.student, config.student)
+    validation = Validation(config, teacher, device)
+    _check_teacher(validation, config)
+    plan = Plan(config.stages, dataset.steps_per_epoch)
+    return Run(dataset, plan, teacher, filler, vgg, state, continued, validation)
 
 
 @dataclass(frozen=True)
@@ -158,13 +185,15 @@ def _save(folder: Path, state: TrainingState, config: Config) -> None:
     save_checkpoint(folder, content)
 
 
-def _resume(folder: Path, state: TrainingState, plan: Plan, config: Config) -> None:
-    content = load_checkpoint(folder)
+def _resume(folder: Path, run: Run, config: Config) -> None:
+    content, state = load_checkpoint(folder), run.state
     if content is None:
+        if run.continued is not None:
+            logger.info("student.init: %s", run.continued)
         return
     _check_same_run(folder, parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
-    if content["step"] > plan.total_steps:
-        ends = f"step {content['step']}, but stages now end at {plan.total_steps}"
+    if content["step"] > run.plan.total_steps:
+        ends = f"step {content['step']}, but stages now end at {run.plan.total_steps}"
         raise ConfigError(f"{folder} holds a checkpoint of {ends}; give more epochs, or --fresh to start over")
     state.student.load_state_dict(content["student"])
     if state.ema is not None:
@@ -194,15 +223,6 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {k: v for key, inner in tree.items() for k, v in _flatten(inner, f"{prefix}.{key}" if prefix else key).items()}
-
-
-def _use_cache(dataset: TrainingPatches, teacher: Teacher | None, config: Config, device: torch.device) -> OnlineFiller | None:
-    """Makes the data set read its teacher images from the cache; returns what computes those that are not there."""
-    images = dataset.sources[0]
-    assert teacher is not None
-    assert images is not None, "mode cached has one folder of pairs"
-    dataset.cache, filler = open_for_training(config, teacher, images, device)
-    return filler
 
 
 def _check_teacher(validation: Validation, config: Config) -> None:

@@ -27,6 +27,7 @@ from distill import train as train_command
 from distill.cache import build_cache
 from distill.config import parse_config
 from distill.data.dead_leaves import dead_leaves
+from distill.data.files import locked
 from restormer.weights import locate_weights
 
 ROOT = Path(__file__).parents[1]
@@ -109,8 +110,12 @@ def break_cache(kind: str, cache: Path, folder: Path) -> list[str]:  # noqa: C90
         case "no cache":
             return [f"teacher.cache={folder}/nowhere"]
         case "no manifest, and one missing":
+            for name in ("manifest.json", "manifest.jsonl", "0.png"):
+                (cache / name).unlink()
+        case "no header":
             (cache / "manifest.json").unlink()
-            (cache / "0.png").unlink()
+        case "damaged header":
+            (cache / "manifest.json").write_text("{}")
     return []
 
 
@@ -126,6 +131,8 @@ def break_cache(kind: str, cache: Path, folder: Path) -> list[str]:  # noqa: C90
         ("other weights", "made with other weights", "--fresh"),
         ("precision", "made in precision fp32, but this run's teacher.precision is bf16", "--fresh"),
         ("no cache", "nowhere: there are no cached teacher images", ""),
+        ("no header", "there is a manifest.jsonl and no manifest.json", "--fresh"),
+        ("damaged header", "manifest.json: not the header of a teacher cache", "--fresh"),
         ("no manifest, and one missing", "1 images have no teacher image (0); without a manifest", None),
     ],
 )
@@ -184,13 +191,78 @@ def test_a_pack_trains_and_is_packed_again_where_its_images_changed(
 
     break_cache("changed input", cache, tmp_path)
     assert call(train_command.main, "--config", config_file, *packed) == 2
-    assert "changed since their teacher image was computed (2); set teacher.cache to the PNG cache" in error_line(capfd)
+    line = error_line(capfd)
+    assert "changed since their teacher image was computed (2); it was filled for 6 images of" in line
+    assert "set teacher.cache to the PNG cache" in line
     assert call(cache_command.main, "--config", config_file, *packed) == 2
     assert "is packed" in error_line(capfd)
     assert call(cache_command.main, "--config", config_file, "--pack", pack) == 0
     assert call(train_command.main, "--config", config_file, *packed, "--fresh") == 0
     assert call(cache_command.main, "--config", config_file, "--pack", cache) == 2
     assert "give a folder of its own to --pack" in error_line(capfd)
+
+
+def test_a_damaged_pack_is_found_and_packing_again_mends_it(
+    config_file: Path, cache: Path, call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pack = tmp_path / "pack"
+    assert call(cache_command.main, "--config", config_file, "--pack", pack) == 0
+    change_byte(pack / "000000.safetensors")
+    capfd.readouterr()
+    verify = ["--config", config_file, "--set", f"teacher.cache={pack}", "--verify"]
+    assert call(cache_command.main, *verify) == 2
+    assert f"and run distill.cache --pack {pack} again" in error_line(capfd)
+    assert call(cache_command.main, "--config", config_file, "--pack", pack) == 0
+    assert call(cache_command.main, *verify) == 0
+
+
+def test_a_pack_of_other_weights_is_refused_and_kept(
+    config_file: Path, cache: Path, call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pack = tmp_path / "pack"
+    assert call(cache_command.main, "--config", config_file, "--pack", pack) == 0
+    before = (pack / "000000.safetensors").read_bytes()
+    other = ["--config", config_file, "--set", *break_cache("other weights", cache, tmp_path)]
+    capfd.readouterr()
+    assert call(train_command.main, *other, f"teacher.cache={pack}") == 2
+    assert "pack a cache of this teacher into another folder" in error_line(capfd)
+    assert call(cache_command.main, *other, f"teacher.cache={pack}", "--fresh") == 2
+    assert "is packed" in error_line(capfd)
+    assert call(cache_command.main, *other, "--fresh") == 0
+    capfd.readouterr()
+    assert call(cache_command.main, *other, "--pack", pack) == 2
+    line = error_line(capfd)
+    assert "pack a cache of this teacher into another folder" in line
+    assert "--fresh" not in line
+    assert (pack / "000000.safetensors").read_bytes() == before
+
+
+def test_what_fills_a_cache_holds_it_and_a_run_kept_out_loses_nothing(
+    config_file: Path, call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    fill = ["--config", config_file, "--set", "teacher.on_missing=compute"]
+    assert call(train_command.main, *fill) == 0
+    before = sorted((tmp_path / "run").iterdir())
+    with locked(tmp_path / "cache"):
+        capfd.readouterr()
+        assert call(train_command.main, *fill, "--fresh") == 2
+        assert "another process is writing there" in error_line(capfd)
+        assert sorted((tmp_path / "run").iterdir()) == before
+        assert call(train_command.main, "--config", config_file) == 0  # reading needs no lock
+
+
+@pytest.mark.parametrize("place", ["cache", "pack", "fill"])
+def test_a_file_where_a_folder_should_be_is_said_in_one_line(
+    config_file: Path, call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str], place: str
+) -> None:
+    (tmp_path / "file").touch()
+    options = ["--config", config_file, "--set"]
+    if place == "pack":
+        assert call(cache_command.main, *options, "data.workers=0", "--pack", tmp_path / "file" / "x") == 2
+    else:
+        main = cache_command.main if place == "cache" else train_command.main
+        assert call(main, *options, f"teacher.cache={tmp_path}/file", "teacher.on_missing=compute") == 2
+    assert "cannot be written" in error_line(capfd)
 
 
 def test_a_damaged_image_is_not_packed(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from distill import prepare as prepare_command
 from distill.config import load_config
@@ -81,6 +82,29 @@ def test_an_added_image_would_move_others_between_the_parts_and_is_refused(
     shutil.copy(sharp_folder / "0.png", tmp_path / "photos" / "new.png")
     assert call(prepare_command.main, *options) == 2
     assert "other settings (images)" in error_line(capfd)
+
+
+def test_images_of_the_same_names_are_not_taken_for_the_same_and_a_moved_folder_is(
+    sharp_folder: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "moved", "second"):
+        shutil.copytree(sharp_folder, tmp_path / name)
+    Image.new("RGB", (80, 64)).save(tmp_path / "second" / "0.png")
+    options = ["--out", tmp_path / "data", "--patch", 32, "--sharp"]
+    assert call(prepare_command.main, *options, tmp_path / "first") == 0
+    assert call(prepare_command.main, *options, tmp_path / "moved") == 0
+    assert call(prepare_command.main, *options, tmp_path / "second") == 2
+    assert "other settings (images)" in error_line(capfd)
+
+
+def test_a_folder_that_another_program_filled_is_left_alone(
+    sharp_folder: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data" / "sharp" / "train" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "sharp" / "train" / "train" / "0_0_0.jpg").write_bytes(b"the original project's")
+    assert call(prepare_command.main, "--sharp", sharp_folder, "--out", tmp_path / "data", "--patch", 32) == 2
+    assert "that this command did not write" in error_line(capfd)
+    assert [path.name for path in (tmp_path / "data").rglob("*.*g")] == ["0_0_0.jpg"]
 
 
 @pytest.mark.parametrize(

@@ -92,11 +92,13 @@ class Batch:
 class TrainingPatches(Dataset[Batch]):
     """Random patches of one or several sources, addressed by their position in the endless stream (see sampler.py)."""
 
-    def __init__(self, config: Config, cache: TeacherCache | None = None) -> None:
-        """With a cache, triplets come from there. Raises FileNotFoundError and ImageError where the images are not as the
-        config says."""
+    cache: TeacherCache | None = None
+    """Where triplets are read from, in mode `cached`."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises FileNotFoundError and ImageError where the images are not as the config says."""
         data = config.data
-        self.config, self.cache = config, cache
+        self.config = config
         self.names = [data.sharp] if isinstance(data.sharp, str) else data.sharp
         self.sources = [None if n == "dead_leaves" else list_images(data, n, SAMPLES_FOR_TRAINING) for n in self.names]
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+LOCK = ".lock"
+
 
 class WriteError(ValueError):
     """A file that cannot be written, or a folder that another process writes. The message is one line that begins with the
@@ -41,11 +43,24 @@ def append_bytes(path: Path, data: bytes) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Keeps a second process from writing the folder; a dead process's lock does not. Removes the half-written files that a
     killed one left. Raises WriteError."""
-    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            for torn in folder.rglob(".*.tmp"):
-                torn.unlink()
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise WriteError(f"{folder}: another process is writing there") from None
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be written: {error.strerror}") from error
+    try:
+        _sweep(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def _sweep(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():  # else another process may be writing there
+            _sweep(path)
+        elif path.name.startswith(".") and path.name.endswith(".tmp"):
+            path.unlink()

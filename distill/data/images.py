@@ -24,6 +24,10 @@ class ImageError(ValueError):
     """An image file, or a set of them, that cannot be used. The message is one line that begins with the path."""
 
 
+class NoImagesError(ImageError):
+    """A folder without image files."""
+
+
 @dataclass(frozen=True)
 class Triplet:
     """One sample's whole images, (H, W, 3) uint8 of one size; None for what is not on disk."""
@@ -133,7 +137,7 @@ def find_images(folder: str) -> dict[str, Path]:
                 raise ImageError(f"{path}: has the same stem as {found[stem]}; rename one of them")
             found[stem] = path
     if not found:
-        raise ImageError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below it")
+        raise NoImagesError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below it")
     return dict(sorted(found.items()))
 
 

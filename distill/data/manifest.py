@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -45,10 +45,11 @@ class Stamp(_Record):
     """Of the whole file (zlib's); of a triplet's pixels where many are packed into one file."""
 
     @classmethod
-    def of(cls, path: Path, data: bytes) -> Stamp:
-        """Of a file whose content was just read or written. Raises OSError."""
-        status = path.stat()
-        return cls(size=len(data), mtime_ns=status.st_mtime_ns, crc32=zlib.crc32(data))
+    def of(cls, path: Path) -> tuple[Stamp, bytes]:
+        """A file's stamp and content. Raises OSError."""
+        mtime_ns = path.stat().st_mtime_ns  # before it is read: a change meanwhile must not pass as known
+        data = path.read_bytes()
+        return cls(size=len(data), mtime_ns=mtime_ns, crc32=zlib.crc32(data)), data
 
     def looks_like(self, path: Path) -> bool:
         """Whether a file has this size and time; reads nothing of it."""
@@ -102,6 +103,8 @@ class Header(_Record):
     format: Literal["online-distill teacher cache 1"] = "online-distill teacher cache 1"
     storage: Literal["png", "safetensors"]
     teacher: Identity
+    tile: int
+    """`teacher.tile`: images of more pixels were restored in tiles of this side."""
     inputs: Inputs
 
 
@@ -123,8 +126,8 @@ class Entry(_Record):
     @classmethod
     def _check_inside(cls, stem: str) -> str:
         """Files are written and removed by stem: one that leads out of the folder is refused."""
-        path = PurePosixPath(stem)
-        if path.is_absolute() or ".." in path.parts or not path.parts:
+        path = PurePath(stem)
+        if path.anchor or ".." in path.parts or not path.parts or "\0" in stem:
             raise ValueError("not a relative stem")
         return stem
 
@@ -133,9 +136,11 @@ class Manifest:
     """The header and lines of a cache folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises CacheError for a header that cannot be understood."""
+        """Raises CacheError for a header that cannot be understood, or that is missing although there are lines."""
         self.folder = folder
         self.header = _read_header(folder / HEADER)
+        if self.header is None and (folder / LINES).exists():
+            raise CacheError(f"{folder}: there is a {LINES} and no {HEADER}: nothing tells which teacher made this", "--fresh")
         self.entries: dict[str, Entry] = {}
         self._read_bytes = 0
         self.refresh()
@@ -149,17 +154,12 @@ class Manifest:
             file.seek(self._read_bytes)
             whole, newline, _ = file.read().rpartition(b"\n")
         self._read_bytes += len(whole) + len(newline)
-        for line in whole.splitlines():
-            try:
-                entry = Entry.model_validate(json.loads(line))
-            except (ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
-                continue  # torn by a crash; its image counts as missing
-            self.entries[entry.stem] = entry
+        self.entries |= parse_lines(whole)
 
     def write_header(self, header: Header) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Raises WriteError."""
         if header != self.header:
-            write_bytes(self.folder / HEADER, json.dumps(header.model_dump(), indent=1).encode() + b"\n")
+            write_bytes(self.folder / HEADER, header_bytes(header))
             self.header = header
 
     def append(self, entries: Iterable[Entry]) -> None:
@@ -186,6 +186,22 @@ class Manifest:
         self.entries, self._read_bytes = dict(entries), len(lines)
 
 
+def header_bytes(header: Header) -> bytes:
+    return json.dumps(header.model_dump(), indent=1).encode() + b"\n"
+
+
+def parse_lines(text: bytes) -> dict[str, Entry]:
+    """Lines as entries by stem; what a crash tore is left out."""
+    entries = {}
+    for line in text.splitlines():
+        try:
+            entry = Entry.model_validate(json.loads(line))
+        except (ValueError, RecursionError):  # pydantic's ValidationError is a ValueError
+            continue
+        entries[entry.stem] = entry
+    return entries
+
+
 def _as_lines(entries: dict[str, Entry]) -> bytes:
     # Through json, not pydantic's own: a file name need not be valid UTF-8, and only json's escapes carry what is not.
     return "".join(json.dumps(entry.model_dump(exclude_none=True)) + "\n" for entry in entries.values()).encode()
@@ -196,5 +212,5 @@ def _read_header(path: Path) -> Header | None:
         return None
     try:
         return Header.model_validate(json.loads(path.read_bytes()))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise CacheError(f"{path}: not the header of a teacher cache ({' '.join(str(error).split())[:200]})", "--fresh") from None

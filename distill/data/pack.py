@@ -37,7 +37,7 @@ class _Packables(Dataset[_Packable]):
         image = self.images[index]
         known = self.cache.manifest.entries[image.stem]
         try:
-            sharp = Stamp.of(image.sharp, image.sharp.read_bytes())
+            sharp, _ = Stamp.of(image.sharp)
         except OSError as error:
             raise ImageError(f"{image.sharp}: {error.strerror}") from error
         entry = Entry(stem=image.stem, blurry=known.blurry, sharp=sharp)

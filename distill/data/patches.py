@@ -76,38 +76,42 @@ class PatchWriter(Dataset[Prepared]):
     def __getitem__(self, index: int) -> Prepared:
         """Raises WriteError."""
         stem, path = self.images[index]
+        folder = self.folders[stem]
         try:
-            size = _size(path)
-            names = [f"{stem}_{row}_{column}" for row, column in _grid(size, self.settings.patch)]
-            pairs = [[self._path(kind, stem, name) for kind in ("sharp", "blurry")] for name in names]
-            if all(file.exists() for pair in pairs for file in pair):
-                return Prepared(self.folders[stem], len(names), new=False)
-            self._write(names, pairs, read_image(path))
+            pairs = self._pairs(stem, _size(path))
+            if all(file.exists() for pair in pairs.values() for file in pair):
+                return Prepared(folder, len(pairs), new=False)
+            pixels = read_image(path)
         except ImageError as error:
-            return Prepared(self.folders[stem], 0, False, Skipped(str(path), str(error).removeprefix(f"{path}: ")))
-        return Prepared(self.folders[stem], len(names), new=True)
+            return Prepared(folder, 0, False, Skipped(str(path), str(error).removeprefix(f"{path}: ")))
+        pairs = self._pairs(stem, pixels.shape[:2])
+        for (row, column), pair in pairs.items():
+            self._write(f"{stem}_{row}_{column}", pair, pixels, row * self.settings.patch, column * self.settings.patch)
+        return Prepared(folder, len(pairs), new=True)
 
-    def _path(self, kind: str, stem: str, name: str) -> Path:
-        return self.out / kind / self.folders[stem] / f"{name}{self.settings.suffix}"
+    def _pairs(self, stem: str, size: tuple[int, ...]) -> dict[tuple[int, int], tuple[Path, Path]]:
+        """{(row, column): (sharp file, blurry file)} of an (H, W) image; incomplete patches at right and bottom are dropped."""
+        rows, columns = size[0] // self.settings.patch, size[1] // self.settings.patch
+        grid = [(row, column) for row in range(rows) for column in range(columns)]
+        return {(row, column): self._files(stem, f"{stem}_{row}_{column}") for row, column in grid}
 
-    def _write(self, names: list[str], pairs: list[list[Path]], pixels: Pixels) -> None:
+    def _files(self, stem: str, name: str) -> tuple[Path, Path]:
+        sharp, blurry = (self.out / kind / self.folders[stem] / f"{name}{self.settings.suffix}" for kind in ("sharp", "blurry"))
+        return sharp, blurry
+
+    def _write(self, name: str, files: tuple[Path, Path], pixels: Pixels, top: int, left: int) -> None:
         side, seed = self.settings.patch, self.settings.seed
-        for name, pair, (row, column) in zip(names, pairs, _grid(pixels.shape[:2], side), strict=True):
-            sharp = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
-            draws = draw(self.settings.degrade, sample_generator(seed, 0, name, "prepare"))
-            values = {key: torch.tensor([value]) for key, value in draws.items()}
-            blurry = to_uint8(degrade(to_float(to_tensor(sharp)), self.settings.degrade, values))
-            for path, image in zip(pair, (sharp, blurry[0].permute(1, 2, 0).numpy()), strict=True):
-                write_bytes(path, self.settings.encode(np.ascontiguousarray(image)))
-
-
-def _grid(size: tuple[int, ...], side: int) -> list[tuple[int, int]]:
-    """(row, column) of the patches of an (H, W) image; incomplete ones at its right and bottom are dropped."""
-    return [(row, column) for row in range(size[0] // side) for column in range(size[1] // side)]
+        sharp = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+        draws = draw(self.settings.degrade, sample_generator(seed, 0, name, "prepare"))
+        values = {key: torch.tensor([value]) for key, value in draws.items()}
+        blurry = to_uint8(degrade(to_float(to_tensor(sharp)), self.settings.degrade, values))
+        for path, image in zip(files, (sharp, blurry[0].permute(1, 2, 0).contiguous().numpy()), strict=True):
+            write_bytes(path, self.settings.encode(image))
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """(height, width) as the image will be read, from the file's header alone. Raises ImageError."""
+    """(height, width) from the file's header alone. Where a format's reader has already turned the image, the sides are swapped;
+    that only costs reading it. Raises ImageError."""
     try:
         with Image.open(path) as image:
             width, height = image.size

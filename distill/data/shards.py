@@ -20,6 +20,7 @@ from distill.data.images import ImageError, Triplet
 
 # Large enough that a million images are some thousands of files, small enough to be collected in memory.
 SHARD_BYTES = 128 * 2**20
+SHARDS = "[0-9]" * 6 + ".safetensors"
 
 
 def shard_name(number: int) -> str:

@@ -10,10 +10,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from distill.config import DataConfig
-from distill.data.images import ImageError, ImageFile, Pixels, Triplet, check_size, find_images, read_image
-from distill.data.manifest import HEADER, LINES, CacheError, Entry, Header, Identity, Inputs, Manifest, Stamp
-from distill.data.shards import checksum, read_triplet
+from distill.config import Config
+from distill.data.files import write_bytes
+from distill.data.images import ImageError, ImageFile, NoImagesError, Pixels, Triplet, check_size, find_images, read_image
+from distill.data.manifest import (
+    HEADER,
+    LINES,
+    CacheError,
+    Entry,
+    Header,
+    Identity,
+    Inputs,
+    Manifest,
+    Stamp,
+    header_bytes,
+    parse_lines,
+)
+from distill.data.shards import SHARDS, checksum, read_triplet
 
 State = Literal["valid", "touched", "missing", "changed", "damaged"]
 
@@ -82,6 +95,8 @@ class TeacherCache:
         """Raises CacheError where the images were made by another teacher, or in another precision."""
         header = self.manifest.header
         difference = header.teacher.difference(identity) if header is not None else None
+        if difference is not None and self.storage == "safetensors":
+            raise CacheError(f"{self.folder}: {difference}; set it back, or pack a cache of this teacher into another folder")
         if difference is not None:
             raise CacheError(f"{self.folder}: {difference}; set it back, give another teacher.cache, or compute anew", "--fresh")
 
@@ -142,6 +157,9 @@ class TeacherCache:
         complaint = found.complaint()
         if complaint is None:
             return
+        if self.manifest.header is not None:
+            inputs = self.manifest.header.inputs
+            complaint += f"; it was filled for {inputs.count} images of {inputs.folder}"
         if self.bare is not None:
             advice = "without a manifest it cannot be completed: give another teacher.cache, and distill.cache fills it"
             raise CacheError(f"{self.folder}: {complaint}; {advice}")
@@ -172,6 +190,13 @@ class TeacherCache:
                 self.png_path(stem).unlink(missing_ok=True)
         self.manifest.rewrite(kept)
 
+    def remove_unused_shards(self) -> None:
+        """Removes shards of which no line speaks any more."""
+        used = {entry.shard for entry in self.manifest.entries.values()}
+        for path in self.folder.glob(SHARDS):
+            if path.name not in used:
+                path.unlink()
+
     def forget(self, stems: Iterable[str]) -> None:
         """Counts these images as missing, until they are computed again."""
         for stem in stems:
@@ -199,11 +224,11 @@ class TeacherCache:
     def _read_png(self, image: ImageFile, entry: Entry, output: Stamp) -> Triplet:
         assert image.blurry is not None
         sharp = read_image(image.sharp)
-        blurry = read_image(image.blurry, _read_checked(image.blurry, entry.blurry, "changed since it was cached"))
+        blurry = read_image(image.blurry, read_checked(image.blurry, entry.blurry, "changed since it was cached"))
         triplet = Triplet(sharp, check_size(blurry, image.blurry, sharp, image.sharp))
         path = self.path_of(entry)
         try:
-            teacher = read_image(path, _read_checked(path, output, "damaged since it was cached"))
+            teacher = read_image(path, read_checked(path, output, "damaged since it was cached"))
         except ImageError:
             if self.recompute:
                 return triplet
@@ -223,32 +248,34 @@ class TeacherCache:
 def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> None:
     """Removes what a cache of these images wrote into its folder and nothing else that may lie there, and begins a new one. Does
     nothing where there is no manifest."""
-    if not (folder / HEADER).exists():
+    lines = folder / LINES
+    if not lines.exists() and not (folder / HEADER).exists():
         return
-    (folder / HEADER).unlink()  # first: it may be what cannot be understood
-    cache = TeacherCache(folder)
-    written = [cache.path_of(entry) for entry in cache.manifest.entries.values()]
-    # A killed run may have left an image without its line.
-    for path in [*written, *(cache.png_path(image.stem) for image in images)]:
-        path.unlink(missing_ok=True)
-    (folder / LINES).unlink(missing_ok=True)
-    Manifest(folder).write_header(header)
+    stems = parse_lines(lines.read_bytes()).keys() if lines.exists() else set()
+    # In this order a kill leaves the old teacher's header without lines, and never its images under the new one's header.
+    write_bytes(lines, b"")
+    for stem in stems | {image.stem for image in images}:  # a killed run may have left an image without its line
+        (folder / f"{stem}.png").unlink(missing_ok=True)
+    (folder / HEADER).unlink(missing_ok=True)  # it may be what cannot be understood
+    write_bytes(folder / HEADER, header_bytes(header))
 
 
-def describe_inputs(data: DataConfig, images: Sequence[ImageFile]) -> Inputs:
+def new_header(config: Config, identity: Identity, images: Sequence[ImageFile]) -> Header:
+    """Of a PNG cache of these images."""
     stems = "".join(f"{image.stem}\n" for image in images)
     digest = hashlib.sha256(stems.encode(errors="surrogateescape")).hexdigest()
-    return Inputs(folder=str(data.blurry), count=len(images), sha256=digest)
+    inputs = Inputs(folder=str(config.data.blurry), count=len(images), sha256=digest)
+    return Header(storage="png", teacher=identity, tile=config.teacher.tile, inputs=inputs)
 
 
 def _bare_files(folder: Path) -> dict[str, Path] | None:
     try:
         return find_images(str(folder))
-    except ImageError:  # an empty folder is no cache yet
+    except NoImagesError:  # no cache yet
         return None
 
 
-def _read_checked(path: Path, stamp: Stamp, otherwise: str) -> bytes:
+def read_checked(path: Path, stamp: Stamp, otherwise: str) -> bytes:
     """A file's bytes, when they are what the stamp says. Raises ImageError."""
     try:
         data = path.read_bytes()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,6 @@ from restormer.weights import (
 )
 from unet.model import UNet
 from unet.weights import UNetWeightsError, original_adam_state, original_state_dict, unet_from_state_dict
-
-logger = logging.getLogger(__name__)
 
 FORMAT = "online-distill student 1"
 
@@ -75,17 +72,18 @@ def _load_init(model: nn.Module, student: UNetConfig | RestormerConfig) -> None:
     model.load_state_dict(dict(state))
 
 
-def continue_optimizer(optimizer: torch.optim.Adam, model: nn.Module, student: UNetConfig | RestormerConfig) -> None:
-    """Gives Adam the moments of `student.init` where that is the original project's resume file. Raises WeightsError."""
+def continue_optimizer(optimizer: torch.optim.Adam, model: nn.Module, student: UNetConfig | RestormerConfig) -> str | None:
+    """Gives Adam the moments of `student.init` where that is the original project's resume file, and says so; None where it is
+    not. Raises WeightsError."""
     if student.init is None or isinstance(student, RestormerConfig) or Path(student.init).suffix == ".safetensors":
-        return
+        return None
     content = read_torch_file(Path(student.init))
     try:
         moments = original_adam_state(content)
     except UNetWeightsError as error:
         raise WeightsError(f"{student.init}: {error}") from None
     if not moments:
-        return
+        return None
     state = optimizer.state_dict()
     for number, (name, parameter) in enumerate(model.named_parameters()):
         if name in moments:
@@ -93,7 +91,7 @@ def continue_optimizer(optimizer: torch.optim.Adam, model: nn.Module, student: U
             like = {key: torch.empty_like(parameter).copy_(moments[name][key]) for key in ("exp_avg", "exp_avg_sq")}
             state["state"][number] = {"step": torch.as_tensor(moments[name]["step"], dtype=torch.float32), **like}
     optimizer.load_state_dict(state)
-    logger.info("student.init: %s: going on after its epoch %s, with Adam's moments", student.init, content.get("epoch", "?"))
+    return f"{student.init}: going on after its epoch {content.get('epoch', '?')}, with Adam's moments"
 
 
 def save_student(path: Path, model: nn.Module, student: UNetConfig | RestormerConfig) -> None:

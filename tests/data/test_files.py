@@ -43,3 +43,12 @@ def test_a_lock_sweeps_up_and_is_given_back(tmp_path: Path) -> None:
         with locked(tmp_path), pytest.raises(WriteError, match="another process is writing there"), locked(tmp_path):
             raise AssertionError("entered twice")
     assert [path.name for path in (tmp_path / "sub").iterdir()] == ["mine.tmp"]
+
+
+def test_a_folder_within_that_has_a_lock_of_its_own_is_not_swept(tmp_path: Path) -> None:
+    inner = tmp_path / "sub" / "inner"
+    with locked(inner):
+        (inner / ".being written.tmp").touch()
+        with locked(tmp_path):
+            pass
+        assert (inner / ".being written.tmp").exists()

@@ -11,17 +11,23 @@ import pytest
 from distill.data.manifest import HEADER, LINES, CacheError, Entry, Header, Identity, Inputs, Manifest, Stamp
 
 IDENTITY = Identity(weights="ab" * 32, architecture={"dim": 16, "bias": False}, precision="fp32")
-HEAD = Header(storage="png", teacher=IDENTITY, inputs=Inputs(folder="b", count=2, sha256="cd" * 32))
+HEAD = Header(storage="png", teacher=IDENTITY, tile=640, inputs=Inputs(folder="b", count=2, sha256="cd" * 32))
 
 
 def entry(stem: str, crc: int = 1) -> Entry:
     return Entry(stem=stem, blurry=Stamp(size=1, mtime_ns=2, crc32=crc), output=Stamp(size=4, mtime_ns=5, crc32=6))
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
-    manifest = Manifest(tmp_path)
-    assert manifest.header is None
-    manifest.write_header(HEAD)
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """With a header."""
+    assert Manifest(tmp_path).header is None
+    Manifest(tmp_path).write_header(HEAD)
+    return tmp_path
+
+
+def test_what_is_written_is_read(folder: Path) -> None:
+    manifest = Manifest(folder)
     entries = [
         entry("a"),
         entry("night/street"),
@@ -30,41 +36,41 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     ]
     manifest.append(entries[:2])
     manifest.append(entries[2:])
-    again = Manifest(tmp_path)
+    again = Manifest(folder)
     assert again.header == HEAD
     assert list(again.entries.values()) == entries
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.01, 0.3, 0.6, 0.9])
-def test_a_torn_last_line_is_no_line_and_spoils_none(tmp_path: Path, kept: float) -> None:
-    manifest = Manifest(tmp_path)
+def test_a_torn_last_line_is_no_line_and_spoils_none(folder: Path, kept: float) -> None:
+    manifest = Manifest(folder)
     manifest.append([entry("a")])
-    whole = (tmp_path / LINES).read_bytes()
+    whole = (folder / LINES).read_bytes()
     manifest.append([entry("b")])
-    torn = (tmp_path / LINES).read_bytes()[: len(whole) + int(kept * len(whole))]
-    (tmp_path / LINES).write_bytes(torn)
-    again = Manifest(tmp_path)
+    torn = (folder / LINES).read_bytes()[: len(whole) + int(kept * len(whole))]
+    (folder / LINES).write_bytes(torn)
+    again = Manifest(folder)
     assert list(again.entries) == ["a"]
     again.append([entry("c")])
-    assert list(Manifest(tmp_path).entries) == ["a", "c"]
+    assert list(Manifest(folder).entries) == ["a", "c"]
 
 
-def test_the_last_line_about_an_image_counts(tmp_path: Path) -> None:
-    Manifest(tmp_path).append([entry("a", crc=1)])
-    Manifest(tmp_path).append([entry("a", crc=2)])
-    assert Manifest(tmp_path).entries["a"].blurry.crc32 == 2
+def test_the_last_line_about_an_image_counts(folder: Path) -> None:
+    Manifest(folder).append([entry("a", crc=1)])
+    Manifest(folder).append([entry("a", crc=2)])
+    assert Manifest(folder).entries["a"].blurry.crc32 == 2
 
 
-def test_refreshing_reads_what_another_process_appended(tmp_path: Path) -> None:
-    writer, reader = Manifest(tmp_path), Manifest(tmp_path)
+def test_refreshing_reads_what_another_process_appended(folder: Path) -> None:
+    writer, reader = Manifest(folder), Manifest(folder)
     writer.append([entry("a")])
     reader.refresh()
     assert list(reader.entries) == ["a"]
-    with (tmp_path / LINES).open("ab") as file:
+    with (folder / LINES).open("ab") as file:
         file.write(b'{"stem": "b", "blur')  # in the middle of another write
     reader.refresh()
     assert list(reader.entries) == ["a"]
-    with (tmp_path / LINES).open("ab") as file:
+    with (folder / LINES).open("ab") as file:
         file.write(b'ry": {"size": 1, "mtime_ns": 2, "crc32": 3}}\n')
     reader.refresh()
     assert list(reader.entries) == ["a", "b"]
@@ -77,6 +83,7 @@ def test_refreshing_reads_what_another_process_appended(tmp_path: Path) -> None:
         {"stem": "a/../../outside"},
         {"stem": "/etc/passwd"},
         {"stem": ""},
+        {"stem": "a\0b"},
         {"stem": 7},
         {"shard": "../000001.safetensors"},
         {"shard": "/tmp/000001.safetensors"},
@@ -85,10 +92,10 @@ def test_refreshing_reads_what_another_process_appended(tmp_path: Path) -> None:
         {"surprise": 1},
     ],
 )
-def test_a_hostile_line_is_no_line(tmp_path: Path, change: dict[str, Any]) -> None:
+def test_a_hostile_line_is_no_line(folder: Path, change: dict[str, Any]) -> None:
     line = json.dumps(entry("a").model_dump(exclude_none=True) | change)
-    (tmp_path / LINES).write_text(line + "\n" + "[" * 100_000 + "\n" + "null\n")
-    assert Manifest(tmp_path).entries == {}
+    (folder / LINES).write_text(line + "\n" + "[" * 100_000 + "\n" + "null\n")
+    assert Manifest(folder).entries == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": "another", "storage": "png"}', "\udcff"])
@@ -98,6 +105,16 @@ def test_what_is_no_header_is_named(tmp_path: Path, text: str) -> None:
         Manifest(tmp_path)
     assert caught.value.mend == "--fresh"
     assert "\n" not in str(caught.value)
+
+
+def test_lines_without_a_header_are_of_nobody_knows_whom(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    manifest.write_header(HEAD)
+    manifest.append([entry("a")])
+    (tmp_path / HEADER).unlink()
+    with pytest.raises(CacheError, match=r"manifest\.jsonl and no manifest\.json") as caught:
+        Manifest(tmp_path)
+    assert caught.value.mend == "--fresh"
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,18 @@ def test_an_image_whose_patches_are_there_is_left_alone_and_a_missing_one_is_mad
     assert files(out) == before
 
 
+def test_a_tiff_turned_by_its_exif_is_cut_as_it_is_read(tmp_path: Path) -> None:
+    """Its reader gives the turned size, others do not."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "t.tiff"
+    Image.fromarray(dead_leaves(100, np.random.default_rng(0))[:70]).save(path, exif=exif)
+    pixels = read_image(path)
+    PatchWriter({"t": path}, {"t": TRAIN}, tmp_path / "out", SETTINGS)[0]
+    names = {file.name for file in (tmp_path / "out" / "sharp").rglob("*.png")}
+    assert names == {f"t_{row}_{column}.png" for row in range(pixels.shape[0] // 32) for column in range(pixels.shape[1] // 32)}
+
+
 def test_jpeg_of_the_quality_asked_for(photos: dict[str, Path], tmp_path: Path) -> None:
     sizes = {}
     for quality in (30, 95):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,14 +11,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from distill.cache import build_cache, pack_cache
 from distill.config import Config, parse_config
+from distill.data import teacher_cache
 from distill.data.datasets import list_images
 from distill.data.images import ImageError, ImageFile, read_image
 from distill.data.manifest import CacheError
 from distill.data.teacher_cache import TeacherCache
+from distill.engine.teacher import Teacher, build_teacher, identify
 
 Built = tuple[Config, list[ImageFile]]
 
@@ -144,7 +148,8 @@ def test_images_packed_beside_a_changed_sharp_image_are_found(built: Built, tmp_
 def test_a_teacher_image_of_another_size_is_refused(built: Built) -> None:
     config, images = built
     bare = Path(config.teacher.cache)
-    (bare / "manifest.json").unlink()
+    for name in ("manifest.json", "manifest.jsonl"):
+        (bare / name).unlink()
     Image.new("RGB", (16, 16)).save(bare / "0.png")
     with pytest.raises(ImageError, match="16x16 pixels, but its sharp image"):
         TeacherCache(bare).read(images[0])
@@ -184,8 +189,86 @@ def test_clearing_removes_what_was_written_and_nothing_else(built: Built) -> Non
 
 def test_a_folder_of_foreign_images_is_not_written_to(pairs_tree: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(pairs_tree["data"]["blurry"], tmp_path / "cache")
-    before = sorted((tmp_path / "cache").rglob("*.png"))
+    before = {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.png")}
     for fresh in (False, True):
         with pytest.raises(CacheError, match="6 images that this command did not write"):
             build_cache(parse_config(pairs_tree), fresh=fresh)
-    assert sorted((tmp_path / "cache").rglob("*.png")) == before
+    shutil.copy(tmp_path / "cache" / "0.png", tmp_path / "cache" / "0.jpg")
+    with pytest.raises(ImageError, match="has the same stem as"):
+        build_cache(parse_config(pairs_tree))
+    assert {path: path.read_bytes() for path in (tmp_path / "cache").rglob("*.png")} == before
+
+
+@pytest.mark.parametrize("stage", ["lines", "images", "header"])
+def test_killed_while_it_starts_afresh_a_cache_is_never_of_the_wrong_teacher(
+    built: Built, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    """Stopped after each thing that --fresh removes: the next run names the other teacher or completes, and believes nothing."""
+    config, images = built
+    other = parse_config({**config.model_dump(mode="json"), "teacher": config.teacher.model_dump() | {"precision": "bf16"}})
+
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    if stage == "lines":
+        monkeypatch.setattr(Path, "unlink", stop)
+    elif stage == "images":
+        monkeypatch.setattr(teacher_cache, "header_bytes", stop)
+    else:
+        monkeypatch.setattr("distill.cache.fill", stop)
+    with pytest.raises(KeyboardInterrupt):
+        build_cache(other, fresh=True)
+    monkeypatch.undo()
+    if stage == "lines":
+        with pytest.raises(CacheError, match="precision fp32"):
+            TeacherCache(config.teacher.cache).check_identity(identify(build_teacher(other.teacher, torch.device("cpu"))))  # type: ignore[arg-type]
+    elif stage == "images":
+        with pytest.raises(CacheError, match=r"no manifest\.json"):
+            TeacherCache(config.teacher.cache)
+    else:
+        assert len(TeacherCache(config.teacher.cache).compare(images).missing) == 6
+    assert build_cache(config, fresh=True).compare(images, thorough=True).complaint() is None
+
+
+def test_an_image_that_the_teacher_turns_into_nan_is_noted_and_skipped(
+    pairs_tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = parse_config(pairs_tree)
+    forward = Teacher.forward
+
+    def poisoned(self: Teacher, blurry: torch.Tensor) -> torch.Tensor:
+        restored = forward(self, blurry)
+        return restored / 0 * 0 if blurry.shape[-2] == 66 else restored
+
+    monkeypatch.setattr(Teacher, "forward", poisoned)
+    cache = build_cache(config)
+    assert [stem for stem, entry in cache.manifest.entries.items() if entry.output is None] == ["2"]
+    images = list_images(config.data, str(config.data.sharp), ())
+    with pytest.raises(ImageError, match=r"2\.png: the teacher's image of it is not finite"):
+        cache.read(images[2])
+    monkeypatch.undo()
+    assert build_cache(config).manifest.entries["2"].output is None  # not tried again by itself
+    assert build_cache(config, repair=True).manifest.entries["2"].output is not None
+
+
+def test_more_images_of_different_sizes_than_there_are_file_descriptors(pairs_tree: dict[str, Any], tmp_path: Path) -> None:
+    for kind in ("sharp", "blurry"):
+        (tmp_path / "sizes" / kind).mkdir(parents=True)
+        for number in range(60):
+            Image.new("RGB", (16 + number, 16)).save(tmp_path / "sizes" / kind / f"{number}.png")
+        pairs_tree["data"][kind] = str(tmp_path / "sizes" / kind)
+    pairs_tree["data"]["workers"] = 1
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    open_now = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 64
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_now + 45, limits[1]))
+    try:
+        cache = build_cache(parse_config(pairs_tree))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert len(cache.manifest.entries) == 60
+
+
+def test_another_tile_size_is_said(built: Built, caplog: pytest.LogCaptureFixture) -> None:
+    config, _ = built
+    build_cache(parse_config({**config.model_dump(mode="json"), "teacher": config.teacher.model_dump() | {"tile": 256}}))
+    assert "large images were restored in tiles of 640, and those that are computed now of 256" in caplog.text

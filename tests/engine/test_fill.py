@@ -102,8 +102,8 @@ def test_the_cached_image_is_cut_and_turned_with_its_pair(pairs_tree: dict[str, 
     cache = build_cache(config)
     for stem, entry in cache.manifest.entries.items():
         cache.path_of(entry).write_bytes((Path(str(config.data.sharp)) / f"{stem}.png").read_bytes())
-    cache.manifest.rewrite({})
-    (cache.folder / "manifest.json").unlink()  # a folder of bare images now
+    for name in ("manifest.json", "manifest.jsonl"):
+        (cache.folder / name).unlink()  # a folder of bare images now
     batch = first_batch(config)
     assert batch.teacher is not None
     sharp, _, teacher = augment([batch.sharp, batch.blurry, batch.teacher], config.augment, batch.draws)  # type: ignore[list-item]
@@ -150,6 +150,30 @@ def test_a_damaged_image_is_computed_again_while_training(pairs_tree: dict[str, 
     assert path.read_bytes() == before
 
 
+def test_an_image_damaged_after_it_was_computed_is_computed_again(pairs_tree: dict[str, Any]) -> None:
+    pairs_tree["teacher"]["on_missing"] = "compute"
+    pairs_tree["data"]["batch"] = 6
+    config = parse_config(pairs_tree)
+    dataset = TrainingPatches(config)
+    assert dataset.sources[0] is not None
+    dataset.cache, filler = open_for_training(config, the_teacher(config), dataset.sources[0], CPU)
+    assert filler is not None
+    first: Batch = next(training_loader(dataset, 0, 1, pin=False))
+    holes = dict(first.uncached)
+    filler.complete(first)
+    assert first.teacher is not None
+    expected = first.teacher.clone()
+    path = dataset.cache.png_path("2")
+    stored = path.read_bytes()
+    Image.new("RGB", Image.open(path).size).save(path)
+    dataset.cache.png_path("3").unlink()
+    first.uncached = holes
+    first.teacher.zero_()
+    filler.complete(first)
+    assert torch.equal(first.teacher, expected)
+    assert path.read_bytes() == stored
+
+
 def in_one(teacher: Teacher, images: Tensor) -> Tensor:
     return (teacher(images.float() / 255) * 255).round().byte()
 
@@ -165,7 +189,7 @@ def test_a_large_image_is_restored_in_tiles_nearly_as_in_one(embedded: Teacher) 
     calls: list[int] = []
     forward: Callable[[Tensor], Tensor] = embedded.network.forward
     embedded.network.forward = lambda x: calls.append(x.shape[-1] * x.shape[-2]) or forward(x)  # type: ignore[func-returns-value]
-    tiled = restore(embedded, photo, 192, CPU)
+    tiled, _ = restore(embedded, photo, 192, CPU)
     assert len(calls) == 4
     assert max(calls) <= 192 * 192
     difference = tiled.float() - in_one(embedded, photo).float()
