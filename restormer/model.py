@@ -12,12 +12,15 @@ Axes: b batch, h height, w width, c channels, n = h * w pixels, e heads, d chann
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from restormer import fused
 
 # Three halvings of the resolution: the network itself needs sides that are multiples of this.
 SIZE_MULTIPLE = 8
@@ -250,15 +253,21 @@ class Restormer(nn.Module):
 
     def _correction(self, x: Tensor) -> Tensor:
         """(b, h, w, 3), sides multiples of 8 -> (b, h, w, 3)."""
-        level1 = self.encoder_level1(self.patch_embed(x))
-        level2 = self.encoder_level2(self.down1_2(level1))
-        level3 = self.encoder_level3(self.down2_3(level2))
-        latent = self.latent(self.down3_4(level3))
+        level1 = self._blocks(self.encoder_level1, self.patch_embed(x))
+        level2 = self._blocks(self.encoder_level2, self.down1_2(level1))
+        level3 = self._blocks(self.encoder_level3, self.down2_3(level2))
+        latent = self._blocks(self.latent, self.down3_4(level3))
 
         x = torch.cat([self.up4_3(latent), level3], dim=-1)
-        x = self.decoder_level3(_pointwise(x, self.reduce_chan_level3).float())
+        x = self._blocks(self.decoder_level3, _pointwise(x, self.reduce_chan_level3).float())
         x = torch.cat([self.up3_2(x), level2], dim=-1)
-        x = self.decoder_level2(_pointwise(x, self.reduce_chan_level2).float())
+        x = self._blocks(self.decoder_level2, _pointwise(x, self.reduce_chan_level2).float())
         x = torch.cat([self.up2_1(x), level1], dim=-1)
-        x = self.refinement(self.decoder_level1(x))
+        x = self._blocks(self.refinement, self._blocks(self.decoder_level1, x))
         return _spatial_in_float32(x, self.output)
+
+    def _blocks(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        """The blocks one after the other, in bands where nothing needs their tensors whole."""
+        if fused.can_fuse(x, self.output.weight):
+            return fused.apply_blocks(cast(Iterable[TransformerBlock], blocks), x)
+        return blocks(x)
