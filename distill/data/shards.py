@@ -18,7 +18,7 @@ from safetensors.numpy import save
 from distill.data.files import write_bytes
 from distill.data.images import ImageError, Triplet
 
-# Large enough that a million images are some thousands of files, small enough to be collected in memory.
+# A million triplets of 512x512 are 18 000 such files, and one of them is easily collected in memory.
 SHARD_BYTES = 128 * 2**20
 SHARDS = "[0-9]" * 6 + ".safetensors"
 
