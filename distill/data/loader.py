@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 # How long a loader worker lives on after SIGTERM, so that the main process can save.
 WORKER_GRACE_S = 60
+# How torch begins the message of an error that a worker raised.
+WRAPPED = "Caught "
 
 
 def load(dataset: Dataset[Any], workers: int, **options: Any) -> Generator[Any]:
@@ -20,16 +22,14 @@ def load(dataset: Dataset[Any], workers: int, **options: Any) -> Generator[Any]:
     try:
         yield from batches
     except ValueError as error:
-        raise type(error)(_own_words(str(error))) from error
+        if not str(error).startswith(WRAPPED):
+            raise
+        # torch's `Caught ...`, the worker's traceback, and last `module.Error: message`.
+        raise type(error)(str(error).rstrip().splitlines()[-1].partition(": ")[2]) from error
     finally:
         # Not left to the garbage collector: after an error its traceback keeps the iterator, and with it the workers, alive.
         if shut_down := getattr(batches, "_shutdown_workers", None):
             shut_down()
-
-
-def _own_words(text: str) -> str:
-    """The message of an error that torch has wrapped into `Caught ... Original Traceback ... module.Error: message`."""
-    return text.rstrip().splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
 
 
 def _start_worker(_: int) -> None:
