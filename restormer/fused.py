@@ -2,7 +2,8 @@
 
 A block's wide tensors, three to five times as many channels as its input, are what a CPU waits for: each is a fresh allocation of
 a hundred megabytes, whose page faults and trips to memory cost more than the arithmetic. Here they exist one band at a time. A
-depthwise 3x3 convolution needs one more row on either side, so that neighbouring bands compute two rows twice.
+depthwise 3x3 convolution needs one more row on either side of its band; the two rows that a band shares with the one before are
+kept, so that nothing is computed twice.
 
 - Feed-forward: LayerNorm, 1x1, depthwise 3x3, gate and 1x1 of one band after the other.
 - Attention: products and norms over all pixels are accumulated over the bands; softmax(attention) and the output projection are
@@ -38,11 +39,9 @@ def can_fuse(x: Tensor, weight: Tensor) -> bool:
 def apply_blocks(blocks: Iterable[TransformerBlock], x: Tensor) -> Tensor:
     """(b, h, w, c) float32 -> the same shape, in memory of its own."""
     x = x.clone(memory_format=torch.contiguous_format)
-    spare = torch.empty_like(x)
     for block in blocks:
         _attend(x, block.norm1, block.attn)
-        _feed_forward(x, spare, block.norm2, block.ffn)
-        x, spare = spare, x
+        _feed_forward(x, block.norm2, block.ffn)
     return x
 
 
@@ -70,8 +69,8 @@ def _attend(x: Tensor, norm: LayerNorm, attention: Attention) -> None:
         x += bias
 
 
-def _feed_forward(x: Tensor, out: Tensor, norm: LayerNorm, ffn: FeedForward) -> None:
-    """Writes x plus the network's output to `out`."""
+def _feed_forward(x: Tensor, norm: LayerNorm, ffn: FeedForward) -> None:
+    """Adds the network's output to x."""
     hidden = ffn.project_out.weight.shape[1]
     extra = -hidden % CHANNEL_MULTIPLE
     project, depthwise = (_pad_halves(*_parameters(conv), extra) for conv in (ffn.project_in, ffn.dwconv))
@@ -79,7 +78,8 @@ def _feed_forward(x: Tensor, out: Tensor, norm: LayerNorm, ffn: FeedForward) -> 
     weight = F.pad(weight, (0, extra))
     for images, rows, wide in _wide_bands(x, norm, project, depthwise):
         gate, value = wide.chunk(2, dim=-1)
-        out[images, rows] = F.linear(F.gelu(gate).mul_(value), weight, bias).add_(x[images, rows])
+        # In place: no later band reads these rows of x again.
+        x[images, rows] += F.linear(F.gelu(gate).mul_(value), weight, bias)
 
 
 Parameters = tuple[Tensor, Tensor | None]
@@ -102,22 +102,45 @@ def _pad_halves(weight: Tensor, bias: Tensor | None, extra: int) -> Parameters:
 
 
 def _wide_bands(x: Tensor, norm: LayerNorm, project: Parameters, depthwise: Parameters) -> Iterator[tuple[slice, slice, Tensor]]:
-    """LayerNorm, 1x1 and depthwise 3x3 convolution: (images, rows, those rows of the result), band after band."""
+    """LayerNorm, 1x1 and depthwise 3x3 convolution: (images, rows, those rows of the result), band after band.
+
+    A band is several whole images, or equal parts of one. A row of x is read once, before its band is yielded.
+    """
     b, h, w, _ = x.shape
-    channels = project[0].shape[0]
-    for images, rows in _bands(b, h, w * channels * x.element_size()):
-        top, bottom = max(0, rows.start - 1), min(h, rows.stop + 1)
-        wide = F.linear(norm(x[images, top:bottom]), *project)
-        wide = F.conv2d(wide.permute(0, 3, 1, 2), *depthwise, padding=1, groups=channels).permute(0, 2, 3, 1)
-        # Rows beyond the band were only needed as neighbours. Beyond the image there are none, and the padding is right.
-        yield images, rows, wide[:, rows.start - top : rows.stop - top]
+    row_bytes = w * project[0].shape[0] * x.element_size()
+    together = BAND_BYTES // (h * row_bytes)
+    if together:
+        for image in range(0, b, together):
+            images = slice(image, min(b, image + together))
+            yield images, slice(0, h), _convolve(F.linear(norm(x[images]), *project), depthwise, padding=(1, 1))
+        return
+    parts = -(-h // max(1, BAND_BYTES // row_bytes))
+    for image in range(b):
+        for rows, wide in _row_bands(x[image], -(-h // parts), norm, project):
+            yield slice(image, image + 1), rows, _convolve(wide[None], depthwise, padding=(0, 1))
 
 
-def _bands(images: int, rows: int, row_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """(images, rows) of at most BAND_BYTES: several whole images, or equal parts of one."""
-    together = max(1, BAND_BYTES // (rows * row_bytes))
-    parts = -(-rows // max(1, min(rows, BAND_BYTES // row_bytes)))
-    height = -(-rows // parts)
-    for image in range(0, images, together):
-        for row in range(0, rows, height):
-            yield slice(image, min(images, image + together)), slice(row, min(rows, row + height))
+def _row_bands(x: Tensor, height: int, norm: LayerNorm, project: Parameters) -> Iterator[tuple[slice, Tensor]]:
+    """(rows, the projected rows with one more on either side, zeros beyond the image), `height` rows at a time of (h, w, c)."""
+    (h, w, _), (weight, bias) = x.shape, project
+    wide = x.new_zeros(height + 2, w, weight.shape[0])  # row r of the image is row r - top + 1 of this
+    known = 0
+    for top in range(0, h, height):
+        bottom = min(h, top + height)
+        if top:
+            wide[:2] = wide[height:].clone()
+        new = slice(known, min(h, bottom + 1))
+        if new.stop > known:
+            into = wide[new.start - top + 1 : new.stop - top + 1].flatten(0, 1)
+            torch.mm(norm(x[new]).flatten(0, 1), weight.t(), out=into)
+            if bias is not None:
+                into += bias
+        if bottom == h:
+            wide[h - top + 1 :] = 0
+        known = new.stop
+        yield slice(top, bottom), wide[: bottom - top + 2]
+
+
+def _convolve(wide: Tensor, depthwise: Parameters, padding: tuple[int, int]) -> Tensor:
+    weight, bias = depthwise
+    return F.conv2d(wide.permute(0, 3, 1, 2), weight, bias, padding=padding, groups=len(weight)).permute(0, 2, 3, 1)
