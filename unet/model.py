@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 # Padding to 16 whatever the depth, as the original does: weights then give the same image in both.
 SIZE_MULTIPLE = 16
@@ -75,3 +77,20 @@ class UNet(nn.Module):
             x = self.get_submodule(f"dec{level}")(torch.cat([x, skips[level - 1]], dim=1))
         x = self.final(x)[..., :height, :width]
         return image + x if self.residual else x
+
+
+def for_inference(model: UNet) -> UNet:
+    """A copy that gives the same images faster: BatchNorm folded into the convolutions before it, channels_last in memory.
+
+    It is in eval mode, takes no gradient, and has the state-dict keys of `norm="none"`.
+    """
+    model = copy.deepcopy(model).eval().requires_grad_(False)
+    for block in [module for module in model.modules() if isinstance(module, DoubleConv)]:
+        layers: list[nn.Module] = []
+        for layer in block.block:
+            if isinstance(layer, nn.BatchNorm2d):
+                layers.append(fuse_conv_bn_eval(cast(nn.Conv2d, layers.pop()), layer))
+            else:
+                layers.append(layer)
+        block.block = nn.Sequential(*layers)
+    return model.to(memory_format=torch.channels_last)

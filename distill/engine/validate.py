@@ -18,6 +18,7 @@ from distill.data.degrade import to_uint8
 from distill.data.images import ImageError, Pixels, centre_crop, pad_to, side_by_side
 from distill.engine.metrics import psnr, ssim
 from distill.engine.step import prepare
+from distill.engine.student import inference_copy
 from distill.engine.teacher import Teacher
 
 logger = logging.getLogger(__name__)
@@ -95,32 +96,26 @@ class Validation:
 
     @torch.no_grad()
     def evaluate(self, student: nn.Module | None, pause: Callable[[], None] = lambda: None) -> Evaluation:
-        """Scores a student, which is left in the mode it came in; without one, blurry input and teacher alone. `pause` is called
-        between images, and may raise."""
+        """Scores a student, of which a copy is used; without one, blurry input and teacher alone. `pause` is called between
+        images, and may raise."""
         evaluation = Evaluation()
         samples: list[Pixels] = []
-        mode = student.training if student is not None else False
-        if student is not None:
-            student.eval()
-        try:
-            for name, blurry, sharp in self.pairs():
-                pause()
-                reference = to_pixels(sharp)
-                scores = dict(self._score_unchanging(name, blurry, reference, len(samples)))
-                columns = [_sample(to_pixels(blurry))]
-                if student is not None:
-                    restored = to_pixels(student(blurry))
-                    scores["student"] = Score(psnr(restored, reference), ssim(restored, reference))
-                    columns.append(_sample(restored))
-                if name in self._teacher_samples:
-                    columns.append(self._teacher_samples[name])
-                columns.append(_sample(reference))
-                evaluation.images[name] = scores
-                if len(samples) < self.config.eval.samples:
-                    samples.append(side_by_side(columns))
-        finally:
+        student = None if student is None else inference_copy(student)
+        for name, blurry, sharp in self.pairs():
+            pause()
+            reference = to_pixels(sharp)
+            scores = dict(self._score_unchanging(name, blurry, reference, len(samples)))
+            columns = [_sample(to_pixels(blurry))]
             if student is not None:
-                student.train(mode)
+                restored = to_pixels(student(blurry))
+                scores["student"] = Score(psnr(restored, reference), ssim(restored, reference))
+                columns.append(_sample(restored))
+            if name in self._teacher_samples:
+                columns.append(self._teacher_samples[name])
+            columns.append(_sample(reference))
+            evaluation.images[name] = scores
+            if len(samples) < self.config.eval.samples:
+                samples.append(side_by_side(columns))
         evaluation.picture = np.concatenate(samples)
         return evaluation
 

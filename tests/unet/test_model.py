@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.engine.student import load_student
-from unet.model import UNet
+from unet.model import UNet, for_inference
 from unet.weights import UNetWeightsError, infer_architecture, unet_from_state_dict
 
 
@@ -127,3 +128,26 @@ def test_other_weights_are_refused() -> None:
 def test_what_is_no_unet_is_refused(keywords: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="depth is 2 to 5"):
         UNet(**keywords)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_the_form_for_inference_gives_the_same_images(norm: str) -> None:
+    model = UNet(width=8, depth=3, norm=norm).train()
+    generator = torch.Generator().manual_seed(0)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) * 0.5 + 0.1)
+            if tensor.dim() == 4:
+                tensor.sub_(0.35).div_(tensor.shape[1] ** 0.5)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    fast = for_inference(model)
+    image = torch.rand(2, 3, 33, 40, generator=generator)
+    expected = copy.deepcopy(model).eval()(image)
+    assert float((expected - image).detach().std()) > 0.01
+    torch.testing.assert_close(fast(image), expected.detach(), atol=1e-5, rtol=1e-5)
+
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
+    UNet(width=8, depth=3, norm="none").load_state_dict(fast.state_dict())
+    assert model.training  # the original stays as it was
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert all(parameter.requires_grad for parameter in model.parameters())
