@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from distill.config_errors import explain, short
-from distill.config_types import Count, Positive, Probability, Section, range_of
+from distill.config_types import Count, Positive, Probability, Section, Shape, range_of
 from distill.degradations import Degradations, Recipe
 from distill.strict_yaml import apply_override, parse_yaml
 
@@ -84,6 +84,8 @@ class DataConfig(ImagesConfig):
     """How far an epoch walks through the images, wrapping round; null: once through all of them."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Loader processes. They decode and draw random numbers; the rest happens on the device."""
+    keep_mb: Annotated[float, Field(ge=0)] = 128.0
+    """Decoded images that each of them keeps, in MB: a set of images that fits is decoded once."""
     val: ValidationImagesConfig = ValidationImagesConfig()
 
 
@@ -112,6 +114,9 @@ class TeacherConfig(Section):
     """`auto` is fp16 on a GPU and fp32 on a CPU, where half precision is slower."""
     micro_batch: Count | None = None
     """The teacher takes at most so many patches at a time; null: the whole batch. Bounds memory, changes no result."""
+    compile: bool = False
+    """On CUDA: torch.compile the network's blocks for the training batch, which takes a minute at the start. Changes rounding
+    alone."""
     check: Literal["warn", "error", "off"] = "warn"
     """What to do before training when the teacher does not improve the validation images."""
     cache: str = "outputs/teacher_output"
@@ -133,6 +138,8 @@ class UNetConfig(Section):
     residual: bool = True
     """Predict a correction of the input, zero at the start, instead of the image."""
     norm: Literal["batch", "none"] = "batch"
+    compile: bool = False
+    """torch.compile the network for training; takes a minute at the start. For long runs on a GPU."""
     init: str | None = None
     """Weights to start from: a file that this project or the original one wrote. With the original's resume file Adam's moments
     come along."""
@@ -149,9 +156,21 @@ class RestormerConfig(Section):
     ffn_expansion_factor: Positive = 2.66
     bias: bool = False
     LayerNorm_type: Literal["WithBias", "BiasFree"] = "WithBias"
+    compile: bool = False
+    """As of the U-Net."""
     init: str | None = None
     """Weights to start from: a published name, a file, or `embedded`."""
 
+
+TeacherForm = Literal[
+    "reference",
+    "reference_keeping_pages",
+    "reference_compiled",
+    "reference_compiled_keeping_pages",
+    "ours",
+    "ours_eager",
+    "ours_kernels",
+]
 
 StudentConfig = Annotated[
     Annotated[UNetConfig, Tag("unet")] | Annotated[RestormerConfig, Tag("restormer")],
@@ -220,6 +239,30 @@ class EvalConfig(Section):
     """Rows of the picture blurry | student | teacher | sharp."""
 
 
+class BenchConfig(Section):
+    """What `distill.bench` measures besides the loop that the other sections describe. Shapes are [images, height, width]."""
+
+    rounds: Count = 5
+    """Timed repetitions of everything, in turn; medians count."""
+    steps: Annotated[int, Field(ge=4)] = 10
+    """Training steps in each of them."""
+    network: Literal["teacher", "published"] = "teacher"
+    """Whose forward pass: of `teacher.weights`, or of the published Restormer with random weights, for which nothing is
+    downloaded."""
+    teacher_shapes: list[Shape] = []
+    """Of the teacher's input; empty: the training batch."""
+    teacher_forms: Annotated[list[TeacherForm], Field(min_length=1)] = ["reference", "ours"]
+    """`reference`: as the paper writes it, uncompiled. `_compiled`: with torch.compile. `_keeping_pages`, on a CPU: with the C
+    library told to keep freed memory, as our commands tell it. `ours_eager` and `ours_kernels`, on a GPU: without compiling, and
+    with the Triton kernels whatever their speed."""
+    precisions: Annotated[list[Literal["auto", "fp32", "fp16", "bf16"]], Field(min_length=1)] = ["auto"]
+    """Of the teacher."""
+    student_shapes: list[Shape] = []
+    """Of the student's input at inference; empty: the training batch."""
+    student_widths: list[Count] = []
+    """Of U-Nets that are otherwise as `student`; empty: the student alone."""
+
+
 class Config(Section):
     run: RunConfig = RunConfig()
     data: DataConfig = DataConfig()
@@ -232,6 +275,7 @@ class Config(Section):
     vgg: VggConfig = VggConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     eval: EvalConfig = EvalConfig()
+    bench: BenchConfig = BenchConfig()
 
     @model_validator(mode="after")
     def _check_contradictions(self) -> Config:

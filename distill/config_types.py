@@ -32,3 +32,4 @@ def range_of(lowest: float, highest: float = math.inf) -> Any:
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Shape = Annotated[list[Count], Field(min_length=3, max_length=3)]

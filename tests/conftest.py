@@ -30,6 +30,7 @@ TINY = {
     "stages": [{"name": "v1", "epochs": 2, "l1": 1.0, "kd": 1.0}],
     "optimizer": {"lr": 1.0e-3},
     "eval": {"crop": 64},
+    "bench": {},
 }
 
 

@@ -15,7 +15,17 @@ from torch.utils.data import Dataset
 from distill.config import Config, DataConfig, ImagesConfig
 from distill.data import augment, degrade
 from distill.data.dead_leaves import dead_leaves
-from distill.data.images import ImageError, ImageFile, Pixels, Triplet, centre_crop, find_images, pad_to, pair_images
+from distill.data.images import (
+    ImageError,
+    ImageFile,
+    Pixels,
+    RecentTriplets,
+    Triplet,
+    centre_crop,
+    find_images,
+    pad_to,
+    pair_images,
+)
 from distill.data.loader import load
 from distill.data.sampler import StreamSampler, permutation, sample_generator
 from distill.data.teacher_cache import TeacherCache
@@ -81,6 +91,10 @@ class Batch:
         blurry, teacher = (None if image is None else change(image) for image in (self.blurry, self.teacher))
         return replace(self, sharp=change(self.sharp), blurry=blurry, teacher=teacher)
 
+    def images(self) -> list[Tensor]:
+        """Those that there are."""
+        return [image for image in (self.sharp, self.blurry, self.teacher) if image is not None]
+
     def pin_memory(self) -> Batch:
         return self._with_images(Tensor.pin_memory)
 
@@ -99,6 +113,7 @@ class TrainingPatches(Dataset[Batch]):
         """Raises FileNotFoundError and ImageError where the images are not as the config says."""
         data = config.data
         self.config = config
+        self._recent = RecentTriplets(data.keep_mb * 1e6)
         self.names = [data.sharp] if isinstance(data.sharp, str) else data.sharp
         self.sources = [None if n == "dead_leaves" else list_images(data, n, SAMPLES_FOR_TRAINING) for n in self.names]
 
@@ -126,13 +141,23 @@ class TrainingPatches(Dataset[Batch]):
         for turn in range(len(source)):
             image = source[order[(start + turn) % len(source)]]
             try:
-                triplet = image.read() if self.cache is None else self.cache.read(image)
+                triplet = self._read(number, image)
                 return self._cut(f"{self.names[number]}/{image.stem}", epoch, triplet, image, skipped)
             except ImageError as error:
                 path, _, reason = str(error).partition(": ")
                 skipped.append(Skipped(path, reason))
         first = skipped[0]
         raise ImageError(f"{self.names[number]}: none of its {len(source)} images can be used; {first.path}: {first.reason}")
+
+    def _read(self, number: int, image: ImageFile) -> Triplet:
+        """The triplet of a source's image. Raises ImageError."""
+        key = (number, image.stem)
+        triplet = self._recent.get(key)
+        if triplet is None:
+            triplet = image.read() if self.cache is None else self.cache.read(image)
+            if self.cache is None or triplet.teacher is not None:  # else the teacher image comes later
+                self._recent.keep(key, triplet)
+        return triplet
 
     def _cut(self, name: str, epoch: int, triplet: Triplet, image: ImageFile | None, skipped: list[Skipped]) -> Batch:
         """The same window of all three, and the sample's random numbers."""

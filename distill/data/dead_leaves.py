@@ -45,14 +45,17 @@ def _draw_leaves(canvas: int, rng: np.random.Generator) -> NDArray[np.int32]:
     stretch = np.exp(rng.normal(0, 0.35, count))
     corners = rng.choice([3, 4, 4, 5, 6, 24], count)  # 24 corners pass for an ellipse
 
+    # All outlines at once, with the most corners that any has; a loop over the leaves would take most of the time.
+    corner = np.arange(corners.max())
+    turn = angle[:, None] + corner * (2 * np.pi / corners)[:, None]
+    x, y = np.cos(turn) * (radius * stretch)[:, None], np.sin(turn) * (radius / stretch)[:, None]
+    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
+    outlines = np.stack([cos * x - sin * y, sin * x + cos * y], axis=2) + centre[:, None]
+
     image = Image.new("I", (canvas, canvas), 0)
     draw = ImageDraw.Draw(image)
-    for number in range(count):
-        turn = angle[number] + np.arange(corners[number]) * (2 * np.pi / corners[number])
-        x, y = np.cos(turn) * radius[number] * stretch[number], np.sin(turn) * radius[number] / stretch[number]
-        cos, sin = np.cos(angle[number]), np.sin(angle[number])
-        outline = np.stack([cos * x - sin * y, sin * x + cos * y], axis=1) + centre[number]
-        draw.polygon(outline.ravel().tolist(), fill=number + 1)
+    for number, (outline, length) in enumerate(zip(outlines.reshape(count, -1).tolist(), corners.tolist(), strict=True), start=1):
+        draw.polygon(outline[: 2 * length], fill=number)
     return np.asarray(image, dtype=np.int32)
 
 

@@ -86,14 +86,14 @@ def _apply(step: Degradation, image: Tensor, draws: Draws) -> Tensor:
         case Noise():
             return _noise(image, strength / 255, draws["seed"])
         case Jpeg():
-            return kornia.enhance.jpeg_codec_differentiable(image, strength.to(image.device, non_blocking=True))
+            # On the CPU, here and below: kornia looks at the values, and would wait for the device to tell them.
+            return kornia.enhance.jpeg_codec_differentiable(image, strength)
 
 
 def _gaussian_blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
     # One kernel size for all samples: the size of the batch's largest sigma would change a sample with its neighbours.
     radius = min(math.ceil(3 * largest), min(image.shape[-2:]) - 1)
-    sigmas = sigma.to(image.device, non_blocking=True)[:, None].expand(-1, 2)
-    return kornia.filters.gaussian_blur2d(image, 2 * radius + 1, sigmas, border_type="reflect")
+    return kornia.filters.gaussian_blur2d(image, 2 * radius + 1, sigma[:, None].expand(-1, 2), border_type="reflect")
 
 
 def _motion_blur(image: Tensor, length: Tensor, angle: Tensor, longest: float) -> Tensor:
@@ -115,10 +115,11 @@ def _rescale(image: Tensor, factor: Tensor) -> Tensor:
     sizes = [(max(1, round(height / f)), max(1, round(width / f))) for f in factor.tolist()]
     out = torch.empty_like(image)
     for size in dict.fromkeys(sizes):
-        rows = [row for row, own in enumerate(sizes) if own == size]
+        # Not image[list]: that waits for the list to arrive.
+        rows = torch.tensor([row for row, own in enumerate(sizes) if own == size]).to(image.device, non_blocking=True)
         # Antialiased in both directions, as PIL does it, and rounded between, as a small file would be.
-        small = quantize(F.interpolate(image[rows], size, mode="bicubic", antialias=True))
-        out[rows] = F.interpolate(small, (height, width), mode="bicubic", antialias=True)
+        small = quantize(F.interpolate(image.index_select(0, rows), size, mode="bicubic", antialias=True))
+        out.index_copy_(0, rows, F.interpolate(small, (height, width), mode="bicubic", antialias=True))
     return out
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,33 @@ class Triplet:
     sharp: Pixels
     blurry: Pixels | None = None
     teacher: Pixels | None = None
+
+    @property
+    def bytes(self) -> int:
+        return sum(pixels.nbytes for pixels in (self.sharp, self.blurry, self.teacher) if pixels is not None)
+
+
+class RecentTriplets:
+    """Those that were read last: a set of images that fits into the memory is decoded once."""
+
+    def __init__(self, max_bytes: float) -> None:
+        self.max_bytes, self.bytes = max_bytes, 0
+        self._kept: OrderedDict[Hashable, Triplet] = OrderedDict()
+
+    def get(self, key: Hashable) -> Triplet | None:
+        """What was kept under this key, if it still is."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def keep(self, key: Hashable, triplet: Triplet) -> None:
+        """Drops those that were not asked for longest, where there is no room; keeps nothing larger than all of it."""
+        if key in self._kept or triplet.bytes > self.max_bytes:
+            return
+        self._kept[key] = triplet
+        self.bytes += triplet.bytes
+        while self.bytes > self.max_bytes:
+            self.bytes -= self._kept.popitem(last=False)[1].bytes
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from distill.config import Config
 from distill.data.augment import augment
 from distill.data.datasets import Batch, Skipped, TrainingPatches, ValidationImages, training_loader
 from distill.data.degrade import degrade
-from distill.data.images import ImageError
+from distill.data.images import ImageError, ImageFile, Triplet
 
 EVERYTHING = [
     {"kind": "gaussian_blur", "sigma": [0.5, 3.0], "probability": 0.7},
@@ -55,6 +55,23 @@ def test_a_sample_has_the_same_bits_at_any_batch_size_and_worker_count(
     assert len(runs[0]) == len(runs[1]) == 32
     for position, sample in runs[0].items():
         assert torch.equal(sample, runs[1][position]), position
+
+
+@pytest.mark.parametrize(("keep_mb", "reads"), [(0, 12), (1000, 6)])
+def test_images_that_fit_are_read_once_and_samples_stay_what_they_are(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, keep_mb: float, reads: int
+) -> None:
+    expected = finished(tiny_config(data={"keep_mb": 0}), 3)
+    read, counted = ImageFile.read, []
+
+    def counting(self: ImageFile) -> Triplet:
+        counted.append(self.stem)
+        return read(self)
+
+    monkeypatch.setattr(ImageFile, "read", counting)
+    samples = finished(tiny_config(data={"keep_mb": keep_mb}), 3)  # 12 samples of 6 images
+    assert len(counted) == reads
+    assert all(torch.equal(sample, expected[position]) for position, sample in samples.items())
 
 
 def test_a_loader_that_starts_in_the_middle_gives_what_comes_there(tiny_config: Callable[..., Config]) -> None:

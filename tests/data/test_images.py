@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distill.data.images import ImageError, centre_crop, find_images, pad_to, pair_images, read_image, write_image
+from distill.data.images import (
+    ImageError,
+    RecentTriplets,
+    Triplet,
+    centre_crop,
+    find_images,
+    pad_to,
+    pair_images,
+    read_image,
+    write_image,
+)
 
 
 @pytest.fixture
@@ -187,3 +197,22 @@ def test_a_written_image_reads_back(tmp_path: Path, pixels: np.ndarray) -> None:
     write_image(tmp_path / "new" / "a.png", pixels)
     assert np.array_equal(read_image(tmp_path / "new" / "a.png"), pixels)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.png"]
+
+
+def test_the_triplets_that_are_kept_fit_and_are_those_asked_for_last() -> None:
+    def triplet(pixel_count: int) -> Triplet:
+        return Triplet(np.zeros((pixel_count, 1, 3), np.uint8), np.zeros((pixel_count, 1, 3), np.uint8))
+
+    recent = RecentTriplets(max_bytes=2 * 60)
+    first, second, third = triplet(10), triplet(9), triplet(9)  # 60, 54 and 54 bytes
+    recent.keep("first", first)
+    recent.keep("second", second)
+    assert recent.get("first") is first
+    recent.keep("third", third)
+    assert recent.get("second") is None  # asked for longest ago
+    assert recent.get("first") is first
+    assert recent.get("third") is third
+    recent.keep("large", triplet(21))  # larger than everything together may be
+    assert recent.get("large") is None
+    assert recent.get("first") is first
+    assert recent.bytes == 114
