@@ -8,7 +8,7 @@ kept, so that nothing is computed twice.
 - Feed-forward: LayerNorm, 1x1, depthwise 3x3, gate and 1x1 of one band after the other.
 - Attention: products and norms over all pixels are accumulated over the bands; softmax(attention) and the output projection are
   then one matrix per image, applied to v at once.
-- Hidden widths such as 127 and 255 are padded with zeros to a multiple of 16: oneDNN's depthwise kernel is slow for others.
+- Hidden widths such as 127 and 255 are padded: oneDNN's depthwise kernel is slow for others.
 
 Axes: b batch, h height, w width, c channels, e heads, d channels of one head.
 """
@@ -22,12 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restormer.padding import CHANNEL_MULTIPLE, pad_halves
+
 if TYPE_CHECKING:
     from restormer.model import Attention, FeedForward, LayerNorm, TransformerBlock
 
 # Of a band's widest tensor. Measured at 256x256 with the published network: 1 MiB 3.2 s, 4 MiB 2.6 s, 16 MiB 2.8 s.
 BAND_BYTES = 4 * 2**20
-CHANNEL_MULTIPLE = 16
 
 
 def can_fuse(x: Tensor, weight: Tensor) -> bool:
@@ -73,7 +74,7 @@ def _feed_forward(x: Tensor, norm: LayerNorm, ffn: FeedForward) -> None:
     """Adds the network's output to x."""
     hidden = ffn.project_out.weight.shape[1]
     extra = -hidden % CHANNEL_MULTIPLE
-    project, depthwise = (_pad_halves(*_parameters(conv), extra) for conv in (ffn.project_in, ffn.dwconv))
+    project, depthwise = (pad_halves(*_parameters(conv), extra) for conv in (ffn.project_in, ffn.dwconv))
     weight, bias = _parameters(ffn.project_out)
     weight = F.pad(weight, (0, extra))
     for images, rows, wide in _wide_bands(x, norm, project, depthwise):
@@ -88,17 +89,6 @@ Parameters = tuple[Tensor, Tensor | None]
 def _parameters(conv: nn.Conv2d) -> Parameters:
     """Weight and bias; of a 1x1 convolution the weight as a matrix."""
     return (conv.weight.flatten(1) if conv.kernel_size == (1, 1) else conv.weight), conv.bias
-
-
-def _pad_halves(weight: Tensor, bias: Tensor | None, extra: int) -> Parameters:
-    """Adds `extra` output channels of zeros to each half of the output channels, gate and value."""
-
-    def pad(of: Tensor) -> Tensor:
-        zeros = of.new_zeros(extra, *of.shape[1:])
-        gate, value = of.chunk(2)
-        return torch.cat([gate, zeros, value, zeros])
-
-    return pad(weight), None if bias is None else pad(bias)
 
 
 def _wide_bands(x: Tensor, norm: LayerNorm, project: Parameters, depthwise: Parameters) -> Iterator[tuple[slice, slice, Tensor]]:

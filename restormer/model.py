@@ -12,6 +12,7 @@ Axes: b batch, h height, w width, c channels, n = h * w pixels, e heads, d chann
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from typing import cast
 
@@ -20,7 +21,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from restormer import fused
+from restormer import fused, kernels
+from restormer.padding import pad_hidden
 
 # Three halvings of the resolution: the network itself needs sides that are multiples of this.
 SIZE_MULTIPLE = 8
@@ -49,6 +51,21 @@ def _spatial_in_float32(x: Tensor, conv: nn.Conv2d) -> Tensor:
     bias = None if conv.bias is None else conv.bias.float()
     out = F.conv2d(x.float().permute(0, 3, 1, 2), conv.weight.float(), bias, padding=conv.padding)
     return out.permute(0, 2, 3, 1)
+
+
+def _depthwise(x: Tensor, conv: nn.Conv2d, use_kernels: bool) -> Tensor:
+    """A depthwise 3x3 convolution of (b, h, w, c)."""
+    if use_kernels and not torch.is_grad_enabled():
+        return kernels.depthwise3x3(x.contiguous(), conv.weight, conv.bias)
+    return _spatial(x, conv)
+
+
+def _gated_depthwise(x: Tensor, conv: nn.Conv2d, use_kernels: bool) -> Tensor:
+    """(b, h, w, 2c) -> (b, h, w, c): the first half of a depthwise 3x3 convolution, through GELU, times the second."""
+    if use_kernels and not torch.is_grad_enabled():
+        return kernels.depthwise3x3_gate(x.contiguous(), conv.weight, conv.bias)
+    gate, value = _spatial(x, conv).chunk(2, dim=-1)
+    return F.gelu(gate) * value
 
 
 class WithBiasLayerNorm(nn.Module):
@@ -93,7 +110,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, bias: bool) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.use_kernels = heads, False
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = _conv(dim, 3 * dim, 1, bias)
         self.qkv_dwconv = _conv(3 * dim, 3 * dim, 3, bias, groups=3 * dim)
@@ -101,7 +118,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         height = x.shape[1]
-        qkv = _spatial(_pointwise(x, self.qkv), self.qkv_dwconv)
+        qkv = _depthwise(_pointwise(x, self.qkv), self.qkv_dwconv, self.use_kernels)
         q, k, v = rearrange(qkv, "b h w (three e d) -> three b e (h w) d", three=3, e=self.heads)
         attention = (_unit_columns(q).transpose(-2, -1) @ _unit_columns(k)) * self.temperature.float()
         attention = attention.softmax(dim=-1).to(v.dtype)
@@ -121,14 +138,15 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, expansion: float, bias: bool) -> None:
         super().__init__()
+        self.use_kernels = False
         hidden = int(dim * expansion)
         self.project_in = _conv(dim, 2 * hidden, 1, bias)
         self.dwconv = _conv(2 * hidden, 2 * hidden, 3, bias, groups=2 * hidden)
         self.project_out = _conv(hidden, dim, 1, bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = _spatial(_pointwise(x, self.project_in), self.dwconv).chunk(2, dim=-1)
-        return _pointwise(F.gelu(gate) * value, self.project_out)
+        hidden = _gated_depthwise(_pointwise(x, self.project_in), self.dwconv, self.use_kernels)
+        return _pointwise(hidden, self.project_out)
 
 
 class TransformerBlock(nn.Module):
@@ -250,6 +268,20 @@ class Restormer(nn.Module):
         nhwc = padded.permute(0, 2, 3, 1).contiguous()
         restored = padded + self._correction(nhwc).permute(0, 3, 1, 2).to(padded.dtype)
         return restored[..., :height, :width]
+
+    def padded_copy(self) -> Restormer:
+        """The same function, frozen, with hidden widths that a GPU multiplies fast: another state dict, and the same images."""
+        network = copy.deepcopy(self).requires_grad_(False)
+        for module in network.modules():
+            if isinstance(module, FeedForward):
+                pad_hidden(module)
+        return network
+
+    def use_kernels(self, use: bool) -> None:
+        """Whether depthwise convolutions are Triton's kernels where no gradient is needed: on CUDA, for `kernels.AVAILABLE`."""
+        for module in self.modules():
+            if isinstance(module, Attention | FeedForward):
+                module.use_kernels = use
 
     def _correction(self, x: Tensor) -> Tensor:
         """(b, h, w, 3), sides multiples of 8 -> (b, h, w, 3)."""

@@ -204,3 +204,20 @@ def test_half_precision_of_the_full_network_stays_close_on_a_gpu(dtype: torch.dt
         half = model.to(dtype)(image)
     assert half.isfinite().all()
     assert relative_error(half, full, image) <= largest
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_padded_widths_change_no_image(bias: bool) -> None:
+    """Hidden widths 31, 63, 127 and 255, as the published network's are odd."""
+    model, reference = pair(dim=12, bias=bias, **{key: value for key, value in SMALL.items() if key != "dim"})
+    hidden = [model.encoder_level1[0].ffn.project_out.in_channels, model.latent[0].ffn.project_out.in_channels]
+    assert hidden == [31, 255]
+    padded = model.padded_copy()
+    assert [padded.encoder_level1[0].ffn.project_out.in_channels, padded.latent[0].ffn.project_out.in_channels] == [32, 256]
+    image = torch.rand(2, 3, 32, 40, generator=torch.Generator().manual_seed(1))
+    expected = reference(image).detach()
+    torch.testing.assert_close(padded(image), expected, atol=2e-4, rtol=1e-4)  # gradients on: the plain form
+    with torch.no_grad():
+        torch.testing.assert_close(padded(image), expected, atol=2e-4, rtol=1e-4)  # in bands
+    assert not any(parameter.requires_grad for parameter in padded.parameters())
+    assert hidden == [model.encoder_level1[0].ffn.project_out.in_channels, model.latent[0].ffn.project_out.in_channels]
