@@ -10,6 +10,7 @@ import logging
 import shutil
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -21,9 +22,10 @@ from tqdm import tqdm
 
 from distill.command import Interrupted, SignalGate, add_config_arguments, read_config, run_command
 from distill.config import Config, ConfigError, StageConfig, dump_config, parse_config
-from distill.data.datasets import Skipped, TrainingPatches, training_loader
+from distill.data.datasets import Batch, Skipped, TrainingPatches, training_loader
 from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
-from distill.engine.device import choose_device
+from distill.engine.device import choose_device, on_device
+from distill.engine.fast_teacher import speed_up_for_training
 from distill.engine.fill import OnlineFiller, cache_lock, open_for_training
 from distill.engine.log import METRICS, RunLog
 from distill.engine.losses import VggFeatures
@@ -65,14 +67,12 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
         with RunLog(folder, state.step) as log, gate, bar, closing(loader):
             try:
                 evaluation = _validate(state, plan, validation, log, gate, folder)
-                for batch in loader:
+                for batch in on_device(_completed(loader, run.filler), device):
                     _name_skipped(batch.skipped, skipped)
-                    if run.filler is not None:
-                        run.filler.complete(batch)
                     stage = plan.stage_at(state.step)
                     lr = learning_rate(config.optimizer, state.step, plan.total_steps)
                     state.student.train()
-                    measured = training_step(batch.to(device), state, run.teacher, run.vgg, stage, lr, config)
+                    measured = training_step(batch, state, run.teacher, run.vgg, stage, lr, config)
                     log.add(measured, images=config.data.batch)
                     bar.update()
 
@@ -124,9 +124,13 @@ def _build(config: Config, device: torch.device) -> Run:
         dataset.cache, filler = open_for_training(config, teacher, images, device)
     vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
     state = new_training_state(build_student(config), config.optimizer, device)
+    if config.student.compile:
+        state.student.compile()
     continued = continue_optimizer(state.optimizer, state.student, config.student)
     validation = Validation(config, teacher, device)
     _check_teacher(validation, config)
+    if teacher is not None and config.teacher.mode == "online":
+        speed_up_for_training(teacher, config)
     plan = Plan(config.stages, dataset.steps_per_epoch)
     return Run(dataset, plan, teacher, filler, vgg, state, continued, validation)
 
@@ -159,6 +163,14 @@ class Plan:
 
     def validates(self, step: int, every_epochs: int) -> bool:
         return step > 0 and (self.ends_stage(step) or (self.ends_epoch(step) and self.epoch_at(step) % every_epochs == 0))
+
+
+def _completed(batches: Iterable[Batch], filler: OnlineFiller | None) -> Iterator[Batch]:
+    """The same batches, with the teacher images that a cache lacked."""
+    for batch in batches:
+        if filler is not None:
+            filler.complete(batch)
+        yield batch
 
 
 def _clear(folder: Path) -> None:
@@ -209,7 +221,8 @@ def _check_same_run(folder: Path, saved: Config, config: Config) -> None:
     """Settings that make a checkpoint meaningless refuse it; other changes take effect, and are named."""
     before, now = _flatten(saved.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    fatal = [key for key in changed if key.startswith("student.") or key in ("run.seed", "data.batch", "optimizer.ema")]
+    settled = [key for key in before if key.startswith("student.") and key != "student.compile"]
+    fatal = [key for key in changed if key in (*settled, "run.seed", "data.batch", "optimizer.ema")]
     describe = ", ".join(f"{key}: {before.get(key)} is now {now.get(key)}" for key in fatal or changed)
     if fatal:
         raise ConfigError(

@@ -1,13 +1,15 @@
-"""The device a run computes on, and the one setting of its allocator that pays on a CPU."""
+"""The device a run computes on, how batches come to it, and the one setting of the allocator that pays on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterable, Iterator
 
 import torch
 
 from distill.config import ConfigError
+from distill.data.datasets import Batch
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
@@ -27,6 +29,26 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cpu":
         _keep_freed_pages()
     return device
+
+
+def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The loader's batches, their images on the device.
+
+    On CUDA they are copied on a stream of their own, from pinned memory: the host, which waits for nothing, asks for a copy while
+    the device still computes the step before, and the two run side by side.
+    """
+    if device.type != "cuda":
+        yield from (batch.to(device) for batch in batches)
+        return
+    copies = torch.cuda.Stream(device)
+    for batch in batches:
+        with torch.cuda.stream(copies):
+            moved = batch.to(device)
+        steps = torch.cuda.current_stream(device)
+        steps.wait_stream(copies)
+        for image in moved.images():
+            image.record_stream(steps)  # or its memory would be reused by the next copy, during this step
+        yield moved
 
 
 def _keep_freed_pages() -> None:

@@ -45,7 +45,7 @@ def build_student(config: Config) -> nn.Module:
 
 def architecture(student: UNetConfig | RestormerConfig) -> dict[str, Any]:
     """The network's constructor keywords."""
-    return student.model_dump(exclude={"arch", "init"})
+    return student.model_dump(exclude={"arch", "init", "compile"})
 
 
 def build_network(arch: str, keywords: Mapping[str, Any]) -> nn.Module:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,11 @@ class Teacher(nn.Module):
         self.network = network.eval().requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)
         self.dtype, self.micro_batch = dtype, micro_batch
         self.training = False
+        self._replayed: tuple[tuple[int, ...], Callable[[Tensor], Tensor]] | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
 
     def train(self, mode: bool = True) -> Teacher:
         """Does nothing: a student's `.train()` must not reach its teacher."""
@@ -38,7 +45,18 @@ class Teacher(nn.Module):
     def forward(self, blurry: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> the restored images, clamped to [0, 1], float32."""
         parts = blurry.float().split(self.micro_batch or len(blurry))
-        return torch.cat([self.network(part) for part in parts]).clamp(0, 1)
+        # Clamped one by one, into new memory: the next call of a recorded form overwrites what it gave.
+        return torch.cat([self.restore(part).clamp(0, 1) for part in parts])
+
+    def restore(self, blurry: Tensor) -> Tensor:
+        """(B, 3, H, W) -> the network's images, not clamped, all at once; to be used before the next call."""
+        if self._replayed is not None and blurry.shape == self._replayed[0]:
+            return self._replayed[1](blurry)
+        return self.network(blurry)
+
+    def replay(self, shape: tuple[int, ...], form: Callable[[Tensor], Tensor]) -> None:
+        """From now on `form` stands in for the network on (B, 3, H, W) inputs of this shape."""
+        self._replayed = shape, form
 
 
 def identify(teacher: Teacher) -> Identity:
@@ -52,11 +70,18 @@ def identify(teacher: Teacher) -> Identity:
     return Identity(weights=digest.hexdigest(), architecture=infer_architecture(state), precision=precision)
 
 
+def teacher_precision(asked: Literal["auto"] | Precision, device: torch.device) -> Precision:
+    """What `auto` means on this device."""
+    if asked == "auto":
+        return "fp16" if device.type == "cuda" else "fp32"
+    return asked
+
+
 def build_teacher(config: TeacherConfig, device: torch.device) -> Teacher | None:
     """None for mode `none`. Raises what loading the weights raises."""
     if config.mode == "none":
         return None
-    precision: Precision = ("fp16" if device.type == "cuda" else "fp32") if config.precision == "auto" else config.precision
+    precision = teacher_precision(config.precision, device)
     if precision != "fp32" and device.type == "cpu":
         logger.warning("teacher.precision: %s is many times slower than fp32 on a CPU", precision)
     return Teacher(load_restormer(config.weights, config.sha256), DTYPES[precision], config.micro_batch).to(device)
@@ -111,13 +136,8 @@ def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> T
 
 
 def _in_full_precision(teacher: Teacher, blurry: Tensor) -> Tensor:
-    # Half -> float -> half loses nothing, so the network itself can be lent.
-    teacher.network.float()
-    try:
-        with torch.no_grad():
-            return teacher.network(blurry).clamp(0, 1)
-    finally:
-        teacher.network.to(teacher.dtype)
+    with torch.no_grad():
+        return copy.deepcopy(teacher.network).float()(blurry).clamp(0, 1)
 
 
 def _psnr(image: Tensor, sharp: Tensor) -> float:

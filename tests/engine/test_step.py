@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from typing import Any
@@ -176,6 +177,52 @@ def test_the_schedules() -> None:
     assert learning_rate(cosine, 10, 110) == 1.0
     assert learning_rate(cosine, 60, 110) == pytest.approx(0.5)
     assert learning_rate(cosine, 109, 110) < 0.001
+
+
+NO_NOISE = [
+    {"kind": "gaussian_blur", "sigma": [0.5, 3.0], "probability": 0.7},
+    {"kind": "motion_blur", "length": [3, 15]},
+    {"kind": "rescale", "factor": [1, 4]},
+    {"kind": "jpeg", "quality": [30, 95]},
+]
+NOISE = [{"kind": "noise", "sigma": [0, 20]}]
+EVERY_AUGMENTATION = {"gamma": [0.5, 2.0], "brightness": [-0.2, 0.2], "shuffle_channels": 0.5}
+IN_PARTS = {"accumulate": 2, "clip_norm": 1.0, "ema": 0.9}
+
+
+def test_a_step_reads_nothing_back(tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the meta device, which has no values to read: `.item()`, `bool()` and `.cpu()` of a result raise there. (Noise is left
+    out, because that device has no random numbers.)"""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # neither it nor the fused kernel
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)  # knows the meta device
+    config = tiny_config(degrade=NO_NOISE, augment=EVERY_AUGMENTATION, optimizer=IN_PARTS, teacher={"micro_batch": 1})
+    device = torch.device("meta")
+    state = new_training_state(build_student(config), config.optimizer, device)
+    teacher = build_teacher(config.teacher, device)
+    measured = training_step(first_batch(config).to(device), state, teacher, None, config.stages[0], 1e-3, config)
+    assert measured.keys() == {"l1", "kd", "loss", "gradient_norm", "finite"}
+    assert all(value.device == device for value in measured.values())
+    assert state.step == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_a_step_waits_for_nothing_on_a_gpu(tiny_config: Callable[..., Config], amp: str) -> None:
+    """From the batch's arrival to the end of the optimiser step; the first steps may, when libraries initialise themselves."""
+    config = tiny_config(
+        degrade=NO_NOISE + NOISE, augment=EVERY_AUGMENTATION, optimizer=IN_PARTS | {"amp": amp}, teacher={"micro_batch": 1}
+    )
+    device = torch.device("cuda")
+    state = new_training_state(build_student(config), config.optimizer, device)
+    teacher = build_teacher(config.teacher, device)
+    batches = [batch.to(device) for batch in training_loader(TrainingPatches(config), 0, 4, pin=True)]
+    torch.cuda.synchronize()
+    for number, batch in enumerate(batches):
+        torch.cuda.set_sync_debug_mode("error" if number >= 2 else "default")
+        try:
+            training_step(batch, state, teacher, None, config.stages[0], 1e-3, config)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.gpu

@@ -97,15 +97,20 @@ def test_a_teacher_that_is_not_finite_is_complained_of() -> None:
     assert "not finite" in str(result.complaint())
 
 
+class ErrsInHalfPrecision(Function):
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + (0.1 if self.one.dtype == torch.float32 else 0.09) + (SHARP - x) * 0.5
+
+
 def test_half_precision_is_compared_with_full() -> None:
-    """The network errs by a tenth of its correction as soon as its weight is half precision."""
-    network = Function(None)
-    network.function = lambda x: x + (0.1 if network.one.dtype == torch.float32 else 0.09) + (SHARP - x) * 0.5
-    teacher = Teacher(network, torch.float16)
-    result = check_teacher(teacher, [(BLURRY, SHARP)])
+    network = ErrsInHalfPrecision()
+    result = check_teacher(Teacher(network, torch.float16), [(BLURRY, SHARP)])
     assert result.half_error is not None
     assert result.half_error == pytest.approx(0.01 / float((0.1 + (SHARP - BLURRY) * 0.5).square().mean().sqrt()), rel=0.2)
-    assert network.one.dtype == torch.float16  # given back as it was
+    assert network.one.dtype == torch.float16
 
 
 def test_the_embedded_teacher_passes_its_check() -> None:
@@ -115,3 +120,18 @@ def test_the_embedded_teacher_passes_its_check() -> None:
     result = check_teacher(Teacher(load_restormer("embedded")), [(blurry, photo)])
     assert result.complaint() is None
     assert result.teacher_psnr > result.blurry_psnr + 3
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_a_recorded_form_stands_in_for_its_shape_alone(micro_batch: int | None) -> None:
+    """It gives the same memory at each call, as a CUDA graph does."""
+    teacher = Teacher(Function(lambda x: x + 0.25), micro_batch=micro_batch)
+    memory = torch.empty(2, 3, 8, 8)
+    teacher.replay(tuple(memory.shape), lambda x: memory.copy_(x).add_(0.5))
+    images = torch.linspace(0, 0.4, 4).view(4, 1, 1, 1).expand(4, 3, 8, 8)
+    expected = images + (0.5 if micro_batch else 0.25)
+    torch.testing.assert_close(teacher(images), expected)
+    torch.testing.assert_close(teacher(images[:, :, :4]), images[:, :, :4] + 0.25)
+    kept = teacher(images[:2])
+    teacher(images[2:])
+    torch.testing.assert_close(kept, images[:2] + 0.5)
