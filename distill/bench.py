@@ -1,0 +1,180 @@
+"""How fast teacher, student and training loop are on this machine: `python -m distill.bench --config configs/bench_cpu.yaml`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import math
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from distill.command import SignalGate, add_config_arguments, read_config, run_command
+from distill.config import Config, ConfigError
+from distill.data.files import write_bytes
+from distill.engine.device import choose_device
+from distill.engine.forward_bench import Row, student_rows, teacher_rows
+from distill.engine.loop_bench import LoopFigures, measure_loop
+from distill.engine.roofline import Machine
+
+logger = logging.getLogger(__name__)
+
+PARTS = ("teacher", "student", "loop")
+
+
+@dataclass
+class Report:
+    """What one run of the benchmark measured."""
+
+    machine: str
+    date: str
+    matrix_gflop_per_s: dict[str, float]
+    """By precision."""
+    copy_gb_per_s: float
+    forward: list[Row] = field(default_factory=list)
+    loop: LoopFigures | None = None
+
+    def table(self) -> str:
+        """Everything, to be read."""
+        rates = ", ".join(f"{rate:.0f} GFLOP/s {name}" for name, rate in self.matrix_gflop_per_s.items())
+        lines = [f"{self.machine}, {self.date}", f"matrix products {rates}; copies {self.copy_gb_per_s:.1f} GB/s", ""]
+        if self.forward:
+            lines += [*_forward_table(self.forward), ""]
+        if self.loop is not None:
+            lines += _loop_table(self.loop)
+        return "\n".join(lines).rstrip()
+
+    def to_json(self) -> str:
+        """The same as a JSON object; what was not measured is null."""
+        loop = self.loop
+        derived = {} if loop is None else {"overhead": loop.overhead(), "break_even_epochs": loop.break_even_epochs()}
+        tree = asdict(self) | {"loop": None if loop is None else asdict(loop) | derived}
+        return json.dumps(_without_nan(tree), indent=2) + "\n"
+
+
+def bench(config: Config, parts: Sequence[str] = PARTS) -> Report:
+    """Measures what the `bench` section asks for, or some of its parts; takes minutes. Raises ConfigError and what building a run
+    raises."""
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise ConfigError(f"--only: {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
+    if config.teacher.mode == "none" and parts != ("student",):
+        raise ConfigError("teacher.mode: none: there is no teacher to measure; --only student measures the student")
+    device = choose_device(config.run.device)
+    logger.info("matrix products and copies")
+    machine = Machine(device)
+    forward = teacher_rows(config, machine) if "teacher" in parts else []
+    forward += student_rows(config, machine) if "student" in parts else []
+    loop = _in_a_process(config, device) if "loop" in parts else None
+    rates = {name: rate / 1e9 for name, rate in machine.rates().items()}
+    return Report(machine.describe(), date.today().isoformat(), rates, machine.copy_bandwidth / 1e9, forward, loop)
+
+
+def _in_a_process(config: Config, device: torch.device) -> LoopFigures:
+    """The loop in a fresh process, as `distill.train` is one."""
+    logger.info("training loop, online and cached")
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure_loop, config, str(device)).result()
+
+
+def _forward_table(rows: Sequence[Row]) -> list[str]:
+    titles = ["", "ms", "images/s", "times", "memory MB", "GFLOP/s", "matrix", "copies", "first call s", "difference"]
+    lines: list[list[str]] = []
+    before = ""
+    for row in rows:
+        shape = f"{row.shape[0]}x3x{row.shape[1]}x{row.shape[2]}"
+        if (group := f"{row.network}, {row.precision}, {shape}") != before:
+            lines.append([group])
+            before = group
+        if row.failure is not None:
+            lines.append([f"  {row.form}", f"failed: {row.failure}"])
+            continue
+        numbers = [f"{row.ms:.1f}", f"{row.images_per_s:.2f}", f"{row.times_as_fast:.2f}"]
+        numbers += ["-" if row.memory_mb is None else f"{row.memory_mb:.0f}", f"{row.gflop_per_s:.0f}"]
+        numbers += [f"{row.matrix_share:.0%}", f"{row.copy_share:.0%}", f"{row.first_call_s:.1f}"]
+        lines.append([f"  {row.form}", *numbers, _difference(row)])
+    note = [
+        "times: as fast as the first form. matrix: share of the measured matrix rate. copies: what unfused operations would",
+        "move, over what copies could. difference: from the first form in float32; the largest, and its RMS over the RMS of what",
+        "the network changes.",
+    ]
+    return [*_align([titles, *lines]), *note]
+
+
+def _difference(row: Row) -> str:
+    if row.largest_difference is None or row.correction_error is None:
+        return "-"
+    return f"{row.largest_difference:.1e}, {row.correction_error:.2%}"
+
+
+def _loop_table(loop: LoopFigures) -> list[str]:
+    parts = {"degrade + augment": loop.degrade_augment, "teacher": loop.teacher, "student step": loop.student_step}
+    whole = {"sum of these": loop.parts(), "online step": loop.online, "cached step": loop.cached}
+    loaders = {"loader, online": loop.loader, "loader, cached": loop.cached_loader}
+    lines = [["training loop", "ms per step", "images/s"]]
+    for name, values in (parts | whole | loaders).items():
+        lines.append([f"  {name}", f"{median(values):.1f}", f"{loop.batch * 1e3 / median(values):.1f}"])
+    epochs = loop.break_even_epochs()
+    against = "a cached step is not faster" if math.isinf(epochs) else f"a cache has paid for itself after {epochs:.1f} epochs"
+    text = [
+        f"online step over the sum of its parts: {loop.overhead():.3f}; online over cached: "
+        f"{median(loop.online) / median(loop.cached):.2f}",
+        f"filling a cache: {loop.fill_ms_per_image:.1f} ms an image; {against}",
+    ]
+    if loop.peak_memory_bytes is not None:
+        text.append(f"memory taken from the device: {loop.peak_memory_bytes / 2**30:.2f} GiB")
+    return [*_align(lines), *text]
+
+
+def _align(lines: Sequence[Sequence[str]]) -> list[str]:
+    """Columns, the first to the left, the others to the right; a line of less than three cells takes part in no column."""
+    full = [line for line in lines if len(line) > 2]
+    widths = [max(len(line[column]) for line in full) for column in range(len(full[0]))]
+    out = []
+    for line in lines:
+        cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=False)]
+        out.append("  ".join([line[0].ljust(widths[0]), *(cells[1:] if len(line) > 2 else line[1:])]).rstrip())
+    return out
+
+
+def _without_nan(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _without_nan(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_nan(value) for value in tree]
+    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.bench",
+        description="Throughput of teacher, student and training loop, online against cached, beside what the machine can do.",
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--only", nargs="+", default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    parser.add_argument("--chart", type=Path, metavar="FILE", help="also draw it as a PNG")
+    arguments = parser.parse_args()
+    if arguments.chart is not None and importlib.util.find_spec("matplotlib") is None:
+        raise ConfigError('--chart needs matplotlib: pip install "online-distill[chart]", or pip install matplotlib')
+    SignalGate().install()
+    report = bench(read_config(arguments), tuple(arguments.only))
+    print(report.table())
+    if arguments.json is not None:
+        write_bytes(arguments.json, report.to_json().encode())
+    if arguments.chart is not None:
+        from distill.engine.bench_chart import draw_chart  # needs a package that nothing else does
+
+        draw_chart(arguments.chart, report.machine, report.forward, report.loop)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,123 @@
+"""A function in a process of its own, timed in turn with others: its memory and its allocator's settings are its own, and what
+the machine does meanwhile hits all alike."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.engine.roofline import synchronize
+
+Build = Callable[..., Callable[[], Tensor]]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Of one function; `failure` says why there is nothing else."""
+
+    seconds: float = float("nan")
+    """Of one call, the median over the rounds."""
+    first_call_s: float = float("nan")
+    """The first call, which may compile."""
+    memory_bytes: int | None = None
+    """How much the process grew at most during the first call; on CUDA all that its tensors took."""
+    output: Tensor | None = None
+    failure: str | None = None
+
+
+def time_in_turn(functions: Mapping[str, tuple[Build, tuple[Any, ...]]], device: torch.device, rounds: int) -> dict[str, Timing]:
+    """Builds each function by `build(*arguments)` in a fresh process, calls it once, and then all of them in turn.
+
+    `build` and its arguments are pickled. A function that fails, or whose process is killed, is reported and left out.
+    """
+    context = multiprocessing.get_context("spawn")
+    pools = {name: ProcessPoolExecutor(1, mp_context=context) for name in functions}
+    first: dict[str, _First] = {}
+    failures: dict[str, str] = {}
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    try:
+        for name, (build, arguments) in functions.items():
+            _try(name, pools[name].submit(_first_call, build, arguments, device), first.__setitem__, failures)
+        for _ in range(rounds):
+            for name in [name for name in functions if name not in failures]:
+                _try(name, pools[name].submit(_call, device), lambda n, s: times[n].append(s), failures)
+    finally:
+        for pool in pools.values():
+            pool.shutdown(cancel_futures=True)
+    return {
+        name: Timing(failure=failures[name])
+        if name in failures
+        else Timing(median(times[name] or [float("nan")]), first[name].seconds, first[name].memory_bytes, first[name].output)
+        for name in functions
+    }
+
+
+def _try(name: str, future: Future[Any], keep: Callable[[str, Any], None], failures: dict[str, str]) -> None:
+    try:
+        keep(name, future.result())
+    except BrokenProcessPool:
+        failures[name] = "its process was killed; out of memory?"
+    except Exception as error:  # noqa: BLE001 (one form that cannot be measured must not cost the others)
+        failures[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+
+
+@dataclass(frozen=True)
+class _First:
+    seconds: float
+    memory_bytes: int | None
+    output: Tensor
+
+
+_function: Callable[[], Tensor] | None = None  # of this process
+
+
+def _first_call(build: Build, arguments: tuple[Any, ...], device: torch.device) -> _First:
+    global _function
+    _function = build(*arguments)
+    peak = PeakMemory(device)
+    start = time.perf_counter()
+    output = _function().float().cpu()
+    return _First(time.perf_counter() - start, peak.bytes(), output)
+
+
+def _call(device: torch.device) -> float:
+    assert _function is not None
+    synchronize(device)
+    start = time.perf_counter()
+    _function()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+class PeakMemory:
+    """The most memory that is taken from now on."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.before = device, 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        elif sys.platform == "linux":
+            Path("/proc/self/clear_refs").write_text("5")  # makes the peak, VmHWM, what is taken now
+            self.before = _resident("VmRSS")
+
+    def bytes(self) -> int | None:
+        """On CUDA of all tensors; else the growth of the process on Linux, and None elsewhere."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return _resident("VmHWM") - self.before if sys.platform == "linux" else None
+
+
+def _resident(key: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))

@@ -1,0 +1,121 @@
+"""What a machine can do at most, and what a network asks of it."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+REPETITIONS = 7
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits for the device; on a CPU there is nothing to wait for."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of one large square matrix product, a multiplication and an addition counted as two."""
+    side = 8192 if device.type == "cuda" else 3072
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return 2 * side**3 / _best_time(lambda: torch.mm(a, b, out=out), device)
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes/s read plus bytes/s written, copying a piece of memory that no cache holds."""
+    source = torch.zeros(2**28 if device.type == "cuda" else 2**27, device=device)
+    target = torch.zeros_like(source)
+    return 2 * source.numel() * source.element_size() / _best_time(lambda: target.copy_(source), device)
+
+
+def _best_time(function: Callable[[], object], device: torch.device) -> float:
+    """Seconds of the fastest repetition: what a machine can do at most, whatever else it does at times."""
+    times = []
+    for _ in range(REPETITIONS):
+        synchronize(device)
+        start = time.perf_counter()
+        function()
+        synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+class Machine:
+    """A device, and what was measured of it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.copy_bandwidth = copy_bandwidth(device)
+        self._rates: dict[torch.dtype, float] = {}
+
+    def matrix_rate(self, dtype: torch.dtype) -> float:
+        """As the function of that name, measured once."""
+        if dtype not in self._rates:
+            self._rates[dtype] = matrix_rate(self.device, dtype)
+        return self._rates[dtype]
+
+    def rates(self) -> dict[str, float]:
+        """The matrix rates that were asked for, by the dtype's name."""
+        return {str(dtype).removeprefix("torch."): rate for dtype, rate in self._rates.items()}
+
+    def describe(self) -> str:
+        """Device and versions, in one line."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _processor()
+        threads = "" if self.device.type == "cuda" else f", {torch.get_num_threads()} threads"
+        return f"{name}{threads}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    """As the kernel names it; the architecture where there is no /proc."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+@dataclass(frozen=True)
+class Cost:
+    flop: float
+    """A multiplication and an addition counted as two."""
+    traffic_bytes: float
+    """Of all inputs and outputs, each moved once per operation: what a network moves where nothing is fused."""
+
+
+def cost(network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Cost:
+    """Of a forward pass on (B, 3, H, W) `shape`; counted without computing anything."""
+    image = torch.empty(shape, dtype=dtype, device="meta")
+    network, traffic = network.to("meta", dtype), _Traffic()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, traffic:
+        network(image)
+    return Cost(counter.get_total_flops(), traffic.bytes)
+
+
+class _Traffic(TorchDispatchMode):
+    """Adds up the bytes of all tensors that operations read and write; views move nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view:
+            self.bytes += sum(t.numel() * t.element_size() for t in (*_tensors(args), *_tensors(out)))
+        return out
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(tree)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -1,0 +1,36 @@
+"""The figures of a training loop, and that its parts are those of the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from distill.config import Config
+from distill.engine.loop_bench import LoopFigures, measure_loop
+
+
+def figures(online: list[float], cached: list[float]) -> LoopFigures:
+    parts = {"degrade_augment": [1.0, 2.0, 1.0], "teacher": [6.0, 6.0, 7.0], "student_step": [3.0, 2.0, 2.0]}
+    return LoopFigures(batch=4, online=online, cached=cached, fill_ms_per_image=8.0, **parts)
+
+
+def test_overhead_is_compared_round_by_round() -> None:
+    assert figures([11.0, 20.0, 12.0], [4.0] * 3).overhead() == pytest.approx(1.2)  # 1.1, 2.0, 1.2
+
+
+def test_a_cache_pays_after_as_many_epochs_as_its_images_cost_gains() -> None:
+    assert figures([12.0] * 3, [4.0] * 3).break_even_epochs() == pytest.approx(8 / ((12 - 4) / 4))
+    assert figures([4.0] * 3, [4.0] * 3).break_even_epochs() == float("inf")
+
+
+def test_a_configuration_of_any_mode_is_measured_online_and_cached(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config(bench={"rounds": 2, "steps": 4}, data={"workers": 1}, optimizer={"accumulate": 2})
+    measured = measure_loop(config, "cpu")
+    for name in ("loader", "degrade_augment", "teacher", "student_step", "online", "cached_loader", "cached"):
+        assert len(getattr(measured, name)) == 2, name
+        assert min(getattr(measured, name)) > 0, name
+    assert measured.fill_ms_per_image > 0
+    # The teacher is most of an online step and no part of a cached one.
+    assert sum(measured.online) > sum(measured.teacher)
+    assert sum(measured.cached) < sum(measured.online)
