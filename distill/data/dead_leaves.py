@@ -26,7 +26,9 @@ def dead_leaves(side: int, rng: np.random.Generator) -> Pixels:
     canvas = side * SUPERSAMPLING
     leaf = _draw_leaves(canvas, rng)
     image = _paint(leaf, rng)
-    image = image.reshape(side, SUPERSAMPLING, side, SUPERSAMPLING, 3).mean(axis=(1, 3))
+    # The mean of each cell. numpy's over two axes takes four times as long.
+    offsets = range(SUPERSAMPLING)
+    image = np.add.reduce([image[y::SUPERSAMPLING, x::SUPERSAMPLING] for y in offsets for x in offsets]) / SUPERSAMPLING**2
     return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -45,17 +47,23 @@ def _draw_leaves(canvas: int, rng: np.random.Generator) -> NDArray[np.int32]:
     stretch = np.exp(rng.normal(0, 0.35, count))
     corners = rng.choice([3, 4, 4, 5, 6, 24], count)  # 24 corners pass for an ellipse
 
-    # All outlines at once, with the most corners that any has; a loop over the leaves would take most of the time.
-    corner = np.arange(corners.max())
-    turn = angle[:, None] + corner * (2 * np.pi / corners)[:, None]
-    x, y = np.cos(turn) * (radius * stretch)[:, None], np.sin(turn) * (radius / stretch)[:, None]
-    cos, sin = np.cos(angle)[:, None], np.sin(angle)[:, None]
-    outlines = np.stack([cos * x - sin * y, sin * x + cos * y], axis=2) + centre[:, None]
+    # Half of the leaves fall beside the canvas. The outlines of the others, all with as many corners at once: one by one they would
+    # take most of the time.
+    reach = (radius * np.maximum(stretch, 1 / stretch))[:, None] + 1
+    lands = ((centre > -reach) & (centre < canvas + reach)).all(axis=1)
+    outlines: dict[int, list[float]] = {}
+    for length in np.unique(corners):
+        leaves = np.flatnonzero((corners == length) & lands)
+        a, r, s = (of[leaves, None] for of in (angle, radius, stretch))
+        turn = a + np.arange(length) * (2 * np.pi / length)
+        x, y = np.cos(turn) * r * s, np.sin(turn) * r / s
+        points = np.stack([np.cos(a) * x - np.sin(a) * y, np.sin(a) * x + np.cos(a) * y], axis=2) + centre[leaves, None]
+        outlines |= zip(leaves.tolist(), points.reshape(len(leaves), -1).tolist(), strict=True)
 
     image = Image.new("I", (canvas, canvas), 0)
     draw = ImageDraw.Draw(image)
-    for number, (outline, length) in enumerate(zip(outlines.reshape(count, -1).tolist(), corners.tolist(), strict=True), start=1):
-        draw.polygon(outline[: 2 * length], fill=number)
+    for number in np.flatnonzero(lands).tolist():
+        draw.polygon(outlines[number], fill=number + 1)
     return np.asarray(image, dtype=np.int32)
 
 
@@ -71,7 +79,7 @@ def _paint(leaf: NDArray[np.int32], rng: np.random.Generator) -> Floats:
     colour = tone + contrast * (rng.beta(0.9, 0.9, (count, 1)) - 0.5 + rng.normal(0, 0.09, (count, 3)))
 
     shading = rng.normal(0, 0.5 / canvas, (count, 2)).astype(np.float32)
-    shade = shading[leaf, 0] * (x - canvas / 2) + shading[leaf, 1] * (y - canvas / 2)
+    shade = shading[:, 0].take(leaf) * (x - canvas / 2) + shading[:, 1].take(leaf) * (y - canvas / 2)
 
     period = SUPERSAMPLING * np.exp(rng.uniform(np.log(2.5), np.log(24.0), count))
     direction = rng.uniform(0, 2 * np.pi, count)
@@ -79,13 +87,13 @@ def _paint(leaf: NDArray[np.int32], rng: np.random.Generator) -> Floats:
     wave = wave.astype(np.float32)
     phase = rng.uniform(0, 2 * np.pi, count).astype(np.float32)
     depth = (rng.random(count) < 0.3) * rng.uniform(0.02, 0.25, count)
-    grating = depth.astype(np.float32)[leaf] * np.sin(wave[0][leaf] * x + wave[1][leaf] * y + phase[leaf])
+    grating = depth.astype(np.float32).take(leaf) * np.sin(wave[0].take(leaf) * x + wave[1].take(leaf) * y + phase.take(leaf))
 
     roughness = ((rng.random((2, count)) < 0.45) * rng.exponential(0.06, (2, count))).astype(np.float32)
-    grain = sum(roughness[i][leaf] * _noise(canvas, cell, rng) for i, cell in enumerate((SUPERSAMPLING, 3 * SUPERSAMPLING)))
+    grain = sum(roughness[i].take(leaf) * _noise(canvas, cell, rng) for i, cell in enumerate((SUPERSAMPLING, 3 * SUPERSAMPLING)))
 
     texture = (shade + grating + grain)[:, :, None]
-    return colour.astype(np.float32)[leaf] + texture
+    return colour.astype(np.float32).take(leaf, axis=0) + texture
 
 
 def _noise(canvas: int, cell: int, rng: np.random.Generator) -> Floats:
