@@ -146,7 +146,7 @@ def _rows(
             shape=shape,
             ms=1e3 * timing.seconds,
             images_per_s=shape[0] / timing.seconds,
-            times_as_fast=first.seconds / timing.seconds,
+            times_as_fast=timing.times_as_fast_as(first),
             first_call_s=timing.first_call_s,
             memory_mb=memory,
             gflop_per_s=asks.flop / timing.seconds / 1e9,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,14 +26,24 @@ Build = Callable[..., Callable[[], Tensor]]
 class Timing:
     """Of one function; `failure` says why there is nothing else."""
 
-    seconds: float = float("nan")
-    """Of one call, the median over the rounds."""
+    rounds: list[float] = field(default_factory=list)
+    """Seconds of one call, round by round."""
     first_call_s: float = float("nan")
     """The first call, which may compile."""
     memory_bytes: int | None = None
     """How much the process grew at most during the first call; on CUDA all that its tensors took."""
     output: Tensor | None = None
     failure: str | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Of one call, the median; NaN where there is none."""
+        return median(self.rounds or [float("nan")])
+
+    def times_as_fast_as(self, other: Timing) -> float:
+        """The median of the rounds' ratios: what slows the machine down slows both."""
+        ratios = [theirs / mine for theirs, mine in zip(other.rounds, self.rounds, strict=False)]
+        return median(ratios or [float("nan")])
 
 
 def time_in_turn(functions: Mapping[str, tuple[Build, tuple[Any, ...]]], device: torch.device, rounds: int) -> dict[str, Timing]:
@@ -58,7 +68,7 @@ def time_in_turn(functions: Mapping[str, tuple[Build, tuple[Any, ...]]], device:
     return {
         name: Timing(failure=failures[name])
         if name in failures
-        else Timing(median(times[name] or [float("nan")]), first[name].seconds, first[name].memory_bytes, first[name].output)
+        else Timing(times[name], first[name].seconds, first[name].memory_bytes, first[name].output)
         for name in functions
     }
 
