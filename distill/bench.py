@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import multiprocessing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import date
@@ -24,6 +24,7 @@ from distill.data.files import write_bytes
 from distill.engine.device import choose_device
 from distill.engine.forward_bench import Row, student_rows, teacher_rows
 from distill.engine.loop_bench import LoopFigures, measure_loop
+from distill.engine.probe import stop_children
 from distill.engine.roofline import Machine
 
 logger = logging.getLogger(__name__)
@@ -54,35 +55,46 @@ class Report:
         return "\n".join(lines).rstrip()
 
     def to_json(self) -> str:
-        """The same as a JSON object; what was not measured is null."""
+        """The same as a JSON object; what was not measured, or has no end (`break_even_epochs`), is null."""
         loop = self.loop
         derived = {} if loop is None else {"overhead": loop.overhead(), "break_even_epochs": loop.break_even_epochs()}
         tree = asdict(self) | {"loop": None if loop is None else asdict(loop) | derived}
         return json.dumps(_without_nan(tree), indent=2) + "\n"
 
 
-def bench(config: Config, parts: Sequence[str] = PARTS) -> Report:
-    """Measures what the `bench` section asks for, or some of its parts; takes minutes. Raises ConfigError and what building a run
-    raises."""
+def bench(config: Config, parts: Sequence[str] = PARTS, keep: Callable[[Report], None] = lambda report: None) -> Report:
+    """Measures what the `bench` section asks for, or some of its parts; takes minutes. `keep` gets what there is after each part.
+
+    Raises ConfigError and what building a run raises.
+    """
     if unknown := [part for part in parts if part not in PARTS]:
         raise ConfigError(f"--only: {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
-    if config.teacher.mode == "none" and parts != ("student",):
+    if config.teacher.mode == "none" and set(parts) != {"student"}:
         raise ConfigError("teacher.mode: none: there is no teacher to measure; --only student measures the student")
     device = choose_device(config.run.device)
     logger.info("matrix products and copies")
     machine = Machine(device)
-    forward = teacher_rows(config, machine) if "teacher" in parts else []
-    forward += student_rows(config, machine) if "student" in parts else []
-    loop = _in_a_process(config, device) if "loop" in parts else None
-    rates = {name: rate / 1e9 for name, rate in machine.rates().items()}
-    return Report(machine.describe(), date.today().isoformat(), rates, machine.copy_bandwidth / 1e9, forward, loop)
+    report = Report(machine.describe(), date.today().isoformat(), {}, machine.copy_bandwidth / 1e9)
+    for part in parts:
+        if part == "teacher":
+            report.forward += teacher_rows(config, machine)
+        elif part == "student":
+            report.forward += student_rows(config, machine)
+        else:
+            report.loop = _in_a_process(config, device)
+        report.matrix_gflop_per_s = {name: rate / 1e9 for name, rate in machine.rates().items()}
+        keep(report)
+    return report
 
 
 def _in_a_process(config: Config, device: torch.device) -> LoopFigures:
     """The loop in a fresh process, as `distill.train` is one."""
     logger.info("training loop, online and cached")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure_loop, config, str(device)).result()
+        try:
+            return pool.submit(measure_loop, config, str(device)).result()
+        finally:
+            stop_children()
 
 
 def _forward_table(rows: Sequence[Row]) -> list[str]:
@@ -103,8 +115,8 @@ def _forward_table(rows: Sequence[Row]) -> list[str]:
         lines.append([f"  {row.form}", *numbers, _difference(row)])
     note = [
         "times: as fast as the first form. matrix: share of the measured matrix rate. copies: what unfused operations would",
-        "move, over what copies could. difference: from the first form in float32; the largest, and its RMS over the RMS of what",
-        "the network changes.",
+        "move, over what copies could. difference: from the paper's form in float32, or the student as it is trained; the",
+        "largest, and its RMS over the RMS of what the network changes. first call: building and compiling included.",
     ]
     return [*_align([titles, *lines]), *note]
 
@@ -166,10 +178,13 @@ def main() -> None:
     if arguments.chart is not None and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError('--chart needs matplotlib: pip install "online-distill[chart]", or pip install matplotlib')
     SignalGate().install()
-    report = bench(read_config(arguments), tuple(arguments.only))
+
+    def keep(report: Report) -> None:
+        if arguments.json is not None:
+            write_bytes(arguments.json, report.to_json().encode())
+
+    report = bench(read_config(arguments), arguments.only, keep)
     print(report.table())
-    if arguments.json is not None:
-        write_bytes(arguments.json, report.to_json().encode())
     if arguments.chart is not None:
         from distill.engine.bench_chart import draw_chart  # needs a package that nothing else does
 

@@ -29,7 +29,7 @@ from distill.engine.fast_teacher import speed_up_for_training
 from distill.engine.fill import OnlineFiller, cache_lock, open_for_training
 from distill.engine.log import METRICS, RunLog
 from distill.engine.losses import VggFeatures
-from distill.engine.step import TrainingState, learning_rate, new_training_state, training_step
+from distill.engine.step import TrainingState, learning_rate, needs_target, new_training_state, training_step
 from distill.engine.student import build_student, continue_optimizer, save_student
 from distill.engine.teacher import Teacher, build_teacher, check_teacher
 from distill.engine.validate import Evaluation, Validation
@@ -57,6 +57,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
         if fresh:  # only now: a mistake in the configuration must not cost the run that is there
             _clear(folder)
         _resume(folder, run, config)
+        _speed_up(run, config)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
@@ -124,13 +125,9 @@ def _build(config: Config, device: torch.device) -> Run:
         dataset.cache, filler = open_for_training(config, teacher, images, device)
     vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
     state = new_training_state(build_student(config), config.optimizer, device)
-    if config.student.compile:
-        state.student.compile()
     continued = continue_optimizer(state.optimizer, state.student, config.student)
     validation = Validation(config, teacher, device)
     _check_teacher(validation, config)
-    if teacher is not None and config.teacher.mode == "online":
-        speed_up_for_training(teacher, config)
     plan = Plan(config.stages, dataset.steps_per_epoch)
     return Run(dataset, plan, teacher, filler, vgg, state, continued, validation)
 
@@ -163,6 +160,15 @@ class Plan:
 
     def validates(self, step: int, every_epochs: int) -> bool:
         return step > 0 and (self.ends_stage(step) or (self.ends_epoch(step) and self.epoch_at(step) % every_epochs == 0))
+
+
+def _speed_up(run: Run, config: Config) -> None:
+    """Last, because it takes time, and a checkpoint that does not fit should not cost it."""
+    asked = config.teacher.mode == "online" and any(needs_target(stage, run.vgg) for stage in config.stages)
+    if run.teacher is not None and asked:
+        speed_up_for_training(run.teacher, config)
+    if config.student.compile:
+        run.state.student.compile()
 
 
 def _completed(batches: Iterable[Batch], filler: OnlineFiller | None) -> Iterator[Batch]:

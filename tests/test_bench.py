@@ -43,8 +43,8 @@ def test_everything_is_measured_and_written(
         (teacher, "ours", 2, 32, 48),
         (teacher, "reference", 1, 8, 8),
         (teacher, "ours", 1, 8, 8),
-        (student, "NCHW, BatchNorm", 1, 32, 32),
-        (student, "NCHW, BatchNorm, keeping pages", 1, 32, 32),
+        (student, "as trained, NCHW", 1, 32, 32),
+        (student, "as trained, NCHW, keeping pages", 1, 32, 32),
         (student, "ours", 1, 32, 32),
     ]
     ours = rows[teacher, "ours", 2, 32, 48]

@@ -55,7 +55,7 @@ def _photometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor])
         image = image.gather(1, orders[:, :, None, None].expand_as(image))
     gamma, brightness = (draws[f"augment.{key}"].float().to(image.device, non_blocking=True) for key in ("gamma", "brightness"))
     if config.gamma != (1.0, 1.0):
-        image = quantize(kornia.enhance.adjust_gamma(image, gamma))
+        image = quantize(kornia.enhance.adjust_gamma(image, gamma, torch.ones_like(gamma)))  # a number would be waited for
     if config.brightness != (0.0, 0.0):
         image = quantize(kornia.enhance.adjust_brightness(image, brightness))
     return image

@@ -47,8 +47,8 @@ def _draw_leaves(canvas: int, rng: np.random.Generator) -> NDArray[np.int32]:
     stretch = np.exp(rng.normal(0, 0.35, count))
     corners = rng.choice([3, 4, 4, 5, 6, 24], count)  # 24 corners pass for an ellipse
 
-    # Half of the leaves fall beside the canvas. The outlines of the others, all with as many corners at once: one by one they would
-    # take most of the time.
+    # Half of the leaves fall beside the canvas. The outlines of the others, all with as many corners at once: one by one they
+    # would take most of the time.
     reach = (radius * np.maximum(stretch, 1 / stretch))[:, None] + 1
     lands = ((centre > -reach) & (centre < canvas + reach)).all(axis=1)
     outlines: dict[int, list[float]] = {}

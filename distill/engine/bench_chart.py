@@ -18,12 +18,15 @@ OURS_COLOUR, OTHER_COLOUR = "#1f6f8b", "#b8b8b8"
 
 
 def draw_chart(path: Path, title: str, rows: Sequence[Row], loop: LoopFigures | None) -> None:
-    """Writes a PNG: milliseconds of every form, network by network, and a training step beside the sum of its parts."""
+    """Writes a PNG, where anything was measured: milliseconds of every form, network by network, and a training step beside the
+    sum of its parts."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.failure is None:
             shape = f"{row.shape[0]}x3x{row.shape[1]}x{row.shape[2]}"
             groups.setdefault(f"{row.network}, {row.precision}, {shape}", []).append(row)
+    if not groups and loop is None:
+        return
     bars = [len(group) for group in groups.values()] + ([3] if loop is not None else [])
     heights = [INCHES_PER_BAR * count + INCHES_AROUND * 0.6 for count in bars]
     figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.5), layout="constrained")

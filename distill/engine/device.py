@@ -28,6 +28,8 @@ def choose_device(name: str) -> torch.device:
         raise ConfigError(f"run.device: {name} is not available here; auto takes what there is")
     if device.type == "cpu":
         _keep_freed_pages()
+    # What is computed in float32 on a GPU is so because half precision would not do, and TF32 has fp16's ten bits.
+    torch.backends.cudnn.allow_tf32 = False
     return device
 
 

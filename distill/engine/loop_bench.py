@@ -28,15 +28,15 @@ from distill.engine.step import TrainingState, learning_rate, new_training_state
 from distill.engine.student import build_student
 from distill.engine.teacher import Teacher, build_teacher, identify
 
-# The first steps of each round find batches that the loader made while nobody asked for them.
-UNTIMED_STEPS = 3
+# Batches that each loader worker makes ahead while nobody asks for them (torch's prefetch_factor).
+PREFETCHED = 2
 # Images of a training patch's size, whose teacher images are computed and then read.
 CACHED_IMAGES = 64
 
 
 @dataclass
 class LoopFigures:
-    """Milliseconds per step, one value a round: a part's own work, or all of a loop's."""
+    """Milliseconds per step, one value a round: of a part called again and again, or of a whole loop."""
 
     batch: int
     loader: list[float] = field(default_factory=list)
@@ -50,7 +50,7 @@ class LoopFigures:
     fill_ms_per_image: float = float("nan")
     """Reading an image of a patch's size, the teacher, and writing the result: what a cache costs once."""
     peak_memory_bytes: int | None = None
-    """Of the online loop, on CUDA: what the allocator took from the device."""
+    """Of the online loop, on CUDA: what the allocator took from the device, networks and optimiser included."""
 
     def parts(self) -> list[float]:
         """The sum of what the device does in an online step, round by round."""
@@ -82,16 +82,14 @@ def measure_loop(config: Config, device_name: str) -> LoopFigures:
         figures.fill_ms_per_image = _fill(cached_config, teacher, device)
         cache = TeacherCache(cached_config.teacher.cache)
         online, cached = _Loop(config, device, teacher), _Loop(cached_config, device, None, cache)
-        parts = _Parts(config, next(iter(online.loader)).to(device), teacher, device)
+        parts = _Parts(config, next(online.batches), teacher, device)
         with closing(online.loader), closing(cached.loader):
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
             for round_number in range(config.bench.rounds + 1):
                 measured = {
                     "degrade_augment": parts.time(parts.degrade_augment),
                     "teacher": parts.time(parts.restore),
                     "student_step": parts.time(parts.student_step),
-                    "online": online.step_ms(),
+                    "online": _with_peak(online.step_ms, figures, device),
                     "cached": cached.step_ms(),
                     "loader": online.loading_ms(),
                     "cached_loader": cached.loading_ms(),
@@ -99,13 +97,22 @@ def measure_loop(config: Config, device_name: str) -> LoopFigures:
                 if round_number:  # the first one warms up
                     for name, ms in measured.items():
                         getattr(figures, name).append(ms)
-            if device.type == "cuda":
-                figures.peak_memory_bytes = torch.cuda.max_memory_reserved(device)
     return figures
 
 
+def _with_peak(work: Callable[[], float], figures: LoopFigures, device: torch.device) -> float:
+    """Does the work, and notes its peak memory on CUDA."""
+    if device.type != "cuda":
+        return work()
+    torch.cuda.empty_cache()  # of what the other measurements left
+    torch.cuda.reset_peak_memory_stats(device)
+    ms = work()
+    figures.peak_memory_bytes = max(figures.peak_memory_bytes or 0, torch.cuda.max_memory_reserved(device))
+    return ms
+
+
 class _Loop:
-    """A training loop as `train` runs it, some steps at a time."""
+    """A training loop as `train` runs it, some steps at a time, without its log."""
 
     def __init__(self, config: Config, device: torch.device, teacher: Teacher | None, cache: TeacherCache | None = None) -> None:
         self.config, self.device, self.teacher = config, device, teacher
@@ -134,7 +141,7 @@ class _Loop:
             for batch in islice(self.batches, count):
                 use(batch)
 
-        go(UNTIMED_STEPS)
+        go(PREFETCHED * self.config.data.workers + 1)
         return _timed(lambda: go(steps), self.device) / steps
 
 
@@ -230,7 +237,8 @@ def _fill(config: Config, teacher: Teacher, device: torch.device) -> float:
     images = list_images(config.data, config.data.sharp, ())
     cache = TeacherCache(config.teacher.cache)
     cache.manifest.write_header(new_header(config, identify(teacher), images))
-    start = time.perf_counter()
     filled: Iterator[object] = fill(cache, teacher, images, config.teacher.tile, config.data.workers, device)
+    next(filled)  # after the loader's start and the teacher's first call
+    start = time.perf_counter()
     count = sum(1 for _ in filled)
     return 1e3 * (time.perf_counter() - start) / count

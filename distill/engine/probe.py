@@ -3,8 +3,8 @@ the machine does meanwhile hits all alike."""
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,6 +19,9 @@ from torch import Tensor
 
 from distill.engine.roofline import synchronize
 
+# Writing 5 makes a process's peak, VmHWM, what it takes now. Linux only.
+PEAK_RESET = Path("/proc/self/clear_refs")
+
 Build = Callable[..., Callable[[], Tensor]]
 
 
@@ -29,9 +32,9 @@ class Timing:
     rounds: list[float] = field(default_factory=list)
     """Seconds of one call, round by round."""
     first_call_s: float = float("nan")
-    """The first call, which may compile."""
+    """Until the first result: building the network, compiling and recording it, and a call."""
     memory_bytes: int | None = None
-    """How much the process grew at most during the first call; on CUDA all that its tensors took."""
+    """How much the process grew at most during the first call; on CUDA, all that was taken from the device until then."""
     output: Tensor | None = None
     failure: str | None = None
 
@@ -63,14 +66,21 @@ def time_in_turn(functions: Mapping[str, tuple[Build, tuple[Any, ...]]], device:
             for name in [name for name in functions if name not in failures]:
                 _try(name, pools[name].submit(_call, device), lambda n, s: times[n].append(s), failures)
     finally:
+        stop_children()
         for pool in pools.values():
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown()
     return {
         name: Timing(failure=failures[name])
         if name in failures
         else Timing(times[name], first[name].seconds, first[name].memory_bytes, first[name].output)
         for name in functions
     }
+
+
+def stop_children() -> None:
+    """Ends all processes of this one's pools at once, whatever they compute: a pool would wait for them."""
+    for child in multiprocessing.active_children():
+        child.terminate()
 
 
 def _try(name: str, future: Future[Any], keep: Callable[[str, Any], None], failures: dict[str, str]) -> None:
@@ -94,9 +104,10 @@ _function: Callable[[], Tensor] | None = None  # of this process
 
 def _first_call(build: Build, arguments: tuple[Any, ...], device: torch.device) -> _First:
     global _function
+    logging.basicConfig(level=logging.INFO, format="  %(message)s")
+    start = time.perf_counter()
     _function = build(*arguments)
     peak = PeakMemory(device)
-    start = time.perf_counter()
     output = _function().float().cpu()
     return _First(time.perf_counter() - start, peak.bytes(), output)
 
@@ -114,18 +125,17 @@ class PeakMemory:
     """The most memory that is taken from now on."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.before = device, 0
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        elif sys.platform == "linux":
-            Path("/proc/self/clear_refs").write_text("5")  # makes the peak, VmHWM, what is taken now
+        self.device = device
+        self.before: int | None = None
+        if device.type != "cuda" and PEAK_RESET.exists():
+            PEAK_RESET.write_text("5")
             self.before = _resident("VmRSS")
 
     def bytes(self) -> int | None:
-        """On CUDA of all tensors; else the growth of the process on Linux, and None elsewhere."""
+        """On CUDA all that was taken from the device, whenever; else the growth of the process on Linux, and None elsewhere."""
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device)
-        return _resident("VmHWM") - self.before if sys.platform == "linux" else None
+            return torch.cuda.max_memory_reserved(self.device)  # allocations alone leave out what a CUDA graph holds
+        return None if self.before is None else _resident("VmHWM") - self.before
 
 
 def _resident(key: str) -> int:

@@ -81,7 +81,7 @@ def training_step(
     measurements: list[dict[str, Tensor]] = []
     targets = cached[0].chunk(parts) if cached else [None] * parts
     for sharp_part, blurry_part, target in zip(sharp.chunk(parts), blurry.chunk(parts), targets, strict=True):
-        if target is None and teacher is not None and _needs_target(stage, vgg):
+        if target is None and teacher is not None and needs_target(stage, vgg):
             target = teacher(blurry_part)
         with torch.autocast(blurry.device.type, state.amp_dtype, enabled=state.amp_dtype is not None):
             prediction = state.student(blurry_part)
@@ -100,7 +100,8 @@ def prepare(batch: Batch, config: Config) -> tuple[Tensor, Tensor]:
     return sharp, blurry
 
 
-def _needs_target(stage: StageConfig, vgg: VggFeatures | None) -> bool:
+def needs_target(stage: StageConfig, vgg: VggFeatures | None) -> bool:
+    """Whether a stage's loss asks for the teacher's image."""
     return stage.kd > 0 or (stage.vgg > 0 and vgg is not None and vgg.config.against == "teacher")
 
 

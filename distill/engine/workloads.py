@@ -59,7 +59,7 @@ def teacher_forward(
     config: Config, form: TeacherForm, precision: Precision, shape: Sequence[int], device: torch.device
 ) -> Callable[[], Tensor]:
     """A call of the teacher in one form, on images that are on the device; gives (B, 3, H, W), not clamped."""
-    _set_allocator(form.startswith("ours") or form.endswith(KEEPING_PAGES), device)
+    _set_up(form.startswith("ours") or form.endswith(KEEPING_PAGES), device)
     network = teacher_network(config)
     image, dtype = photograph(shape).to(device), DTYPES[precision]
     if form.startswith("reference"):
@@ -90,7 +90,7 @@ def student_forward(
 ) -> Callable[[], Tensor]:
     """A call of the student at inference: as it is trained and in NCHW where `plain`, else in the form that we use. `width`
     replaces the configuration's."""
-    _set_allocator(keep_pages, device)
+    _set_up(keep_pages, device)
     student = config.student
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -105,8 +105,9 @@ def student_forward(
     return _without_gradient(network, image.contiguous()) if plain else _without_gradient(inference_copy(network), image)
 
 
-def _set_allocator(keep_pages: bool, device: torch.device) -> None:
-    if keep_pages:
+def _set_up(keep_pages: bool, device: torch.device) -> None:
+    """As our commands do, but for the allocator of a CPU where its own habits are asked for."""
+    if keep_pages or device.type != "cpu":
         choose_device(str(device))
 
 

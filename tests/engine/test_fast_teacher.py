@@ -30,33 +30,33 @@ def test_on_a_cpu_nothing_changes(tiny_config: Callable[..., Config]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("with_kernels", "message"),
+    ("form", "message"),
     [
-        (lambda x: 1 / 0, "fail here: ZeroDivisionError"),
-        (lambda x: x + 0.11, "change its correction by 10.0 % here"),
-        (lambda x: x * float("nan"), "change its correction by nan % here"),
+        (lambda x: 1 / 0, "fails here: ZeroDivisionError"),
+        (lambda x: x + 0.11, "changes its correction by 10.0 % here"),
+        (lambda x: x * float("nan"), "changes its correction by nan % here"),
         (lambda x: x + 0.1 * (1 + 0.5 * MAX_DIFFERENCE), None),
     ],
 )
-def test_kernels_that_fail_or_differ_are_not_used(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, with_kernels: Form, message: str | None
+def test_what_fails_or_differs_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, form: Form, message: str | None
 ) -> None:
-    """With a network that adds 0.1 without them."""
+    """For a network that adds 0.1."""
 
     def record(network: object, sample: Tensor, compile_blocks: bool) -> Form:
-        with_kernels(sample)
-        return with_kernels
+        form(sample)
+        return form
 
     monkeypatch.setattr(fast_teacher, "_record", record)
     sample = torch.rand(1, 3, 16, 16)
     with caplog.at_level(logging.WARNING):
-        form = fast_teacher._try_kernels(load_restormer("embedded"), sample, False, lambda x: x + 0.1)
+        tried = fast_teacher._try("kernels", load_restormer("embedded"), sample, False, lambda x: x + 0.1)
     if message is None:
-        assert form is with_kernels
+        assert tried is form
         assert not caplog.records
     else:
-        assert form is None
-        assert message in caplog.text
+        assert tried is None
+        assert f"goes without kernels: it {message}" in caplog.text
 
 
 @pytest.mark.gpu

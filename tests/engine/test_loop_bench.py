@@ -31,6 +31,3 @@ def test_a_configuration_of_any_mode_is_measured_online_and_cached(tiny_config: 
         assert len(getattr(measured, name)) == 2, name
         assert min(getattr(measured, name)) > 0, name
     assert measured.fill_ms_per_image > 0
-    # The teacher is most of an online step and no part of a cached one.
-    assert sum(measured.online) > sum(measured.teacher)
-    assert sum(measured.cached) < sum(measured.online)
