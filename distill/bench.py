@@ -93,8 +93,9 @@ def _in_a_process(config: Config, device: torch.device) -> LoopFigures:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
             return pool.submit(measure_loop, config, str(device)).result()
-        finally:
+        except BaseException:
             stop_children()
+            raise
 
 
 def _forward_table(rows: Sequence[Row]) -> list[str]:

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill import evaluate as evaluate_command
 from distill import train as train_command
@@ -231,6 +231,18 @@ def test_another_students_checkpoint_is_refused(tiny_config: Callable[..., Confi
     train(tiny_config())
     with pytest.raises(ConfigError, match=r"student\.width: 4 is now 8.*--fresh"):
         train(tiny_config(student={"width": 8}))
+
+
+def test_the_student_is_compiled_in_place_and_compiling_may_change_on_resume(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[nn.Module] = []
+    monkeypatch.setattr(nn.Module, "compile", compiled.append)
+    with pytest.raises(Interrupted):
+        train(tiny_config(), gate=StopAt(4))
+    assert not compiled
+    train(tiny_config(student={"compile": True}))
+    assert [type(module).__name__ for module in compiled] == ["UNet"]
 
 
 def test_a_bad_image_is_skipped_and_named_at_the_end(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from distill.config import Config, DataConfig, ImagesConfig
 from distill.data import augment, degrade
@@ -229,14 +229,20 @@ def collate(samples: Sequence[Batch]) -> Batch:
     """Batches of one -> one batch."""
     first = samples[0]
     return Batch(
-        sharp=torch.cat([s.sharp for s in samples]),
-        blurry=None if first.blurry is None else torch.cat([s.blurry for s in samples if s.blurry is not None]),
-        teacher=None if first.teacher is None else torch.cat([s.teacher for s in samples if s.teacher is not None]),
+        sharp=_stack([s.sharp for s in samples]),
+        blurry=None if first.blurry is None else _stack([s.blurry for s in samples if s.blurry is not None]),
+        teacher=None if first.teacher is None else _stack([s.teacher for s in samples if s.teacher is not None]),
         uncached={row: s.uncached[0] for row, s in enumerate(samples) if s.uncached},
         draws={key: torch.cat([s.draws[key] for s in samples]) for key in first.draws},
         names=[name for s in samples for name in s.names],
         skipped=[bad for s in samples for bad in s.skipped],
     )
+
+
+def _stack(images: Sequence[Tensor]) -> Tensor:
+    """(1, 3, H, W) each -> (B, 3, H, W), channels_last. In a loader worker torch's own function writes into the memory that the
+    training process shares; elsewhere the batch would be copied there."""
+    return default_collate([image[0].permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def training_loader(dataset: TrainingPatches, first_step: int, last_step: int, pin: bool) -> Generator[Batch]:

@@ -65,8 +65,10 @@ def time_in_turn(functions: Mapping[str, tuple[Build, tuple[Any, ...]]], device:
         for _ in range(rounds):
             for name in [name for name in functions if name not in failures]:
                 _try(name, pools[name].submit(_call, device), lambda n, s: times[n].append(s), failures)
-    finally:
+    except BaseException:
         stop_children()
+        raise
+    finally:
         for pool in pools.values():
             pool.shutdown()
     return {

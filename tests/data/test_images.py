@@ -216,3 +216,32 @@ def test_the_triplets_that_are_kept_fit_and_are_those_asked_for_last() -> None:
     assert recent.get("large") is None
     assert recent.get("first") is first
     assert recent.bytes == 114
+
+
+def test_a_plain_png_has_the_pixels_that_pillow_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.png"
+    noise = np.random.default_rng(0).integers(0, 256, (37, 50, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(Image, "open", None)  # not needed
+        assert np.array_equal(read_image(path), noise)
+    assert np.array_equal(np.asarray(Image.open(path)), noise)
+
+
+@pytest.mark.parametrize("kind", ["orientation", "transparent colour", "a byte changed", "its end cut off"])
+def test_what_is_no_plain_png_is_left_to_pillow(tmp_path: Path, pixels: np.ndarray, kind: str) -> None:
+    path = tmp_path / "a.png"
+    exif = Image.Exif()
+    exif[274] = 3  # upside down
+    options = {"orientation": {"exif": exif}, "transparent colour": {"transparency": (1, 2, 3)}}.get(kind, {})
+    Image.fromarray(pixels).save(path, **options)  # type: ignore[arg-type]
+    whole = path.read_bytes()
+    if kind == "a byte changed":
+        path.write_bytes(whole[:60] + bytes([whole[60] ^ 255]) + whole[61:])
+    elif kind == "its end cut off":
+        path.write_bytes(whole[: len(whole) // 2])
+    if options:
+        assert np.array_equal(read_image(path), pixels[::-1, ::-1] if kind == "orientation" else pixels)
+    else:
+        with pytest.raises(ImageError, match=r"a\.png: .*(broken|truncated)"):
+            read_image(path)

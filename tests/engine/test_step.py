@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from distill.config import Config, OptimizerConfig
 from distill.data.datasets import Batch, TrainingPatches, training_loader
+from distill.engine.device import on_device
+from distill.engine.fast_teacher import speed_up_for_training
 from distill.engine.step import TrainingState, learning_rate, new_training_state, training_step
 from distill.engine.student import build_student
 from distill.engine.teacher import Teacher, build_teacher
@@ -208,16 +210,17 @@ def test_a_step_reads_nothing_back(tiny_config: Callable[..., Config], monkeypat
 @pytest.mark.gpu
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_a_step_waits_for_nothing_on_a_gpu(tiny_config: Callable[..., Config], amp: str) -> None:
-    """From the batch's arrival to the end of the optimiser step; the first steps may, when libraries initialise themselves."""
+    """From the batch's arrival to the end of the optimiser step, with the recorded teacher, on the path that training takes. The
+    first steps may, when libraries initialise themselves."""
     config = tiny_config(
         degrade=NO_NOISE + NOISE, augment=EVERY_AUGMENTATION, optimizer=IN_PARTS | {"amp": amp}, teacher={"micro_batch": 1}
     )
     device = torch.device("cuda")
     state = new_training_state(build_student(config), config.optimizer, device)
     teacher = build_teacher(config.teacher, device)
-    batches = [batch.to(device) for batch in training_loader(TrainingPatches(config), 0, 4, pin=True)]
-    torch.cuda.synchronize()
-    for number, batch in enumerate(batches):
+    assert teacher is not None
+    speed_up_for_training(teacher, config)
+    for number, batch in enumerate(on_device(training_loader(TrainingPatches(config), 0, 4, pin=True), device)):
         torch.cuda.set_sync_debug_mode("error" if number >= 2 else "default")
         try:
             training_step(batch, state, teacher, None, config.stages[0], 1e-3, config)
