@@ -237,7 +237,7 @@ def test_the_student_is_compiled_in_place_and_compiling_may_change_on_resume(
     tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled: list[nn.Module] = []
-    monkeypatch.setattr(nn.Module, "compile", compiled.append)
+    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
     with pytest.raises(Interrupted):
         train(tiny_config(), gate=StopAt(4))
     assert not compiled
