@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,17 +18,38 @@ class WriteError(ValueError):
     path."""
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Writes a file, which appears whole or not at all. Raises WriteError."""
+def write_bytes(path: Path, data: bytes | memoryview, durable: bool = False, previous: Path | None = None) -> None:
+    """Writes a file, which appears whole or not at all; a durable one survives a loss of power. The file that was there becomes
+    `previous`, where that is given. A full disk leaves everything as it was. Raises WriteError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            os.replace(path, previous)
         os.replace(temporary, path)
+        if durable:
+            _sync_names(path.parent)
     except OSError as error:
         with suppress(OSError):  # it may not be there, and the first error is the one to tell
             temporary.unlink()
-        raise WriteError(f"{path}: cannot be written: {error.strerror}") from error
+        needed = f"; {len(data)} bytes are needed in {path.parent}" if error.errno == errno.ENOSPC else ""
+        raise WriteError(f"{path}: cannot be written: {error.strerror}{needed}") from error
+
+
+def _sync_names(folder: Path) -> None:
+    """Puts the folder's own changes, such as a new name for a file, onto the disk, where the system can (not on Windows)."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def append_bytes(path: Path, data: bytes) -> None:

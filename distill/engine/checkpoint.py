@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import os
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from distill.data.files import write_bytes
 from restormer.weights import WeightsError, read_torch_file
 
 logger = logging.getLogger(__name__)
@@ -17,22 +20,31 @@ CHECKPOINT = "student_checkpoint.pth"
 PREVIOUS = "student_checkpoint.previous.pth"
 
 
-def save_atomically(path: Path, content: Any) -> None:
-    """`torch.save` beside the file, flushed to the disk, then renamed over it: a crash leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+def save_atomically(path: Path, content: Any, previous: Path | None = None) -> None:
+    """A file of torch's. A crash, a loss of power or a full disk leaves the old one or the new one; the old one becomes
+    `previous`, where that is given. Raises WriteError."""
+    # In memory first: torch.save reports a full disk as a RuntimeError that says nothing of it.
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_bytes(path, file.getbuffer(), durable=True, previous=previous)
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
-    """Keeps the checkpoint that was there as the previous one."""
-    if (folder / CHECKPOINT).exists():
-        os.replace(folder / CHECKPOINT, folder / PREVIOUS)
-    save_atomically(folder / CHECKPOINT, content)
+    """Keeps the checkpoint that was there as the previous one. Raises WriteError, after which both are as they were."""
+    save_atomically(folder / CHECKPOINT, content, previous=folder / PREVIOUS)
+
+
+def _check_sums(path: Path) -> None:
+    """Compares each tensor's bytes with the checksum that torch wrote beside them and does not look at. Raises WeightsError."""
+    if path.stat().st_size == 0:
+        raise WeightsError(f"{path}: an empty file")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, zlib.error) as error:
+        raise WeightsError(f"{path}: damaged or truncated ({path.stat().st_size} bytes): {error}") from None
+    if damaged is not None:
+        raise WeightsError(f"{path}: damaged: the checksum of {damaged} is wrong")
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -45,6 +57,7 @@ def load_checkpoint(folder: Path) -> dict[str, Any] | None:
         if not (folder / name).exists():
             continue
         try:
+            _check_sums(folder / name)
             content: dict[str, Any] = read_torch_file(folder / name)
         except WeightsError as damage:
             logger.warning("%s", damage)

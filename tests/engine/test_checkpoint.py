@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from distill.engine import checkpoint
-from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_atomically, save_checkpoint
+from distill.data.files import WriteError
+from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
 from restormer.weights import WeightsError
 
 
@@ -47,13 +49,41 @@ def test_nothing_readable_is_an_error_that_names_the_way_out(tmp_path: Path) -> 
         load_checkpoint(tmp_path)
 
 
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_atomically(tmp_path / "a.pth", {"step": 1})
+@pytest.mark.parametrize("failing", ["writing", "syncing"])
+def test_a_full_disk_is_named_and_leaves_both_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    for step in (1, 2):
+        save_checkpoint(tmp_path, {"step": step})
+    before = sorted(path.name for path in tmp_path.iterdir())
 
-    def fails(*_: object) -> None:
-        raise OSError("no space left on device")
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint.torch, "save", fails)
-    with pytest.raises(OSError, match="no space"):
-        save_atomically(tmp_path / "a.pth", {"step": 2})
-    assert torch.load(tmp_path / "a.pth") == {"step": 1}
+    with monkeypatch.context() as patched:
+        if failing == "syncing":
+            patched.setattr(os, "fsync", full)
+        else:
+            patched.setattr(Path, "open", lambda self, mode: open("/dev/full", mode))  # noqa: SIM115
+        message = rf"^{tmp_path}/{CHECKPOINT}: cannot be written: No space left on device; \d+ bytes are needed in {tmp_path}$"
+        with pytest.raises(WriteError, match=message):
+            save_checkpoint(tmp_path, {"step": 3, "weights": torch.zeros(100_000)})
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert load_checkpoint(tmp_path) == {"step": 2}
+    assert torch.load(tmp_path / PREVIOUS) == {"step": 1}
+    save_checkpoint(tmp_path, {"step": 3})  # after space was made
+    assert load_checkpoint(tmp_path) == {"step": 3}
+
+
+def test_a_flipped_bit_anywhere_in_a_tensor_is_found(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """torch itself reads such a file without a word."""
+    for step in (1, 2):
+        save_checkpoint(tmp_path, {"step": step, "weights": torch.arange(1000.0)})
+    newest = tmp_path / CHECKPOINT
+    whole = newest.read_bytes()
+    start = whole.index(torch.arange(1000.0).numpy().tobytes())
+    for position in range(start, start + 4000, 397):
+        newest.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        assert not torch.equal(torch.load(newest)["weights"], torch.arange(1000.0))
+        content = load_checkpoint(tmp_path)
+        assert content is not None
+        assert content["step"] == 1
+    assert "the checksum of" in caplog.text
