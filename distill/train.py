@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from distill.command import Interrupted, SignalGate, add_config_arguments, read_config, run_command
 from distill.config import Config, ConfigError, StageConfig, dump_config, parse_config
 from distill.data.datasets import Batch, Skipped, TrainingPatches, training_loader
+from distill.data.files import locked
 from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
 from distill.engine.device import choose_device, on_device
 from distill.engine.fast_teacher import speed_up_for_training
@@ -51,8 +52,10 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     gate = gate or SignalGate()
     device = choose_device(config.run.device)
     folder = Path(config.run.dir)
-    with cache_lock(config.teacher):
+    with ExitStack() as held:
+        held.enter_context(cache_lock(config.teacher))
         run = _build(config, device)
+        held.enter_context(locked(folder))
         state, plan, validation = run.state, run.plan, run.validation
         if fresh:  # only now: a mistake in the configuration must not cost the run that is there
             _clear(folder)

@@ -24,6 +24,7 @@ from distill import train as train_command
 from distill.cache import build_cache
 from distill.command import Interrupted, SignalGate
 from distill.config import Config, ConfigError, load_config
+from distill.data.files import WriteError, locked
 from distill.engine.student import load_student
 from distill.train import Plan, train
 
@@ -62,6 +63,7 @@ def test_a_run_leaves_what_the_readme_says(tiny_config: Callable[..., Config]) -
     assert [row for row in ("blurry", "teacher", "student") if evaluation.mean(row)] == ["blurry", "teacher", "student"]
     names = {path.name for path in folder.iterdir()}
     assert names == {
+        ".lock",
         "config.yaml",
         "student_checkpoint.pth",
         "student_checkpoint.previous.pth",
@@ -219,6 +221,14 @@ def test_a_second_signal_in_the_middle_of_a_step_saves_nothing(
         train(config, gate=gate)
     assert not stop.value.between_steps
     assert not (Path(config.run.dir) / "student_checkpoint.pth").exists()
+
+
+def test_one_run_at_a_time_writes_a_folder(tiny_config: Callable[..., Config]) -> None:
+    config = tiny_config()
+    with locked(Path(config.run.dir)), pytest.raises(WriteError, match="another process is writing there"):
+        train(config)
+    assert [path.name for path in Path(config.run.dir).iterdir()] == [".lock"]
+    train(config)
 
 
 def test_a_checkpoint_beyond_the_last_stage_is_refused(tiny_config: Callable[..., Config]) -> None:
