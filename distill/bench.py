@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--chart", type=Path, metavar="FILE", help="also draw it as a PNG")
     arguments = parser.parse_args()
     if arguments.chart is not None and importlib.util.find_spec("matplotlib") is None:
-        raise ConfigError('--chart needs matplotlib: pip install "online-distill[chart]", or pip install matplotlib')
+        raise ConfigError("--chart needs matplotlib: pip install matplotlib")
     SignalGate().install()
 
     def keep(report: Report) -> None:
