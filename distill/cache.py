@@ -1,6 +1,7 @@
 """Stores the teacher's images for `teacher.mode: cached`: `python -m distill.cache --config configs/div2k_cached.yaml`.
 
-Run again, it computes what is missing, what changed and what is damaged; it can be stopped, or killed, at any moment.
+Run again, it computes what is missing, what changed and what is damaged; it can be stopped, or killed, at any moment. Under
+torchrun every rank computes its share.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from distill.command import SignalGate, add_config_arguments, read_config, run_command
@@ -19,11 +21,12 @@ from distill.config import Config, ConfigError
 from distill.data.datasets import list_images
 from distill.data.files import locked
 from distill.data.images import ImageFile
-from distill.data.manifest import CacheError, Header
+from distill.data.manifest import CacheError, Header, merge_parts
 from distill.data.pack import pack
 from distill.data.teacher_cache import Differences, TeacherCache, new_header, reset_cache
 from distill.engine.approximation import measure_approximation
 from distill.engine.device import choose_device
+from distill.engine.distributed import Ranks
 from distill.engine.fill import fill
 from distill.engine.teacher import Teacher, build_teacher, identify
 
@@ -36,35 +39,52 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
     `fresh` first removes what is there. `repair` trusts no file's size and time, and removes the teacher images whose input is
     gone. Raises ConfigError, FileNotFoundError, ImageError, WeightsError, CacheError and WriteError for what the user can mend.
     """
-    images, teacher = _images(config), _teacher(config)
+    images, ranks = _images(config), Ranks.of_environment()
+    device = choose_device(config.run.device, ranks)
     folder = Path(config.teacher.cache)
-    header = new_header(config, identify(teacher), images)
-    with locked(folder):
-        if fresh:
-            _refuse_foreign(folder)
-            reset_cache(folder, images, header)
-        cache = _open(folder, header)
-        found = _compare(cache, images, thorough=repair)
-        cache.restamp(_named(found.touched, images))
-        if found.removed and repair:
-            cache.remove(found.removed)
-        elif found.removed:
-            logger.warning("%s; --repair removes them", Differences(removed=found.removed).complaint())
-        # An unreadable input that did not change is not tried again, unless one asks for it.
-        unreadable = [stem for stem, entry in cache.manifest.entries.items() if repair and entry.unreadable is not None]
-        todo = _named([*found.to_compute, *unreadable], images)
-        device = choose_device(config.run.device)
-        entries = fill(cache, teacher, todo, config.teacher.tile, config.data.workers, device)
-        with _progress(images, todo) as bar, closing(entries):
+    with ExitStack() as held:
+        held.enter_context(ranks.connected(device))
+        with ranks.first_of_node_first():
+            teacher = _teacher(config, device)
+        header = new_header(config, identify(teacher), images)
+        if ranks.first:
+            held.enter_context(locked(folder))
+            merge_parts(folder)  # of a run that was killed
+            if fresh:
+                _refuse_foreign(folder)
+                reset_cache(folder, images, header)
+        stems = ranks.from_first(lambda: _stems_to_compute(_open(folder, header), images, repair))
+        cache, share = TeacherCache(folder), ranks.share(_named(stems, images))
+        if not ranks.first:
+            cache.manifest.append_as(ranks.rank)
+        entries = fill(cache, teacher, share, config.teacher.tile, config.data.workers, device)
+        with _progress(share if ranks.count > 1 else images, share, ranks) as bar, closing(entries):
             for _ in entries:
                 bar.update()
-    _summarise(cache, len(todo))
+        ranks.gather(None)  # when all are done
+        if ranks.first:
+            merge_parts(folder)
+            cache.manifest.refresh()
+            _summarise(cache, len(stems))
     return cache
+
+
+def _stems_to_compute(cache: TeacherCache, images: Sequence[ImageFile], repair: bool) -> list[str]:
+    """What is missing, changed or damaged; brings the manifest up to date with what is not."""
+    found = _compare(cache, images, thorough=repair)
+    cache.restamp(_named(found.touched, images))
+    if found.removed and repair:
+        cache.remove(found.removed)
+    elif found.removed:
+        logger.warning("%s; --repair removes them", Differences(removed=found.removed).complaint())
+    # An unreadable input that did not change is not tried again, unless one asks for it.
+    unreadable = [stem for stem, entry in cache.manifest.entries.items() if repair and entry.unreadable is not None]
+    return [*found.to_compute, *unreadable]
 
 
 def verify_cache(config: Config) -> TeacherCache:
     """Checksums every input and output of the cache, PNG or packed. Raises CacheError that names what is wrong."""
-    images, teacher = _images(config), _teacher(config)
+    images, teacher = _images(config), _teacher(config, choose_device(config.run.device))
     cache = TeacherCache(config.teacher.cache)
     if cache.manifest.header is None:
         raise CacheError(f"{cache.folder}: no manifest, nothing to verify", mend="" if cache.bare is None else None)
@@ -90,7 +110,7 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
             packed.remove(found.removed)
         todo = _named(found.to_compute, images)
         shards = pack(cache, todo, packed, config.data.workers)
-        with _progress(images, todo) as bar, closing(shards):
+        with _progress(images, todo, Ranks()) as bar, closing(shards):
             for entries in shards:
                 bar.update(len(entries))
         packed.remove_unused_shards()
@@ -103,10 +123,11 @@ def approximation_table(config: Config, count: int) -> str:
     augmentation. Verifies the cache first, and raises as `verify_cache`."""
     if count < 1:
         raise ConfigError(f"--approximation: at least 1 image, found {count}")
-    cache, images, teacher = verify_cache(config), _images(config), _teacher(config)
+    device = choose_device(config.run.device)
+    cache, images, teacher = verify_cache(config), _images(config), _teacher(config, device)
     readable = [image for image in images if cache.manifest.entries[image.stem].output is not None]
     chosen = readable[:: max(1, len(readable) // count)][:count]
-    rows = measure_approximation(teacher, cache, chosen, config.data.patch, choose_device(config.run.device))
+    rows = measure_approximation(teacher, cache, chosen, config.data.patch, device)
     lines = [f"PSNR to the online teacher image, {len(chosen)} images", f"{'augmentation':<16}{'cached':>8}{'blurry':>8}"]
     return "\n".join(lines + [f"{name:<16}{cached:8.2f}{blurry:8.2f}" for name, (cached, blurry) in rows.items()])
 
@@ -121,8 +142,8 @@ def _images(config: Config) -> list[ImageFile]:
     return list_images(config.data, config.data.sharp, ())
 
 
-def _teacher(config: Config) -> Teacher:
-    teacher = build_teacher(config.teacher, choose_device(config.run.device))
+def _teacher(config: Config, device: torch.device) -> Teacher:
+    teacher = build_teacher(config.teacher, device)
     if teacher is None:
         raise ConfigError("teacher.mode: none has no images to cache; set cached or online")
     return teacher
@@ -163,8 +184,9 @@ def _named(stems: Sequence[str], images: Sequence[ImageFile]) -> list[ImageFile]
     return [image for image in images if image.stem in wanted]
 
 
-def _progress(images: Sequence[ImageFile], todo: Sequence[ImageFile]) -> tqdm[Any]:
-    return tqdm(total=len(images), initial=len(images) - len(todo), unit="image", dynamic_ncols=True, smoothing=0.1)
+def _progress(images: Sequence[ImageFile], todo: Sequence[ImageFile], ranks: Ranks) -> tqdm[Any]:
+    known, silent = len(images) - len(todo), not ranks.first
+    return tqdm(total=len(images), initial=known, unit="image", dynamic_ncols=True, smoothing=0.1, disable=silent)
 
 
 def _summarise(cache: TeacherCache, computed: int) -> None:
@@ -199,6 +221,8 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     config = read_config(arguments)
+    if Ranks.of_environment().count > 1 and (arguments.verify or arguments.pack or arguments.approximation):
+        raise ConfigError("--verify, --pack and --approximation are for one process: run them without torchrun")
     SignalGate().install()
     if arguments.verify:
         cache = verify_cache(config)

@@ -14,6 +14,8 @@ from distill.config import Config, ConfigError, load_config
 from distill.data.files import WriteError
 from distill.data.images import ImageError
 from distill.data.manifest import CacheError
+from distill.engine.distributed import LostRankError, Ranks
+from distill.engine.step import DivergedError
 from restormer.weights import WeightsError
 from unet.weights import UNetWeightsError
 
@@ -25,6 +27,8 @@ USER_ERRORS = (
     WriteError,
     WeightsError,
     UNetWeightsError,
+    DivergedError,
+    LostRankError,
     FileNotFoundError,
     PermissionError,
 )
@@ -45,7 +49,8 @@ class Interrupted(BaseException):
 class SignalGate:
     """Turns SIGINT and SIGTERM into Interrupted: at once outside `with gate:`, inside it where `check` is called.
 
-    A second signal always acts at once: a step that hangs can be left, unsaved.
+    A second SIGINT always acts at once: a step that hangs can be left, unsaved. A second SIGTERM does not: a scheduler and the
+    launcher below it each send one.
     """
 
     def __init__(self) -> None:
@@ -57,9 +62,9 @@ class SignalGate:
             signal.signal(signum, self._receive)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
-        if not self._held or self._pending is not None:
+        if not self._held or (self._pending is not None and signum == signal.SIGINT):
             raise Interrupted(signum)
-        self._pending = signum
+        self._pending = self._pending or signum
 
     def __enter__(self) -> SignalGate:
         self._held = True
@@ -68,10 +73,11 @@ class SignalGate:
     def __exit__(self, *_: object) -> None:
         self._held = False
 
-    def check(self) -> None:
-        """Raises Interrupted if a signal came since `with`."""
-        if self._pending is not None:
-            raise Interrupted(self._pending, between_steps=True)
+    def check(self, agree: Callable[[int | None], int | None] = lambda signum: signum) -> None:
+        """Raises Interrupted if a signal came since `with`. Among several processes `agree` tells each what any has received."""
+        signum = agree(self._pending)
+        if signum is not None:
+            raise Interrupted(signum, between_steps=True)
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,9 +94,12 @@ def read_config(arguments: argparse.Namespace) -> Config:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command and ends the process: 0, 2 with one line for what the user can mend, 128+N after signal N."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    name = sys.argv[0].rpartition("/")[2].removesuffix(".py")
+    """Runs a command and ends the process: 0, 2 with one line for what the user can mend, 128+N after signal N. Of several ranks
+    the first one speaks; the others only say how they ended."""
+    ranks = Ranks.of_environment()
+    level = logging.INFO if ranks.first else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    name = sys.argv[0].rpartition("/")[2].removesuffix(".py") + (f" (rank {ranks.rank})" if ranks.count > 1 else "")
     try:
         main()
     except USER_ERRORS as error:

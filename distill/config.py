@@ -79,7 +79,7 @@ class DataConfig(ImagesConfig):
     patch: Annotated[int, Field(ge=16)] = 256
     """Side of the square training patches, in pixels."""
     batch: Count = 8
-    """Samples per optimiser step."""
+    """Samples per optimiser step, over all GPUs."""
     images_per_epoch: Count | None = None
     """How far an epoch walks through the images, wrapping round; null: once through all of them."""
     workers: Annotated[int, Field(ge=0)] = 2
@@ -223,6 +223,9 @@ class OptimizerConfig(Section):
     accumulate: Count = 1
     """Splits each batch into so many parts, one after the other, for less memory; the step stays the same but for
     BatchNorm's statistics."""
+    max_skipped: Count = 30
+    """Updates in a row that may not be finite, and are skipped; one more stops the run. fp16's loss scaler may need 15 at the
+    start."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of the weights, which is then what is validated and kept."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"

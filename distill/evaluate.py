@@ -1,4 +1,7 @@
-"""PSNR and SSIM of blurry input, teacher and student: `python -m distill.evaluate --config configs/quickstart.yaml`."""
+"""PSNR and SSIM of blurry input, teacher and student: `python -m distill.evaluate --config configs/quickstart.yaml`.
+
+Under torchrun every rank scores its share of the images.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from tqdm import tqdm
 from distill.command import SignalGate, add_config_arguments, read_config, run_command
 from distill.config import Config
 from distill.engine.device import choose_device
+from distill.engine.distributed import Ranks
 from distill.engine.student import load_student
 from distill.engine.teacher import build_teacher
 from distill.engine.validate import Evaluation, Validation
@@ -28,18 +32,24 @@ def evaluate(config: Config, weights: Path | None = None, csv: Path | None = Non
     weights = weights or folder / f"student_model_{config.stages[-1].name}.pth"
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: no such student; train one first, or give --weights")
-    device = choose_device(config.run.device)
-    student = load_student(weights).to(device)
-    validation = Validation(config, build_teacher(config.teacher, device), device)
-    with tqdm(total=len(validation.dataset), unit="image", leave=False) as bar:
+    ranks = Ranks.of_environment()
+    device = choose_device(config.run.device, ranks)
+    with ranks.connected(device):
+        with ranks.first_of_node_first():
+            teacher = build_teacher(config.teacher, device)
+        student = load_student(weights).to(device)
+        validation = Validation(config, teacher, device, ranks)
+        turns = ranks.turns(len(validation.dataset))
+        with tqdm(total=turns, unit="image", leave=False, disable=not ranks.first) as bar:
 
-        def advance() -> None:
-            bar.update()
+            def advance() -> None:
+                bar.update()
 
-        evaluation = validation.evaluate(student, advance)
-    for bad in validation.skipped.values():
-        logger.warning("skipped %s: %s", bad.path, bad.reason)
-    evaluation.write_csv(csv or folder / "evaluation.csv")
+            evaluation = validation.evaluate(student, advance)
+    if ranks.first:
+        for bad in validation.skipped.values():
+            logger.warning("skipped %s: %s", bad.path, bad.reason)
+        evaluation.write_csv(csv or folder / "evaluation.csv")
     return evaluation
 
 
@@ -50,7 +60,9 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, metavar="FILE", help="one row per image (default: evaluation.csv in the run folder)")
     arguments = parser.parse_args()
     SignalGate().install()
-    print(evaluate(read_config(arguments), arguments.weights, arguments.csv).table())
+    evaluation = evaluate(read_config(arguments), arguments.weights, arguments.csv)
+    if Ranks.of_environment().first:
+        print(evaluation.table())
 
 
 if __name__ == "__main__":

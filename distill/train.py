@@ -1,6 +1,7 @@
 """Trains a student: `python -m distill.train --config configs/quickstart.yaml`.
 
-Follow `train` from top to bottom; one optimisation step is `engine/step.py`.
+Follow `train` from top to bottom; one optimisation step is `engine/step.py`. With torchrun the same program is one of several
+ranks, each on a GPU of its own, with its share of every batch (`engine/distributed.py`).
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,19 @@ import torch
 from tqdm import tqdm
 
 from distill.command import Interrupted, SignalGate, add_config_arguments, read_config, run_command
-from distill.config import Config, ConfigError, StageConfig, dump_config, parse_config
+from distill.config import Config, ConfigError, dump_config
 from distill.data.datasets import Batch, Skipped, TrainingPatches, training_loader
 from distill.data.files import locked
-from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
+from distill.engine.checkpoint import CHECKPOINT, PREVIOUS
 from distill.engine.device import choose_device, on_device
+from distill.engine.distributed import Ranks
 from distill.engine.fast_teacher import speed_up_for_training
 from distill.engine.fill import OnlineFiller, cache_lock, open_for_training
 from distill.engine.log import METRICS, RunLog
 from distill.engine.losses import VggFeatures
-from distill.engine.step import TrainingState, learning_rate, needs_target, new_training_state, training_step
+from distill.engine.plan import Plan
+from distill.engine.resume import resume_run, save_run
+from distill.engine.step import DivergedError, TrainingState, learning_rate, needs_target, new_training_state, training_step
 from distill.engine.student import build_student, continue_optimizer, save_student
 from distill.engine.teacher import Teacher, build_teacher, check_teacher
 from distill.engine.validate import Evaluation, Validation
@@ -46,59 +50,76 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     """Runs all stages, from the run folder's checkpoint if there is one, and returns the final evaluation.
 
     Writes the run folder (see README). Raises ConfigError, FileNotFoundError, ImageError, CacheError, WriteError and WeightsError
-    for what the user can mend, before the first step where it can be known by then; Interrupted when a signal came through the
-    gate.
+    for what the user can mend, before the first step where it can be known by then; DivergedError; LostRankError where another
+    process of the run ended; Interrupted when a signal came through the gate.
     """
-    gate = gate or SignalGate()
-    device = choose_device(config.run.device)
+    gate, ranks = gate or SignalGate(), Ranks.of_environment()
+    _check_shares(config, ranks)
+    device = choose_device(config.run.device, ranks)
     folder = Path(config.run.dir)
+
+    def pause() -> None:
+        gate.check(ranks.agree)
+
     with ExitStack() as held:
+        held.enter_context(ranks.connected(device))
         held.enter_context(cache_lock(config.teacher))
-        run = _build(config, device)
-        held.enter_context(locked(folder))
-        state, plan, validation = run.state, run.plan, run.validation
-        if fresh:  # only now: a mistake in the configuration must not cost the run that is there
-            _clear(folder)
-        _resume(folder, run, config)
-        _speed_up(run, config)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+        run = _build(config, device, ranks)
+        if ranks.first:
+            held.enter_context(locked(folder))
+            if fresh:  # only now: a mistake in the configuration must not cost the run that is there
+                _clear(folder)
+        plan = _resume(run)
+        _speed_up(run)
+        if ranks.first:
+            (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
 
-        skipped: dict[str, Skipped] = {}
-        last_save = time.monotonic()
-        loader = training_loader(run.dataset, state.step, plan.total_steps, pin=device.type == "cuda")
-        bar = tqdm(total=plan.total_steps, initial=state.step, unit="step", dynamic_ncols=True, smoothing=0.1)
-        with RunLog(folder, state.step) as log, gate, bar, closing(loader):
+        checkpoints = _Checkpoints(run, plan)
+        loader = _loader(run, plan, pin=device.type == "cuda")
+        with RunLog(folder, run.state.step, ranks) as log, gate, closing(loader):
             try:
-                evaluation = _validate(state, plan, validation, log, gate, folder)
-                for batch in on_device(_completed(loader, run.filler), device):
-                    _name_skipped(batch.skipped, skipped)
-                    stage = plan.stage_at(state.step)
-                    lr = learning_rate(config.optimizer, state.step, plan.total_steps)
-                    state.student.train()
-                    measured = training_step(batch, state, run.teacher, run.vgg, stage, lr, config)
-                    log.add(measured, images=config.data.batch)
-                    bar.update()
-
-                    if state.step % config.run.log_steps == 0 or plan.ends_epoch(state.step):
-                        record = log.flush(state.step, stage=stage.name, epoch=plan.epoch_at(state.step - 1), lr=lr)
-                        bar.set_postfix_str(_postfix(record))
-                    if plan.ends_stage(state.step):
-                        save_student(folder / f"student_model_{stage.name}.pth", state.kept, config.student)
-                    evaluation = _validate(state, plan, validation, log, gate, folder)
-                    if plan.ends_epoch(state.step) or time.monotonic() - last_save > 60 * config.run.save_minutes:
-                        _save(folder, state, config)
-                        last_save = time.monotonic()
-                    gate.check()
-                if evaluation is None:  # a finished run, called again
-                    evaluation = validation.evaluate(state.kept, gate.check)
+                evaluation = _run_steps(run, plan, on_device(_completed(loader, run.filler), device), log, checkpoints, pause)
             except Interrupted as stop:
                 if stop.between_steps:
-                    _save(folder, state, config)
-                    logger.warning("saved step %d of %d; the same command goes on from there", state.step, plan.total_steps)
+                    checkpoints.save()
+                    step, total = run.state.step, plan.total_steps
+                    logger.warning("saved step %d of %d; the same command goes on from there", step, total)
                 raise
-    evaluation.write_csv(folder / EVALUATION)
-    _summarise(skipped | validation.skipped)
+        for others in ranks.gather(run.skipped | run.validation.skipped):
+            run.skipped.update(others)
+    if ranks.first:
+        evaluation.write_csv(folder / EVALUATION)
+        _summarise(run.skipped)
+    return evaluation
+
+
+def _run_steps(
+    run: Run, plan: Plan, batches: Iterable[Batch], log: RunLog, checkpoints: _Checkpoints, pause: Callable[[], None]
+) -> Evaluation:
+    """All that are left, and the evaluation of the last. `pause` is called where a run may be stopped, and raises there."""
+    config, state = run.config, run.state
+    evaluation = _validate(run, plan, log, pause)
+    with _progress_bar(run, plan) as bar:
+        for batch in batches:
+            _name_skipped(batch.skipped, run.skipped)
+            stage = plan.stage_at(state.step)
+            lr = learning_rate(config.optimizer, state.step, plan.total_steps)
+            state.student.train()
+            measured = training_step(batch, state, run.teacher, run.vgg, stage, lr, config)
+            log.add(measured, images=config.data.batch, names=batch.names)
+            bar.update()
+
+            if state.step % config.run.log_steps == 0 or plan.ends_epoch(state.step):
+                record = log.flush(state.step, stage=stage.name, epoch=plan.epoch_at(state.step - 1), lr=lr)
+                bar.set_postfix_str(_postfix(record))
+                _look_at_numbers(record, log, run)
+            if plan.ends_stage(state.step) and state.ranks.first:
+                save_student(run.folder / f"student_model_{stage.name}.pth", state.kept, config.student)
+            evaluation = _validate(run, plan, log, pause)
+            checkpoints.save_if_due()
+            pause()
+    if evaluation is None:  # a finished run, called again
+        evaluation = run.validation.evaluate(state.kept, pause)
     return evaluation
 
 
@@ -106,8 +127,8 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
 class Run:
     """What a configuration describes, built and checked, before its first step."""
 
+    config: Config
     dataset: TrainingPatches
-    plan: Plan
     teacher: Teacher | None
     filler: OnlineFiller | None
     """Computes what a cache lacks."""
@@ -116,60 +137,113 @@ class Run:
     continued: str | None
     """What the optimiser goes on from, in words, where that is not a checkpoint of this run."""
     validation: Validation
+    skipped: dict[str, Skipped] = field(default_factory=dict)
+    """Images that could not be used, by their paths."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run.dir)
 
 
-def _build(config: Config, device: torch.device) -> Run:
+class _Checkpoints:
+    """When a run is saved."""
+
+    def __init__(self, run: Run, plan: Plan) -> None:
+        self.run, self.plan = run, plan
+        self._saved_step, self._saved_at = -1, time.monotonic()
+
+    def save_if_due(self) -> None:
+        """At the ends of epochs, and where `run.save_minutes` have passed. Raises WriteError."""
+        late = time.monotonic() - self._saved_at > 60 * self.run.config.run.save_minutes
+        if late or self.plan.ends_epoch(self.run.state.step):
+            self.save()
+
+    def save(self) -> None:
+        """Unless this step was saved: a second time would cost the older checkpoint that is kept. Raises WriteError."""
+        step = self.run.state.step
+        if self._saved_step != step:
+            save_run(self.run.folder, self.run.state, self.plan, self.run.teacher, self.run.config)
+        self._saved_step, self._saved_at = step, time.monotonic()
+
+
+def _check_shares(config: Config, ranks: Ranks) -> None:
+    """Raises ConfigError for what several processes cannot do together."""
+    batch, accumulate = config.data.batch, config.optimizer.accumulate
+    if batch % (ranks.count * accumulate):
+        parts = f" in {accumulate} parts (optimizer.accumulate)" if accumulate > 1 else ""
+        raise ConfigError(f"data.batch: {batch} is of all processes, and cannot be shared out among {ranks.count}{parts}")
+    if ranks.count > 1 and config.teacher.mode == "cached" and config.teacher.on_missing == "compute":
+        raise ConfigError(
+            f"teacher.on_missing: compute fills a cache from one process, and there are {ranks.count}; fill it first, with"
+            " python -m distill.cache under the same torchrun"
+        )
+
+
+def _build(config: Config, device: torch.device, ranks: Ranks) -> Run:
     dataset, filler = TrainingPatches(config), None
-    teacher = build_teacher(config.teacher, device)
+    with ranks.first_of_node_first():
+        teacher = build_teacher(config.teacher, device)
+        vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
+        student = build_student(config)
     if config.teacher.mode == "cached":
         images = dataset.sources[0]
         assert teacher is not None
         assert images is not None, "mode cached has one folder of pairs"
         dataset.cache, filler = open_for_training(config, teacher, images, device)
-    vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
-    state = new_training_state(build_student(config), config.optimizer, device)
+    state = new_training_state(student, config.optimizer, device, ranks)
     continued = continue_optimizer(state.optimizer, state.student, config.student)
-    validation = Validation(config, teacher, device)
+    validation = Validation(config, teacher, device, ranks)
     _check_teacher(validation, config)
-    plan = Plan(config.stages, dataset.steps_per_epoch)
-    return Run(dataset, plan, teacher, filler, vgg, state, continued, validation)
+    return Run(config, dataset, teacher, filler, vgg, state, continued, validation)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Where epochs and stages begin and end, in steps. Step s is the state after s updates."""
-
-    stages: list[StageConfig]
-    steps_per_epoch: int
-
-    @property
-    def total_steps(self) -> int:
-        return sum(stage.epochs for stage in self.stages) * self.steps_per_epoch
-
-    def epoch_at(self, step: int) -> int:
-        return step // self.steps_per_epoch
-
-    def stage_at(self, step: int) -> StageConfig:
-        """The stage of the update that leads from `step` to `step + 1`."""
-        return [stage for stage in self.stages for _ in range(stage.epochs)][self.epoch_at(step)]
-
-    def ends_epoch(self, step: int) -> bool:
-        return step % self.steps_per_epoch == 0
-
-    def ends_stage(self, step: int) -> bool:
-        if not self.ends_epoch(step):
-            return False
-        return step == self.total_steps or self.stage_at(step) is not self.stage_at(step - 1)
-
-    def validates(self, step: int, every_epochs: int) -> bool:
-        return step > 0 and (self.ends_stage(step) or (self.ends_epoch(step) and self.epoch_at(step) % every_epochs == 0))
+def _resume(run: Run) -> Plan:
+    """The plan from the checkpoint on, where there is one, or from the start."""
+    start = Plan(run.config.stages, run.dataset.steps_per_epoch, run.config.data.batch)
+    resumed = resume_run(run.folder, run.state, start, run.teacher, run.config)
+    if resumed is None and run.continued is not None:
+        logger.info("student.init: %s", run.continued)
+    return resumed or start
 
 
-def _speed_up(run: Run, config: Config) -> None:
+def _loader(run: Run, plan: Plan, pin: bool) -> Generator[Batch]:
+    step, ranks = run.state.step, run.state.ranks
+    return training_loader(run.dataset, plan.position_at(step), plan.total_steps - step, pin, ranks.rank, ranks.count)
+
+
+def _progress_bar(run: Run, plan: Plan) -> tqdm[Any]:
+    step, silent = run.state.step, not run.state.ranks.first
+    return tqdm(total=plan.total_steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1, disable=silent)
+
+
+def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
+    """At a logging step: names updates that were skipped, and takes a teacher out of a precision that it overflows. Raises
+    DivergedError."""
+    step, limit = run.state.step, run.config.optimizer.max_skipped
+    if (count := record["skipped_updates"]) and run.state.ranks.first:
+        names = record["skipped_images"]
+        some = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        tqdm.write(f"step {step}: {count} updates were not finite and changed nothing; images: {some}", file=sys.stderr)
+    if log.skipped_in_a_row > limit:
+        raise DivergedError(
+            f"step {step}: {log.skipped_in_a_row} updates in a row were not finite (optimizer.max_skipped: {limit}); the"
+            f" checkpoint in {run.folder} keeps the last good weights; look at the images that were named, try a lower"
+            " optimizer.lr or optimizer.clip_norm"
+        )
+    if "images_without_kd" in record and run.teacher is not None:
+        count, goes_on = record["images_without_kd"], ""
+        if run.teacher.dtype != torch.float32:
+            run.teacher.use_full_precision()
+            goes_on = "; it goes on in fp32"
+        logger.warning("WARNING: the teacher's images of %d patches were not finite, and left out of kd%s", count, goes_on)
+
+
+def _speed_up(run: Run) -> None:
     """Last, because it takes time, and a checkpoint that does not fit should not cost it."""
+    config = run.config
     asked = config.teacher.mode == "online" and any(needs_target(stage, run.vgg) for stage in config.stages)
     if run.teacher is not None and asked:
-        speed_up_for_training(run.teacher, config)
+        speed_up_for_training(run.teacher, config, run.state.ranks)
     if config.student.compile:
         run.state.student.compile()
 
@@ -191,62 +265,6 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _save(folder: Path, state: TrainingState, config: Config) -> None:
-    # Teachers never change and VGG neither, so only the student is kept.
-    content = {
-        "step": state.step,
-        "student": state.student.state_dict(),
-        "ema": state.ema.state_dict() if state.ema is not None else None,
-        "optimizer": state.optimizer.state_dict(),
-        "scaler": state.scaler.state_dict(),
-        "best_psnr": state.best_psnr,
-        "validated_step": state.validated_step,
-        "config": config.model_dump(mode="json"),
-    }
-    save_checkpoint(folder, content)
-
-
-def _resume(folder: Path, run: Run, config: Config) -> None:
-    content, state = load_checkpoint(folder), run.state
-    if content is None:
-        if run.continued is not None:
-            logger.info("student.init: %s", run.continued)
-        return
-    _check_same_run(folder, parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
-    if content["step"] > run.plan.total_steps:
-        ends = f"step {content['step']}, but stages now end at {run.plan.total_steps}"
-        raise ConfigError(f"{folder} holds a checkpoint of {ends}; give more epochs, or --fresh to start over")
-    state.student.load_state_dict(content["student"])
-    if state.ema is not None:
-        state.ema.load_state_dict(content["ema"])
-    state.optimizer.load_state_dict(content["optimizer"])
-    if content["scaler"]:
-        state.scaler.load_state_dict(content["scaler"])
-    state.step, state.best_psnr, state.validated_step = content["step"], content["best_psnr"], content["validated_step"]
-    logger.info("going on from step %d of %s", state.step, folder / CHECKPOINT)
-
-
-def _check_same_run(folder: Path, saved: Config, config: Config) -> None:
-    """Settings that make a checkpoint meaningless refuse it; other changes take effect, and are named."""
-    before, now = _flatten(saved.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    settled = [key for key in before if key.startswith("student.") and key != "student.compile"]
-    fatal = [key for key in changed if key in (*settled, "run.seed", "data.batch", "optimizer.ema")]
-    describe = ", ".join(f"{key}: {before.get(key)} is now {now.get(key)}" for key in fatal or changed)
-    if fatal:
-        raise ConfigError(
-            f"{folder} holds a checkpoint of another run ({describe}); give another run.dir, or --fresh to start over"
-        )
-    if changed:
-        logger.warning("the configuration has changed since the checkpoint: %s", describe)
-
-
-def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    return {k: v for key, inner in tree.items() for k, v in _flatten(inner, f"{prefix}.{key}" if prefix else key).items()}
-
-
 def _check_teacher(validation: Validation, config: Config) -> None:
     # Read even where there is nothing to check: validation images that are all broken are better found now.
     pairs = [(blurry, sharp) for _, blurry, sharp in islice(validation.pairs(), CHECK_IMAGES)]
@@ -262,23 +280,22 @@ def _check_teacher(validation: Validation, config: Config) -> None:
         logger.warning("WARNING: %s", complaint)
 
 
-def _validate(
-    state: TrainingState, plan: Plan, validation: Validation, log: RunLog, gate: SignalGate, folder: Path
-) -> Evaluation | None:
+def _validate(run: Run, plan: Plan, log: RunLog, pause: Callable[[], None]) -> Evaluation | None:
     """Evaluates and keeps the best student, where this step is one to validate and was not; else None."""
-    config = validation.config
+    config, state = run.config, run.state
     if not plan.validates(state.step, config.eval.every_epochs) or state.validated_step == state.step:
         return None
-    evaluation = validation.evaluate(state.kept, gate.check)
+    evaluation = run.validation.evaluate(state.kept, pause)
     log.validation(state.step, evaluation)
     log.restart_clock()
     state.validated_step = state.step
     score = evaluation.mean("student")
     assert score is not None
-    if score.psnr > state.best_psnr:
-        state.best_psnr = score.psnr
-        save_student(folder / BEST, state.kept, config.student)
-    tqdm.write(f"step {state.step}: student {score.psnr:.2f} dB, {score.ssim:.4f}", file=sys.stderr)
+    best, state.best_psnr = score.psnr > state.best_psnr, max(score.psnr, state.best_psnr)
+    if state.ranks.first:
+        if best:
+            save_student(run.folder / BEST, state.kept, config.student)
+        tqdm.write(f"step {state.step}: student {score.psnr:.2f} dB, {score.ssim:.4f}", file=sys.stderr)
     return evaluation
 
 
@@ -310,7 +327,8 @@ def main() -> None:
     gate = SignalGate()
     gate.install()
     evaluation = train(read_config(arguments), arguments.fresh, gate)
-    print(evaluation.table())
+    if Ranks.of_environment().first:
+        print(evaluation.table())
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from distill.cache import build_cache
 from distill.command import Interrupted, SignalGate
 from distill.config import Config, ConfigError, load_config
 from distill.data.files import WriteError, locked
+from distill.engine.plan import Plan
 from distill.engine.student import load_student
-from distill.train import Plan, train
+from distill.train import train
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,7 +39,7 @@ class StopAt(SignalGate):
         super().__init__()
         self.looks = looks  # after each step, and before each validation image
 
-    def check(self) -> None:
+    def check(self, agree: Callable[[int | None], int | None] = lambda signum: signum) -> None:
         self.looks -= 1
         if self.looks < 0:
             raise Interrupted(signal.SIGTERM, between_steps=True)
@@ -276,7 +277,7 @@ def test_a_useless_teacher_warns_or_stops(tiny_config: Callable[..., Config], ca
 
 def test_the_plan_of_two_stages() -> None:
     config = load_config(ROOT / "configs" / "quickstart.yaml", ["stages=[{name: a, epochs: 2}, {name: b, epochs: 1}]"])
-    plan = Plan(config.stages, steps_per_epoch=10)
+    plan = Plan(config.stages, steps_per_epoch=10, batch=8)
     assert plan.total_steps == 30
     assert [plan.stage_at(step).name for step in (0, 19, 20, 29)] == ["a", "a", "b", "b"]
     assert [step for step in range(1, 31) if plan.ends_stage(step)] == [20, 30]

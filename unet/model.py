@@ -88,7 +88,7 @@ def for_inference(model: UNet) -> UNet:
     for block in [module for module in model.modules() if isinstance(module, DoubleConv)]:
         layers: list[nn.Module] = []
         for layer in block.block:
-            if isinstance(layer, nn.BatchNorm2d):
+            if isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm):
                 layers.append(fuse_conv_bn_eval(cast(nn.Conv2d, layers.pop()), layer))
             else:
                 layers.append(layer)

@@ -245,14 +245,16 @@ def _stack(images: Sequence[Tensor]) -> Tensor:
     return default_collate([image[0].permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
-def training_loader(dataset: TrainingPatches, first_step: int, last_step: int, pin: bool) -> Generator[Batch]:
-    """Batches of the stream from `first_step` to `last_step`, on the CPU; one set of workers for the whole of it, which ends when
-    the generator is closed."""
+def training_loader(
+    dataset: TrainingPatches, position: int, steps: int, pin: bool, rank: int = 0, ranks: int = 1
+) -> Generator[Batch]:
+    """`steps` batches of the stream from `position` on, or a rank's part of each, on the CPU; one set of workers for the whole of
+    it, which ends when the generator is closed."""
     data: DataConfig = dataset.config.data
     yield from load(
         dataset,
-        workers=min(data.workers, max(0, last_step - first_step)),
-        batch_sampler=StreamSampler(first_step, last_step, data.batch),
+        workers=min(data.workers, max(0, steps)),
+        batch_sampler=StreamSampler(position, steps, data.batch, rank, ranks),
         collate_fn=collate,
         pin_memory=pin,
     )

@@ -53,10 +53,13 @@ def _sync_names(folder: Path) -> None:
 
 
 def append_bytes(path: Path, data: bytes) -> None:
-    """Adds to a file's end in one write. Raises WriteError."""
+    """Adds to a file's end in one write, or, on a full disk, nothing. Raises WriteError."""
     try:
-        with path.open("ab") as file:
-            file.write(data)
+        with path.open("ab", buffering=0) as file:
+            before = file.tell()
+            if file.write(data) < len(data):
+                file.truncate(before)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:
         raise WriteError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -1,7 +1,9 @@
 """What a teacher cache holds: by which teacher, of which files, and how to tell that any of it has changed since.
 
 `manifest.json` says which teacher; `manifest.jsonl` has one line per image, appended when its teacher image is whole on the disk.
-A line that a crash tore is no line: its image counts as missing. Of several lines about one image the last one counts.
+A line that a crash tore is no line: its image counts as missing. Of several lines about one image the last one counts. Where
+several processes fill a cache, the first one writes `manifest.jsonl` and each other a file of its own, whose lines go over into
+it: appending to one file from several machines is safe on no network file system.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from distill.data.files import append_bytes, write_bytes
 
 HEADER = "manifest.json"
 LINES = "manifest.jsonl"
+PARTS = "manifest.rank*.jsonl"
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
@@ -138,6 +141,8 @@ class Manifest:
     def __init__(self, folder: Path) -> None:
         """Raises CacheError for a header that cannot be understood, or that is missing although there are lines."""
         self.folder = folder
+        self.lines = folder / LINES
+        """Where lines are appended."""
         self.header = _read_header(folder / HEADER)
         if self.header is None and (folder / LINES).exists():
             raise CacheError(f"{folder}: there is a {LINES} and no {HEADER}: nothing tells which teacher made this", "--fresh")
@@ -165,25 +170,42 @@ class Manifest:
     def append(self, entries: Iterable[Entry]) -> None:
         """Adds lines, in one write. Raises WriteError."""
         new = {entry.stem: entry for entry in entries}
-        append_bytes(self.folder / LINES, self._mend_torn_end() + _as_lines(new))
+        _append_lines(self.lines, new)
         self.entries |= new
 
-    def _mend_torn_end(self) -> bytes:
-        """A newline where the last line has none: what follows must not become part of it."""
-        path = self.folder / LINES
-        if not path.exists():
-            return b""
-        with path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) == 0:
-                return b""
-            file.seek(-1, os.SEEK_END)
-            return b"" if file.read(1) == b"\n" else b"\n"
+    def append_as(self, rank: int) -> None:
+        """From now on lines are appended to a file of this rank's own, for `merge_parts`."""
+        self.lines = self.folder / PARTS.replace("*", str(rank))
 
     def rewrite(self, entries: dict[str, Entry]) -> None:
         """Replaces all lines by these."""
         lines = _as_lines(entries)
         write_bytes(self.folder / LINES, lines)
         self.entries, self._read_bytes = dict(entries), len(lines)
+
+
+def merge_parts(folder: Path) -> None:
+    """Moves the lines of all ranks into one file. To be called by the process that holds the folder's lock, when no other writes
+    lines; a kill in between leaves lines twice, which is the same as once. Raises WriteError."""
+    for path in sorted(folder.glob(PARTS)):
+        _append_lines(folder / LINES, parse_lines(path.read_bytes()))
+        path.unlink()
+
+
+def _append_lines(path: Path, entries: dict[str, Entry]) -> None:
+    if entries:
+        append_bytes(path, _mend_torn_end(path) + _as_lines(entries))
+
+
+def _mend_torn_end(path: Path) -> bytes:
+    """A newline where the last line has none: what follows must not become part of it."""
+    if not path.exists():
+        return b""
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return b""
+        file.seek(-1, os.SEEK_END)
+        return b"" if file.read(1) == b"\n" else b"\n"
 
 
 def header_bytes(header: Header) -> bytes:

@@ -1,8 +1,8 @@
 """Which sample comes when, and its random numbers: pure functions of (seed, epoch, index), never of a generator's history.
 
-Training walks along one endless stream of positions 0, 1, 2, ...: batch s takes positions s * batch to (s + 1) * batch. Once
-through the images is a pass, in an order of its own; the stream runs on into the next pass, so that every batch is full and
-every image comes exactly once per pass. Resuming needs nothing but the step.
+Training walks along one endless stream of positions 0, 1, 2, ..., a batch at a time. Once through the images is a pass, in an
+order of its own; the stream runs on into the next pass, so that every batch is full and every image comes exactly once per pass.
+Resuming needs nothing but a position, and several processes each take their part of every batch.
 """
 
 from __future__ import annotations
@@ -31,14 +31,18 @@ def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 class StreamSampler(Sampler[list[int]]):
-    """Batches of stream positions, from step `first_step` up to `last_step` exclusive."""
+    """`steps` batches of stream positions from `position` on; of each, the part that is rank `rank`'s of `ranks`."""
 
-    def __init__(self, first_step: int, last_step: int, batch: int) -> None:
-        self.first_step, self.last_step, self.batch = first_step, last_step, batch
+    def __init__(self, position: int, steps: int, batch: int, rank: int = 0, ranks: int = 1) -> None:
+        assert batch % ranks == 0, "a batch is shared out evenly"
+        self.position, self.steps, self.batch = position, max(0, steps), batch
+        self.part = batch // ranks
+        self.offset = rank * self.part
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.first_step, self.last_step):
-            yield list(range(step * self.batch, (step + 1) * self.batch))
+        for step in range(self.steps):
+            first = self.position + step * self.batch + self.offset
+            yield list(range(first, first + self.part))
 
     def __len__(self) -> int:
-        return max(0, self.last_step - self.first_step)
+        return self.steps

@@ -10,14 +10,20 @@ import torch
 
 from distill.config import ConfigError
 from distill.data.datasets import Batch
+from distill.engine.distributed import Ranks
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`. Raises ConfigError for a device this machine does not have."""
+def choose_device(name: str, ranks: Ranks | None = None) -> torch.device:
+    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`; of several processes on a machine each gets a GPU of its own. Raises ConfigError
+    for a device this machine does not have."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if ranks is not None and ranks.count > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise ConfigError(f"run.device: {name} is one GPU, but there are {ranks.count} processes; cuda gives each its own")
+        name = f"cuda:{ranks.rank_on_node}"
     device = torch.device(name)
     present = {
         "cpu": True,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from distill.config import Config
+from distill.engine.distributed import Ranks
 from distill.engine.teacher import Teacher
 from restormer import kernels
 from restormer.model import Restormer, TransformerBlock
@@ -33,9 +34,9 @@ RECOMPILE_LIMIT = 64
 Form = Callable[[Tensor], Tensor]
 
 
-def speed_up_for_training(teacher: Teacher, config: Config) -> None:
-    """`speed_up` for the batches, or parts of them, that a training step gives its teacher."""
-    part = config.data.batch // config.optimizer.accumulate
+def speed_up_for_training(teacher: Teacher, config: Config, ranks: Ranks) -> None:
+    """`speed_up` for the batches, or parts of them, that a rank's training step gives its teacher."""
+    part = config.data.batch // (config.optimizer.accumulate * ranks.count)
     images = min(part, config.teacher.micro_batch or part)
     speed_up(teacher, (images, 3, config.data.patch, config.data.patch), config.teacher.compile)
 

@@ -1,9 +1,14 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard, pictures. Values stay on the device until a logging step."""
+"""What a run leaves to read: metrics.jsonl, TensorBoard, pictures. Values stay on the device until a logging step.
+
+None of it is worth a run: what cannot be written is named once, and training goes on.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,36 +17,48 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from distill.data.files import WriteError, append_bytes
 from distill.data.images import write_image
+from distill.engine.distributed import Ranks
 from distill.engine.validate import Evaluation
+
+logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
 
 
 class RunLog:
-    """Writes a run's measurements. Opened at the step a run goes on from, it first cuts off what was written after it."""
+    """Writes a run's measurements, on the first of its ranks. Opened at the step a run goes on from, it first cuts off what was
+    written after it."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        _cut(folder / METRICS, step)
-        self._metrics = (folder / METRICS).open("a", encoding="utf-8")
-        # purge_step is the first step to be forgotten; -1 would forget nothing.
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
-        self._pending: list[dict[str, Tensor]] = []
+    def __init__(self, folder: Path, step: int, ranks: Ranks) -> None:
+        self.folder, self.ranks = folder, ranks
+        self.skipped_in_a_row = 0
+        """The longest row of updates that were not finite, of those that ended in or after the last `flush`."""
+        self._row = 0
+        self._pending: list[tuple[dict[str, Tensor], list[str]]] = []
         self._since = time.perf_counter()
         self._images = 0
+        self._unwritable: set[str] = set()
+        self._board: SummaryWriter | None = None
+        if ranks.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            _cut(folder / METRICS, step)
+            # purge_step is the first step to be forgotten; -1 would forget nothing.
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._metrics.close()
-        self._board.close()
+        board = self._board
+        if board is not None:
+            self._try("tensorboard", board.close)
 
-    def add(self, measurements: dict[str, Tensor], images: int) -> None:
-        """Keeps one step's measurements where they are. Does not wait for the device."""
-        self._pending.append(measurements)
+    def add(self, measurements: dict[str, Tensor], images: int, names: list[str]) -> None:
+        """Keeps one step's measurements where they are, with how many images it was about and the names of this rank's. Does not
+        wait for the device."""
+        self._pending.append((measurements, names))
         self._images += images
 
     def restart_clock(self) -> None:
@@ -49,21 +66,40 @@ class RunLog:
         self._since, self._images = time.perf_counter(), 0
 
     def flush(self, step: int, **constants: float | str) -> dict[str, Any]:
-        """Waits for the device, and writes the means since the last flush with images/s and the number of skipped updates.
-        Means are over finite updates. Returns what it wrote; {} where nothing was added."""
+        """Waits for the device, and writes the means since the last flush with images/s, the number of skipped updates and the
+        images they were about. Means are over finite updates. Returns what it wrote; {} where nothing was added."""
         if not self._pending:
             return {}
-        names = self._pending[0].keys()
-        values = {name: torch.stack([terms[name].float() for terms in self._pending]).cpu() for name in names}
-        finite = values.pop("finite") > 0
+        measured, names = zip(*self._pending, strict=True)
+        values = {name: torch.stack([terms[name].float() for terms in measured]).cpu() for name in measured[0]}
+        finite, teacher_finite = (values.pop(name, None) for name in ("finite", "teacher_finite"))
+        assert finite is not None
         record: dict[str, Any] = {"step": step, **constants}
         if finite.any():
-            record |= {name: float(value[finite].mean()) for name, value in values.items()}
-        record |= {"skipped_updates": int((~finite).sum()), "images_per_s": self._images / (time.perf_counter() - self._since)}
+            record |= {name: float(value[finite > 0].mean()) for name, value in values.items()}
+        record |= {
+            "skipped_updates": int((finite == 0).sum()),
+            "images_per_s": self._images / (time.perf_counter() - self._since),
+        }
+        if record["skipped_updates"]:
+            record["skipped_images"] = self._names_of([n for n, good in zip(names, finite.tolist(), strict=True) if not good])
+        if teacher_finite is not None and teacher_finite.min() < 1:
+            record["images_without_kd"] = round(float((1 - teacher_finite).sum()) * self._images / len(measured))
+        self._count_row(finite.tolist())
         self._pending.clear()
         self.restart_clock()
         self._write(record, "train")
         return record
+
+    def _names_of(self, batches: list[list[str]]) -> list[str]:
+        """Of all ranks' parts of these batches: each knows its own."""
+        return [name for part in self.ranks.gather([name for batch in batches for name in batch]) for name in part]
+
+    def _count_row(self, finite: list[float]) -> None:
+        self.skipped_in_a_row = 0
+        for good in finite:
+            self._row = 0 if good else self._row + 1
+            self.skipped_in_a_row = max(self.skipped_in_a_row, self._row)
 
     def validation(self, step: int, evaluation: Evaluation) -> None:
         """Writes the mean scores, and the picture to samples/."""
@@ -72,16 +108,32 @@ class RunLog:
             if (score := evaluation.mean(row)) is not None:
                 record |= {f"{row}_psnr": score.psnr, f"{row}_ssim": score.ssim}
         self._write(record, "val")
-        if evaluation.picture is not None:
-            write_image(self.folder / "samples" / f"step_{step:07d}.png", evaluation.picture)
-            self._board.add_image("blurry|student|teacher|sharp", evaluation.picture, step, dataformats="HWC")
+        picture, board = evaluation.picture, self._board
+        if picture is not None and board is not None:
+            name = f"step_{step:07d}.png"
+            self._try("samples", lambda: write_image(self.folder / "samples" / name, picture))
+            self._try("tensorboard", lambda: board.add_image("blurry|student|teacher|sharp", picture, step, dataformats="HWC"))
 
     def _write(self, record: dict[str, Any], kind: str) -> None:
-        self._metrics.write(json.dumps({"kind": kind, **record}) + "\n")
-        self._metrics.flush()
+        board = self._board
+        if board is None:
+            return
+        line = json.dumps({"kind": kind, **record}) + "\n"
+        self._try(METRICS, lambda: append_bytes(self.folder / METRICS, line.encode()))
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
-                self._board.add_scalar(f"{kind}/{name}", value, record["step"])
+                self._try("tensorboard", lambda n=name, v=value: board.add_scalar(f"{kind}/{n}", v, record["step"]))  # type: ignore[misc]
+
+    def _try(self, what: str, write: Callable[[], object]) -> None:
+        """Names once what cannot be written."""
+        if what == "tensorboard" and what in self._unwritable:
+            return  # its thread has ended, and would raise the same error for ever
+        try:
+            write()
+        except (OSError, WriteError) as error:
+            if what not in self._unwritable:
+                logger.warning("WARNING: %s: cannot be written, and the run goes on without: %s", self.folder / what, error)
+            self._unwritable.add(what)
 
 
 def _cut(path: Path, step: int) -> None:

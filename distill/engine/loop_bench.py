@@ -21,6 +21,7 @@ from distill.data.degrade import to_uint8
 from distill.data.images import write_image
 from distill.data.teacher_cache import TeacherCache, new_header
 from distill.engine.device import choose_device, on_device
+from distill.engine.distributed import Ranks
 from distill.engine.fast_teacher import speed_up_for_training
 from distill.engine.fill import fill
 from distill.engine.losses import VggFeatures
@@ -75,7 +76,7 @@ def measure_loop(config: Config, device_name: str) -> LoopFigures:
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"mode": "online"})})
     teacher = build_teacher(config.teacher, device)
     assert teacher is not None
-    speed_up_for_training(teacher, config)
+    speed_up_for_training(teacher, config, Ranks())
     figures = LoopFigures(config.data.batch)
     with TemporaryDirectory() as folder:
         cached_config = _cached_config(config, Path(folder), device)

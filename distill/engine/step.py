@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from distill.config import Config, OptimizerConfig, StageConfig
 from distill.data.augment import augment
 from distill.data.datasets import Batch
 from distill.data.degrade import degrade, to_float
+from distill.engine.distributed import Ranks
 from distill.engine.losses import VggFeatures, distillation_loss
 from distill.engine.teacher import Teacher
+
+
+class DivergedError(ValueError):
+    """Update after update that is not finite: more steps would not mend it."""
 
 
 @dataclass
@@ -23,11 +30,16 @@ class TrainingState:
 
     step: int
     student: nn.Module
+    replica: nn.Module
+    """The student as a step calls it: among several ranks, inside what averages its gradient over them."""
+    ranks: Ranks
     ema: nn.Module | None
     """The student with moving averages for weights, BatchNorm buffers included."""
     optimizer: torch.optim.Adam
     scaler: torch.amp.GradScaler
     amp_dtype: torch.dtype | None
+    teacher_finite: Tensor
+    """On the device: 1 until an image of the teacher's was not finite."""
     best_psnr: float = float("-inf")
     validated_step: int = 0
     """The step that was validated last: a run that was stopped in the middle of a validation begins with it."""
@@ -38,18 +50,26 @@ class TrainingState:
         return self.ema if self.ema is not None else self.student
 
 
-def new_training_state(student: nn.Module, config: OptimizerConfig, device: torch.device) -> TrainingState:
-    """Step 0 on the device; the student in channels_last, its average a copy."""
+def new_training_state(
+    student: nn.Module, config: OptimizerConfig, device: torch.device, ranks: Ranks | None = None
+) -> TrainingState:
+    """Step 0 on the device; the student in channels_last, its average a copy. All ranks get the first one's weights."""
+    ranks = ranks or Ranks()
     student = student.to(device).to(memory_format=torch.channels_last)
+    if ranks.count > 1 and device.type == "cuda":
+        student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
     amp_dtype = _amp_dtype(config, device)
     return TrainingState(
         step=0,
         student=student,
+        replica=DistributedDataParallel(student) if ranks.count > 1 else student,
+        ranks=ranks,
         ema=copy.deepcopy(student).requires_grad_(False).eval() if config.ema is not None else None,
         # Fused: one kernel, and it can skip an update on the device's own decision.
         optimizer=torch.optim.Adam(student.parameters(), lr=config.lr, fused=True),
         scaler=torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16),
         amp_dtype=amp_dtype,
+        teacher_finite=torch.ones((), device=device),
     )
 
 
@@ -70,8 +90,11 @@ def training_step(
     lr: float,
     config: Config,
 ) -> dict[str, Tensor]:
-    """One step on a batch whose images are on the device. Changes `state`; returns each loss term, the gradient's norm and
-    whether the update was `finite`, as tensors on the device that nobody has waited for."""
+    """One step on a batch, or a rank's part of it, whose images are on the device. Changes `state`.
+
+    Returns each loss term, the gradient's norm, whether the update was `finite`, and where the teacher was asked the share of its
+    images that were (`teacher_finite`): means over all ranks, as tensors on the device that nobody has waited for.
+    """
     sharp, blurry = prepare(batch, config)
     cached = [] if batch.teacher is None else [to_float(batch.teacher)]
     sharp, blurry, *cached = augment([sharp, blurry, *cached], config.augment, batch.draws)
@@ -81,16 +104,40 @@ def training_step(
     measurements: list[dict[str, Tensor]] = []
     targets = cached[0].chunk(parts) if cached else [None] * parts
     for sharp_part, blurry_part, target in zip(sharp.chunk(parts), blurry.chunk(parts), targets, strict=True):
-        if target is None and teacher is not None and needs_target(stage, vgg):
+        asked = target is None and teacher is not None and needs_target(stage, vgg)
+        if asked:
+            assert teacher is not None
             target = teacher(blurry_part)
-        with torch.autocast(blurry.device.type, state.amp_dtype, enabled=state.amp_dtype is not None):
-            prediction = state.student(blurry_part)
-        terms = distillation_loss(prediction, sharp_part, target, stage, vgg)
-        state.scaler.scale(terms["loss"] / parts).backward()
+        with _gradient_shared(state, last=len(measurements) == parts - 1):
+            with torch.autocast(blurry.device.type, state.amp_dtype, enabled=state.amp_dtype is not None):
+                prediction = state.replica(blurry_part)
+            target, usable = _usable(target, prediction) if asked else (target, None)
+            terms = distillation_loss(prediction, sharp_part, target, stage, vgg)
+            state.scaler.scale(terms["loss"] / parts).backward()
         measurements.append({name: term.detach() for name, term in terms.items()})
+        if usable is not None:
+            measurements[-1]["teacher_finite"] = usable.float().mean()
 
     means = {name: torch.stack([terms[name] for terms in measurements]).mean() for name in measurements[0]}
+    means = state.ranks.mean(means)
+    if "teacher_finite" in means:
+        state.teacher_finite = torch.minimum(state.teacher_finite, means["teacher_finite"])
     return means | _update(state, means["loss"], buffers, lr, config.optimizer)
+
+
+def _gradient_shared(state: TrainingState, last: bool) -> AbstractContextManager[None]:
+    """Among several ranks, gradients are averaged once a step, in the last part's backward pass."""
+    if isinstance(state.replica, DistributedDataParallel) and not last:
+        return state.replica.no_sync()
+    return nullcontext()
+
+
+def _usable(target: Tensor | None, prediction: Tensor) -> tuple[Tensor, Tensor]:
+    """The teacher's images, and which of them are finite (B,). The prediction itself stands in for one that is not: its distance
+    and its gradient are then 0."""
+    assert target is not None
+    finite = target.isfinite().flatten(1).all(dim=1)
+    return torch.where(finite[:, None, None, None], target, prediction.detach().to(target.dtype)), finite
 
 
 def prepare(batch: Batch, config: Config) -> tuple[Tensor, Tensor]:
@@ -120,6 +167,8 @@ def _update(state: TrainingState, loss: Tensor, buffers: list[Tensor], lr: float
     optimizer.step()
     state.scaler.update()
     optimizer.zero_grad(set_to_none=True)
+    if norm.device.type != "cuda":  # where SyncBatchNorm has done it
+        state.ranks.average(student.buffers())
     for buffer, before in zip(student.buffers(), buffers, strict=True):
         buffer.copy_(torch.where(finite, buffer, before))
     state.step += 1

@@ -43,10 +43,10 @@ class Teacher(nn.Module):
     # Not inference_mode: the target is saved for the student's backward pass.
     @torch.no_grad()
     def forward(self, blurry: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> the restored images, clamped to [0, 1], float32."""
+        """(B, 3, H, W) in [0, 1] -> the restored images, clamped to [0, 1], float32; NaN where one is not finite."""
         parts = blurry.float().split(self.micro_batch or len(blurry))
         # Clamped one by one, into new memory: the next call of a recorded form overwrites what it gave.
-        return torch.cat([self.restore(part).clamp(0, 1) for part in parts])
+        return torch.cat([_clamp(self.restore(part)) for part in parts])
 
     def restore(self, blurry: Tensor) -> Tensor:
         """(B, 3, H, W) -> the network's images, not clamped, all at once; to be used before the next call."""
@@ -54,9 +54,19 @@ class Teacher(nn.Module):
             return self._replayed[1](blurry)
         return self.network(blurry)
 
+    def use_full_precision(self) -> None:
+        """From now on computes in float32, with the weights as the lower precision has rounded them."""
+        self.network.float()
+        self.dtype, self._replayed = torch.float32, None
+
     def replay(self, shape: tuple[int, ...], form: Callable[[Tensor], Tensor]) -> None:
         """From now on `form` stands in for the network on (B, 3, H, W) inputs of this shape."""
         self._replayed = shape, form
+
+
+def _clamp(image: Tensor) -> Tensor:
+    """To [0, 1], except that an overflow must not look like white."""
+    return torch.where(image.isinf(), torch.nan, image.clamp(0, 1))
 
 
 def identify(teacher: Teacher) -> Identity:

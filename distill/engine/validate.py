@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import Config
-from distill.data.datasets import Batch, Skipped, ValidationImages
+from distill.data.datasets import Skipped, ValidationImages
 from distill.data.degrade import to_uint8
 from distill.data.images import ImageError, Pixels, centre_crop, pad_to, side_by_side
+from distill.engine.distributed import Ranks
 from distill.engine.metrics import psnr, ssim
 from distill.engine.step import prepare
 from distill.engine.student import inference_copy
@@ -68,56 +69,85 @@ class Evaluation:
                 writer.writerow([name, *(f"{scores[r].ssim:.4f}" for r in rows), *(f"{scores[r].psnr:.2f}" for r in rows)])
 
 
-class Validation:
-    """The validation images of a run. What does not change, the scores of blurry input and teacher, is computed once."""
+@dataclass
+class _Part:
+    """What one rank has evaluated, by the images' numbers."""
 
-    def __init__(self, config: Config, teacher: Teacher | None, device: torch.device) -> None:
+    scores: dict[int, tuple[str, dict[str, Score]]] = field(default_factory=dict)
+    samples: dict[int, Pixels] = field(default_factory=dict)
+    skipped: dict[str, Skipped] = field(default_factory=dict)
+
+
+class Validation:
+    """The validation images of a run, shared out among its ranks. What does not change, the scores of blurry input and teacher,
+    is computed once."""
+
+    def __init__(self, config: Config, teacher: Teacher | None, device: torch.device, ranks: Ranks | None = None) -> None:
         """Raises FileNotFoundError and ImageError where the images are not as the config says."""
-        self.config, self.teacher, self.device = config, teacher, device
+        self.config, self.teacher, self.device, self.ranks = config, teacher, device, ranks or Ranks()
         self.dataset = ValidationImages(config)
         self.skipped: dict[str, Skipped] = {}
         self._unchanging: dict[str, dict[str, Score]] = {}
         self._teacher_samples: dict[str, Pixels] = {}
 
     def pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """(name, blurry, sharp), images (1, 3, H, W) in [0, 1] on the device. A bad image is left out and remembered; raises
-        ImageError when all are."""
+        """(name, blurry, sharp) of all images, (1, 3, H, W) in [0, 1] on the device. A bad image is left out and remembered;
+        raises ImageError when all are."""
         for index in range(len(self.dataset)):
-            batch = self.dataset[index]
-            if isinstance(batch, Skipped):
-                self.skipped[batch.path] = batch
-                continue
-            assert isinstance(batch, Batch)
-            sharp, blurry = prepare(batch.to(self.device), self.config)
-            yield batch.names[0], blurry, sharp
+            pair = self._pair(index)
+            if pair is not None:
+                yield pair
+        self._refuse_none()
+
+    def _pair(self, index: int) -> tuple[str, Tensor, Tensor] | None:
+        batch = self.dataset[index]
+        if isinstance(batch, Skipped):
+            self.skipped[batch.path] = batch
+            return None
+        sharp, blurry = prepare(batch.to(self.device), self.config)
+        return batch.names[0], blurry, sharp
+
+    def _refuse_none(self) -> None:
         if len(self.skipped) == len(self.dataset):
             first = next(iter(self.skipped.values()))
             raise ImageError(f"data.val: none of its {len(self.dataset)} images can be used; {first.path}: {first.reason}")
 
     @torch.no_grad()
     def evaluate(self, student: nn.Module | None, pause: Callable[[], None] = lambda: None) -> Evaluation:
-        """Scores a student, of which a copy is used; without one, blurry input and teacher alone. `pause` is called between
-        images, and may raise."""
-        evaluation = Evaluation()
-        samples: list[Pixels] = []
+        """Scores a student, of which a copy is used; without one, blurry input and teacher alone. Every rank scores its share and
+        returns all. `pause` is called between images, as often on every rank, and may raise."""
+        part = _Part()
         student = None if student is None else inference_copy(student)
-        for name, blurry, sharp in self.pairs():
+        for turn in range(self.ranks.turns(len(self.dataset))):
             pause()
-            reference = to_pixels(sharp)
-            scores = dict(self._score_unchanging(name, blurry, reference, len(samples)))
-            columns = [_sample(to_pixels(blurry))]
-            if student is not None:
-                restored = to_pixels(student(blurry))
-                scores["student"] = Score(psnr(restored, reference), ssim(restored, reference))
-                columns.append(_sample(restored))
-            if name in self._teacher_samples:
-                columns.append(self._teacher_samples[name])
-            columns.append(_sample(reference))
-            evaluation.images[name] = scores
-            if len(samples) < self.config.eval.samples:
-                samples.append(side_by_side(columns))
-        evaluation.picture = np.concatenate(samples)
-        return evaluation
+            index = turn * self.ranks.count + self.ranks.rank
+            pair = self._pair(index) if index < len(self.dataset) else None
+            if pair is not None:
+                self._evaluate_one(index, *pair, student, part)
+        part.skipped = self.skipped
+        parts = self.ranks.gather(part)
+        for other in parts:
+            self.skipped |= other.skipped
+        self._refuse_none()
+        scores = {index: score for other in parts for index, score in other.scores.items()}
+        samples = {index: sample for other in parts for index, sample in other.samples.items()}
+        rows = [samples[index] for index in sorted(samples)][: self.config.eval.samples]
+        return Evaluation({name: score for _, (name, score) in sorted(scores.items())}, np.concatenate(rows))
+
+    def _evaluate_one(self, index: int, name: str, blurry: Tensor, sharp: Tensor, student: nn.Module | None, part: _Part) -> None:
+        reference = to_pixels(sharp)
+        scores = dict(self._score_unchanging(name, blurry, reference, len(part.samples)))
+        columns = [_sample(to_pixels(blurry))]
+        if student is not None:
+            restored = to_pixels(student(blurry))
+            scores["student"] = Score(psnr(restored, reference), ssim(restored, reference))
+            columns.append(_sample(restored))
+        if name in self._teacher_samples:
+            columns.append(self._teacher_samples[name])
+        columns.append(_sample(reference))
+        part.scores[index] = name, scores
+        if len(part.samples) < self.config.eval.samples:
+            part.samples[index] = side_by_side(columns)
 
     def _score_unchanging(self, name: str, blurry: Tensor, reference: Pixels, samples: int) -> dict[str, Score]:
         if name not in self._unchanging:

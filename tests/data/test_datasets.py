@@ -28,7 +28,8 @@ PHOTOMETRIC = {"gamma": [0.5, 2.0], "brightness": [-0.2, 0.2], "shuffle_channels
 
 
 def batches(config: Config, first: int, last: int) -> list[Batch]:
-    return list(training_loader(TrainingPatches(config), first, last, pin=False))
+    position, steps = first * config.data.batch, last - first
+    return list(training_loader(TrainingPatches(config), position, steps, pin=False))
 
 
 def finished(config: Config, steps: int) -> dict[int, torch.Tensor]:

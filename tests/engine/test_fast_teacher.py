@@ -16,6 +16,7 @@ from distill.config import Config
 from distill.data.datasets import TrainingPatches, training_loader
 from distill.engine import fast_teacher
 from distill.engine.device import on_device
+from distill.engine.distributed import Ranks
 from distill.engine.fast_teacher import MAX_DIFFERENCE, speed_up, speed_up_for_training
 from distill.engine.teacher import Teacher
 from distill.engine.workloads import photograph
@@ -35,7 +36,7 @@ def test_on_a_cpu_nothing_changes(tiny_config: Callable[..., Config]) -> None:
     teacher = Teacher(load_restormer("embedded"))
     blurry = photograph([4, 32, 32])
     before = teacher(blurry)
-    speed_up_for_training(teacher, tiny_config(teacher={"compile": True}))
+    speed_up_for_training(teacher, tiny_config(teacher={"compile": True}), Ranks())
     assert torch.equal(teacher(blurry), before)
 
 

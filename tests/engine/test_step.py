@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.config import Config, OptimizerConfig
+from distill.config import AugmentConfig, Config, OptimizerConfig
 from distill.data.datasets import Batch, TrainingPatches, training_loader
 from distill.engine.device import on_device
+from distill.engine.distributed import Ranks
 from distill.engine.fast_teacher import speed_up_for_training
-from distill.engine.step import TrainingState, learning_rate, new_training_state, training_step
+from distill.engine.losses import VggFeatures
+from distill.engine.step import TrainingState, learning_rate, new_training_state, prepare, training_step
 from distill.engine.student import build_student
 from distill.engine.teacher import Teacher, build_teacher
 
@@ -65,7 +67,7 @@ def test_the_student_learns_and_the_teacher_never_changes(tiny_config: Callable[
     assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
     optimised = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
     assert optimised == {id(p) for p in state.student.parameters()}
-    assert set(measured) == {"l1", "kd", "loss", "gradient_norm", "finite"}
+    assert set(measured) == {"l1", "kd", "loss", "gradient_norm", "finite", "teacher_finite"}
     assert float(measured["finite"]) == 1
     assert state.step == 3
 
@@ -101,11 +103,9 @@ def test_a_bad_update_changes_nothing_but_the_step(tiny_config: Callable[..., Co
     student, ema = values(state.student), values(state.ema)  # type: ignore[arg-type]
     moments = copy.deepcopy(state.optimizer.state_dict()["state"])
 
-    class Poisoned(nn.Module):
-        def forward(self, blurry: Tensor) -> Tensor:
-            return torch.full_like(blurry, poison)
-
-    measured = run(config, state, Poisoned())
+    hook = state.student.register_forward_hook(lambda _, __, prediction: prediction * poison)
+    measured = run(config, state, teacher)
+    hook.remove()
     assert float(measured["finite"]) == 0
     assert state.step == 3
     assert same(student, values(state.student))  # weights and BatchNorm's buffers, its counter included
@@ -115,6 +115,39 @@ def test_a_bad_update_changes_nothing_but_the_step(tiny_config: Callable[..., Co
 
     assert float(run(config, state, teacher)["finite"]) == 1
     assert not same(student, values(state.student))
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+@pytest.mark.parametrize("against", ["sharp", "teacher"])
+def test_a_patch_whose_teacher_is_not_finite_loses_that_term_alone(
+    tiny_config: Callable[..., Config], teacher: Teacher, poison: float, against: str
+) -> None:
+    """The gradient is that of the other patches' kd, over the same number of patches, and of everybody's L1."""
+    config = tiny_config(stages=[{"name": "v1", "epochs": 1, "vgg": 0.5}], vgg={"weights": "random", "against": against})
+    vgg, batch = VggFeatures(config.vgg), first_batch(config)
+
+    def measure(spoilt: bool) -> tuple[dict[str, Tensor], TrainingState]:
+        state = new_state(config)
+
+        def spoil(_: nn.Module, __: Any, restored: Tensor) -> Tensor:
+            # Row 1 is lost, or else is what stands in for it: the prediction, which is the blurry image before the first step.
+            row = torch.full_like(restored[1:2], poison) if spoilt else prepare(batch, config)[1][1:2]
+            return torch.cat([restored[:1], row, restored[2:]])
+
+        plain = config.model_copy(update={"augment": AugmentConfig(flip=False, rotate=False)})
+        hook = teacher.network.register_forward_hook(spoil)
+        measured = training_step(batch, state, teacher, vgg, config.stages[0], 1e-3, plain)
+        hook.remove()
+        return measured, state
+
+    (lost, state), (expected, same_state) = measure(True), measure(False)
+    assert float(lost["finite"]) == 1
+    assert float(lost["teacher_finite"]) == float(state.teacher_finite) == 0.75
+    assert float(expected["teacher_finite"]) == 1
+    assert {name: float(lost[name]) for name in ("l1", "kd", "vgg", "loss", "gradient_norm")} == {
+        name: float(expected[name]) for name in ("l1", "kd", "vgg", "loss", "gradient_norm")
+    }
+    assert same(values(state.student), values(same_state.student))
 
 
 def test_accumulation_changes_memory_and_not_the_step(tiny_config: Callable[..., Config], teacher: Teacher) -> None:
@@ -202,7 +235,7 @@ def test_a_step_reads_nothing_back(tiny_config: Callable[..., Config], monkeypat
     state = new_training_state(build_student(config), config.optimizer, device)
     teacher = build_teacher(config.teacher, device)
     measured = training_step(first_batch(config).to(device), state, teacher, None, config.stages[0], 1e-3, config)
-    assert measured.keys() == {"l1", "kd", "loss", "gradient_norm", "finite"}
+    assert measured.keys() == {"l1", "kd", "loss", "gradient_norm", "finite", "teacher_finite"}
     assert all(value.device == device for value in measured.values())
     assert state.step == 1
 
@@ -219,7 +252,7 @@ def test_a_step_waits_for_nothing_on_a_gpu(tiny_config: Callable[..., Config], a
     state = new_training_state(build_student(config), config.optimizer, device)
     teacher = build_teacher(config.teacher, device)
     assert teacher is not None
-    speed_up_for_training(teacher, config)
+    speed_up_for_training(teacher, config, Ranks())
     for number, batch in enumerate(on_device(training_loader(TrainingPatches(config), 0, 4, pin=True), device)):
         torch.cuda.set_sync_debug_mode("error" if number >= 2 else "default")
         try:

@@ -1,0 +1,97 @@
+"""What a checkpoint holds of a run, and how a run goes on from it: exactly, or with what may change changed and named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.config import Config, ConfigError, parse_config
+from distill.engine.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from distill.engine.plan import Plan
+from distill.engine.step import TrainingState
+from distill.engine.teacher import Teacher
+
+logger = logging.getLogger(__name__)
+
+
+def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> None:
+    """Writes the checkpoint, on the first rank. Raises WriteError, after which the one that was there still is."""
+    if not state.ranks.first:
+        return
+    # Teachers never change and VGG neither, so only the student is kept, and whether the teacher had to leave half precision.
+    content = {
+        "step": state.step,
+        "plan": plan.as_dict(),
+        "student": state.student.state_dict(),
+        "ema": state.ema.state_dict() if state.ema is not None else None,
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "teacher_finite": float(state.teacher_finite),
+        "teacher_in_full_precision": teacher is not None and teacher.dtype == torch.float32,
+        "best_psnr": state.best_psnr,
+        "validated_step": state.validated_step,
+        "config": config.model_dump(mode="json"),
+    }
+    save_checkpoint(folder, content)
+
+
+def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> Plan | None:
+    """Puts state and teacher where the folder's checkpoint was, and returns the plan from there on; None where there is none.
+
+    The first rank reads it. Raises ConfigError for a checkpoint of another run, WeightsError where none can be read.
+    """
+    content = state.ranks.from_first(lambda: load_checkpoint(folder))
+    if content is None:
+        return None
+    _check_same_run(folder, parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
+    step: int = content["step"]
+    before = Plan(stages=plan.stages, **content["plan"])
+    plan = before.changed(step, plan.steps_per_epoch, plan.batch)
+    if plan is not before and plan.batch != before.batch:
+        logger.warning(
+            "from step %d on a step takes %d samples, not %d; epochs stay what they are", step, plan.batch, before.batch
+        )
+    if step > plan.total_steps:
+        ends = f"step {step}, but stages now end at {plan.total_steps}"
+        raise ConfigError(f"{folder} holds a checkpoint of {ends}; give more epochs, or --fresh to start over")
+    _restore(content, state, teacher)
+    logger.info("going on from step %d of %s", state.step, folder / CHECKPOINT)
+    return plan
+
+
+def _restore(content: dict[str, Any], state: TrainingState, teacher: Teacher | None) -> None:
+    state.student.load_state_dict(content["student"])
+    if state.ema is not None:
+        # A run that had no average begins one with its student.
+        state.ema.load_state_dict(content["ema"] or content["student"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    if content["scaler"]:
+        state.scaler.load_state_dict(content["scaler"])
+    state.teacher_finite.fill_(content["teacher_finite"])
+    if teacher is not None and content["teacher_finite"] < 1 and content["teacher_in_full_precision"]:
+        teacher.use_full_precision()
+    state.step, state.best_psnr, state.validated_step = content["step"], content["best_psnr"], content["validated_step"]
+
+
+def _check_same_run(folder: Path, saved: Config, config: Config) -> None:
+    """Settings that make a checkpoint meaningless refuse it; other changes take effect, and are named."""
+    before, now = _flatten(saved.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    settled = [key for key in before if key.startswith("student.") and key != "student.compile"]
+    fatal = [key for key in changed if key in (*settled, "run.seed")]
+    describe = ", ".join(f"{key}: {before.get(key)} is now {now.get(key)}" for key in fatal or changed)
+    if fatal:
+        raise ConfigError(
+            f"{folder} holds a checkpoint of another run ({describe}); give another run.dir, or --fresh to start over"
+        )
+    if changed:
+        logger.warning("the configuration has changed since the checkpoint: %s", describe)
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, inner in tree.items() for k, v in _flatten(inner, f"{prefix}.{key}" if prefix else key).items()}
