@@ -55,7 +55,13 @@ class Ranks:
             return
         if device.type == "cuda":
             torch.cuda.set_device(device)
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        store, rank, count = next(dist.rendezvous("env://"))
+        if os.environ.get("LOCAL_WORLD_SIZE") == str(count):
+            # torchrun may keep its store when it restarts a run, and the addresses in it are of processes that are gone. Several
+            # machines count their restarts each for itself; for them docs/scaling-out.md has another remedy.
+            store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count)
         yield
         # Not after an error: NCCL would wait for those that are gone.
         dist.destroy_process_group()
