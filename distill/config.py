@@ -26,6 +26,9 @@ from distill.config_types import Count, Positive, Probability, Section, Shape, r
 from distill.degradations import Degradations, Recipe
 from distill.strict_yaml import apply_override, parse_yaml
 
+MAX_BYTES = 2**20
+SHOWN_ERRORS = 3
+
 
 class ConfigError(ValueError):
     """A configuration that cannot be run. The message is one line that names the key, what was found and what would be right."""
@@ -327,6 +330,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"config not found: {path}")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ConfigError(f"{path}: {size} bytes are no configuration; {MAX_BYTES} are allowed")
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"))
         if not isinstance(tree, dict):
@@ -359,7 +364,10 @@ def _validate(schema: type[Schema], tree: dict[str, Any], source: str) -> Schema
     try:
         return schema.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{source}: " + "; ".join(explain(schema, tree, e) for e in error.errors()[:5])) from None
+        errors = error.errors()
+        more = f"; and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
+        shown = "; ".join(explain(schema, tree, e) for e in errors[:SHOWN_ERRORS])
+        raise ConfigError(f"{source}: {shown}{more}") from None
 
 
 def dump_config(config: Config) -> str:

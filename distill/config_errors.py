@@ -14,8 +14,11 @@ def explain(schema: type[BaseModel], tree: dict[str, Any], error: Any) -> str:
     """One error of `ValidationError.errors()` about a nested dictionary as `key.path: what would be right, found what`."""
     # A tagged union puts the tag into the location; the key path in the file does not have it.
     location = _in_tree(tree, error["loc"])
-    path = ".".join(map(str, location))
+    path = ".".join(_word(part) for part in location)
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if error["type"] == "union_tag_invalid":  # pydantic's own message repeats the tag, however long
+        context = error["ctx"]
+        return f"{path}: {context['discriminator']} is one of {context['expected_tags']}, found {short(context['tag'])}"
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key{_did_you_mean(schema, location)}"
     if error["type"] == "missing":
@@ -41,7 +44,7 @@ def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
 
 def _did_you_mean(schema: type[BaseModel], location: list[str | int]) -> str:
     names = _key_names(schema)
-    *parents, wrong = map(str, location)
+    *parents, wrong = map(_word, location)
     section = ".".join(part for part in parents if not part.isdecimal())
     siblings = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == section]
     close = difflib.get_close_matches(wrong, siblings, n=1)
@@ -63,6 +66,12 @@ def _key_names(annotation: Any, prefix: str = "") -> list[str]:
     if get_origin(annotation) in (Union, UnionType, Annotated, list):
         return [name for inner in get_args(annotation) for name in _key_names(inner, prefix)]
     return []
+
+
+def _word(part: str | int) -> str:
+    """A part of a key path as a message shows it: a key is whatever somebody wrote."""
+    text = str(part)
+    return text if len(text) <= 40 else text[:37] + "..."
 
 
 def short(value: Any) -> str:

@@ -50,6 +50,15 @@ def file(tmp_path: Path) -> Path:
         ("stages.3.epochs=1", ["stages.3.epochs", "entries 0 to 0"]),
         ("data.patch.side=1", ["data.patch", "integer", "found {'side': 1}"]),
         ("nonsense", ["key.path=value"]),
+        ("x" * 5000, ["key.path=value"]),
+        ("x" * 5000 + "=1", ["key.path=value"]),
+        ("a\nb=[", ["key.path=value", "a\\nb"]),
+        ("stages." + "9" * 5000 + "=1", ["key.path=value"]),
+        ("run.dir=" + "[" * 5000, ["run.dir", "nested more than 32 deep"]),
+        ('run.dir="' + "x" * 5000, ["run.dir", "line 1"]),
+        ("degrade=[{kind: " + "x" * 5000 + "}]", ["degrade.0", "is one of", "gaussian_blur", "found 'xxx"]),
+        ("student={" + ", ".join(f"{'k' * 900}{i}: 1" for i in range(9)) + "}", ["student.kkk", "known here", "and 6 more"]),
+        ('run="' + "x" * 200_000 + '"', ["run: ", "found 'xxx"]),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(file: Path, override: str, words: list[str]) -> None:
@@ -61,6 +70,7 @@ def test_a_wrong_setting_is_refused_by_name(file: Path, override: str, words: li
         load_config(file, [override])
     message = str(caught.value)
     assert "\n" not in message
+    assert len(message) < 1000
     assert all(word in message for word in words), message
 
 
@@ -72,6 +82,24 @@ def test_a_wrong_setting_is_refused_by_name(file: Path, override: str, words: li
         ("run: {seed: 1\n", "line 2"),
         ("- 1\n", "a mapping of sections"),
         ("", "a mapping of sections"),
+        ("run: " + "[" * 5000, "line 1: nested more than 32 deep"),
+        ("".join(f"{' ' * depth}a:\n" for depth in range(1200)), "line 32: nested more than 32 deep"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nd: [" + "*c, " * 700 + "]", "line 4: more than 10000 values"),
+        ("run: &a [*a]", r"line 1: \*'a' stands inside of what it stands for"),
+        ("x: " + "9" * 5000, "line 1: a number of 5000 characters"),
+        ("x: 0x" + "f" * 5000, "line 1: a number of 5002 characters"),
+        ("x: 1" + ":59" * 5000, "line 1: a number of 15001 characters"),
+        ("x: !!int ''", "line 1: tags are not understood"),
+        ("x: !!bool abc", "line 1: tags are not understood"),
+        ("x: !!timestamp abc", "line 1: tags are not understood"),
+        ("x: !!map [a]", "line 1: tags are not understood"),
+        ('x: "\\Uffffffff"', "not YAML"),
+        ('run: {dir: "a\\0b"}', r"control character '\\x00'"),
+        ('"a\\nb": 1', r"control character '\\n'"),
+        ('run: {dir: "\\ud800"}', r"control character '\\ud800'"),
+        ("k" * 900 + ": 1", r"kkk\.\.\.: unknown key"),
+        ("x" * 900 + ": 1\n" + "x" * 900 + ": 1", "duplicate key 'xxx"),
+        ("#" * 2**20 + "\n", "1048577 bytes are no configuration"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, words: str) -> None:
@@ -80,6 +108,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, w
     with pytest.raises(ConfigError, match=words) as caught:
         load_config(path)
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize("change", ["gamma: [0.5, 2]", "brightness: [-0.1, 0.1]", "shuffle_channels: 0.5"])
@@ -97,8 +126,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_words_and_numbers_mean_what_they_look_like(file: Path) -> None:
-    config = load_config(file, ["optimizer.amp=off", "teacher.check=off", "optimizer.lr=1e-4"])
+    config = load_config(file, ["optimizer.amp=off", "teacher.check=off", "optimizer.lr=1e-4", "run.dir=2026-01-31"])
     assert (config.optimizer.amp, config.teacher.check, config.optimizer.lr) == ("off", "off", 1e-4)
+    assert config.run.dir == "2026-01-31"
+
+
+def test_an_alias_repeats_a_value(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(VALID.replace("photos", "&folder photos") + "run: {dir: *folder}")
+    assert load_config(tmp_path / "c.yaml").run.dir == "photos"
 
 
 def test_the_resolved_configuration_reads_back_equal(file: Path, tmp_path: Path) -> None:
