@@ -22,6 +22,7 @@ Pixels = NDArray[np.uint8]
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 MIN_SIDE = 16
 PNG_SIGNATURE, PNG_RGB = b"\x89PNG\r\n\x1a\n", 2
+BAND_ROWS = 256
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow refuses larger ones
 
 
@@ -108,9 +109,9 @@ def read_image(path: Path, data: bytes | None = None) -> Pixels:
             if pixels is None:
                 with Image.open(io.BytesIO(data)) as image:
                     image.load()
-                    pixels = _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # Pillow reports damage in all of these ways, and a missing file as OSError too.
+                    ImageOps.exif_transpose(image, in_place=True)
+                    pixels = _to_rgb(image)
+    except Exception as error:
         reason = "an empty file" if path.is_file() and path.stat().st_size == 0 else _reason(error)
         raise ImageError(f"{path}: {reason}") from error
     if min(pixels.shape[:2]) < MIN_SIDE:
@@ -133,20 +134,30 @@ def _decode_plain_png(data: bytes) -> Pixels | None:
 
 
 def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return "not an image that Pillow can read" if "cannot identify" in text else text
+    text = " ".join(str(error).split())[:200]
+    if "cannot identify" in text:
+        return "not an image that Pillow can read"
+    meant_to_be_read = isinstance(error, OSError | SyntaxError | ValueError | Image.DecompressionBombError)
+    return text if meant_to_be_read else f"{type(error).__name__}: {text}"
 
 
 def _to_rgb(image: Image.Image) -> Pixels:
+    """In bands: of an image as large as Pillow lets through, whole copies in between would take gigabytes."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined white; convert the file to 8 or 16 bits")
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow itself reduces 16-bit colour to 8
-        levels = np.asarray(image).astype(np.int64)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise ValueError("pixels outside the 16-bit range")
-        grey = ((levels * 255 + 32767) // 65535).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.array(image.convert("RGB"))
+    pixels = np.empty((image.height, image.width, 3), np.uint8)
+    for top in range(0, image.height, BAND_ROWS):
+        band = image.crop((0, top, image.width, min(image.height, top + BAND_ROWS)))
+        pixels[top : top + BAND_ROWS] = _reduce_grey(band) if band.mode.startswith("I") else np.asarray(band.convert("RGB"))
+    return pixels
+
+
+def _reduce_grey(image: Image.Image) -> Pixels:
+    """16-bit grey as (H, W, 1) of 8 bits; Pillow itself reduces 16-bit colour. Raises ValueError."""
+    levels = np.asarray(image).astype(np.int64)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise ValueError("pixels outside the 16-bit range")
+    return ((levels * 255 + 32767) // 65535).astype(np.uint8)[:, :, None]
 
 
 def write_image(path: Path, pixels: Pixels) -> None:

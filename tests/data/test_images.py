@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 from pathlib import Path
 
@@ -121,6 +122,68 @@ def test_a_truncated_file_is_refused(tmp_path: Path, suffix: str) -> None:
     Image.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:-2000])
     with pytest.raises(ImageError):
+        read_image(path)
+
+
+def announce(data: bytes, suffix: str, side: int) -> bytes:
+    """The header of an image file with another side; what follows it stays."""
+    if suffix == "png":
+        header = struct.pack(">4sII", b"IHDR", side, side) + data[24:29]
+        return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
+    if suffix == "bmp":
+        return data[:18] + struct.pack("<ii", side, side) + data[26:]
+    if suffix == "jpg":
+        at = data.index(b"\xff\xc0") + 5
+        return data[:at] + struct.pack(">HH", side, side) + data[at + 4 :]
+    return set_tiff_tags(data, {256: (4, struct.pack("<I", side)), 257: (4, struct.pack("<I", side))})
+
+
+def set_tiff_tags(data: bytes, tags: dict[int, tuple[int, bytes]]) -> bytes:
+    """A TIFF file with other {tag: (type, value of 4 bytes)}."""
+    (start,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, start)
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        (tag,) = struct.unpack_from("<H", data, at)
+        if tag in tags:
+            kind, value = tags[tag]
+            data = data[:at] + struct.pack("<HHI", tag, kind, 1) + value + data[at + 12 :]
+    return data
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tiff", "jpg"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_an_image_that_says_it_is_too_large_for_memory_is_refused_by_its_size(tmp_path: Path, suffix: str, mode: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new(mode, (20, 20)).save(path)
+    path.write_bytes(announce(path.read_bytes(), suffix, 50_000))
+    with pytest.raises(ImageError, match=r"2500000000 pixels"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "L", "I;16"])
+def test_no_image_is_copied_whole_on_its_way_from_pillow(tmp_path: Path, mode: str) -> None:
+    """A PNG of half a megabyte can have 179 million pixels, and there is a loader worker for every processor."""
+    Image.new(mode, (1500, 1500)).save(tmp_path / "a.png")
+    tracemalloc.start()
+    try:
+        pixels = read_image(tmp_path / "a.png")
+        assert tracemalloc.get_traced_memory()[1] < 2 * pixels.nbytes
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("mode", "tag", "value", "reason"),
+    [
+        ("RGB", 273, (11, struct.pack("<f", 8)), "TypeError"),  # where the pixels begin, as a floating-point number
+        ("P", 320, (4, struct.pack("<I", 2**31)), "OverflowError"),  # a palette of one colour, which is no byte
+    ],
+)
+def test_what_pillow_fails_over_is_refused(tmp_path: Path, mode: str, tag: int, value: tuple[int, bytes], reason: str) -> None:
+    path = tmp_path / "a.tiff"
+    Image.new(mode, (20, 20)).save(path)
+    path.write_bytes(set_tiff_tags(path.read_bytes(), {tag: value}))
+    with pytest.raises(ImageError, match=rf"a\.tiff: {reason}: "):
         read_image(path)
 
 
