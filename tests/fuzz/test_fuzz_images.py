@@ -1,0 +1,148 @@
+"""Damaged and hostile image files: pixels, or an ImageError that says why not."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+from fuzzing import FUZZ, Edit, confined, edits, mutate, outcome
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from distill.data import images
+from distill.data.images import MIN_SIDE, PNG_SIGNATURE, ImageError, Pixels, read_image
+
+pytestmark = pytest.mark.slow
+PNG_HEADER = struct.Struct(">IIBBBBB")
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def chunks_of(png: bytes) -> list[tuple[bytes, bytes]]:
+    found, at = [], len(PNG_SIGNATURE)
+    while at < len(png):
+        (length,) = struct.unpack_from(">I", png, at)
+        found.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + length]))
+        at += 12 + length
+    return found
+
+
+def png_of(depth: int, colour: int, channels: int, interlaced: bool) -> bytes:
+    """Kinds that Pillow does not write: 20x18 pixels of values 0 to 4, which are the filters that a row may begin with."""
+    noise = np.random.default_rng(depth).integers(0, 5, 2 * 20 * 18 * channels * depth // 8, dtype=np.uint8)
+    header = PNG_HEADER.pack(20, 18, depth, colour, 0, 0, int(interlaced))
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(noise.tobytes())), (b"IEND", b"")]
+    return PNG_SIGNATURE + b"".join(chunk(*part) for part in parts)
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def seeds() -> dict[str, bytes]:
+    rng = np.random.default_rng(0)
+    rgb = Image.fromarray(np.kron(rng.integers(0, 256, (5, 6, 3)), np.ones((4, 4, 1))).astype(np.uint8))
+    grey = rgb.convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x9286] = 6, "a description", b"a comment"
+    found = {f"png {image.mode}": encode(image, "PNG") for image in (rgb, grey, deep, rgb.convert("P"), rgb.convert("RGBA"))}
+    found |= {f"png {mode}": encode(rgb.convert(mode), "PNG") for mode in ("1", "LA")}
+    found["png exif"] = encode(rgb, "PNG", exif=exif, dpi=(72, 72), icc_profile=b"not a profile")
+    found["png transparency"] = encode(rgb, "PNG", transparency=(1, 2, 3))
+    found["png animated"] = encode(rgb, "PNG", save_all=True, append_images=[rgb.rotate(180)])
+    found |= {f"png {colour} interlaced": png_of(8, colour, channels, True) for colour, channels in ((0, 1), (2, 3), (6, 4))}
+    found["png 16 bit"] = png_of(16, 2, 3, False)
+    found |= {f"jpeg {mode}": encode(rgb.convert(mode), "JPEG") for mode in ("RGB", "L", "CMYK")}
+    found["jpeg exif"] = encode(rgb, "JPEG", exif=exif, progressive=True, icc_profile=b"not a profile", comment=b"hello")
+    found["mpo"] = encode(rgb, "MPO", save_all=True, append_images=[rgb.rotate(180)])
+    found |= {f"webp {lossless}": encode(rgb, "WEBP", lossless=lossless) for lossless in (True, False)}
+    found["webp exif"] = encode(rgb.convert("RGBA"), "WEBP", exif=exif)
+    found["webp animated"] = encode(rgb, "WEBP", save_all=True, append_images=[rgb.rotate(180)])
+    found |= {f"bmp {mode}": encode(rgb.convert(mode), "BMP") for mode in ("RGB", "L", "P", "1", "RGBA")}
+    for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
+        found[f"tiff {compression}"] = encode(rgb, "TIFF", compression=compression)
+    found |= {f"tiff {image.mode}": encode(image, "TIFF") for image in (grey, deep, grey.convert("I"), grey.convert("F"))}
+    found |= {f"tiff {mode}": encode(rgb.convert(mode), "TIFF") for mode in ("P", "CMYK", "RGBA", "YCbCr", "LAB", "1")}
+    found["tiff group4"] = encode(grey.convert("1"), "TIFF", compression="group4")
+    found["tiff exif"] = encode(rgb, "TIFF", exif=exif)
+    found["gif, named otherwise"] = encode(rgb.convert("P"), "GIF")
+    return found
+
+
+SEEDS = seeds()
+
+
+def mutate_chunk(png: bytes, place: int, level: str, changes: list[Edit], other: bytes) -> bytes:
+    """Changes one chunk, or what an IDAT decompresses to, and leaves all checksums right: the change gets past them."""
+    parts = chunks_of(png)
+    number = place % len(parts)
+    if level == "pixels":
+        number = [kind for kind, _ in parts].index(b"IDAT")
+    kind, data = parts[number]
+    if level == "order":
+        parts.insert(len(changes) * 7 % len(parts), parts.pop(number))
+    elif level == "pixels":
+        parts[number] = (kind, zlib.compress(mutate(zlib.decompress(data), changes, other), 1))
+    else:
+        parts[number] = (kind, mutate(data, changes, other))
+    return PNG_SIGNATURE + b"".join(chunk(*part) for part in parts)
+
+
+def mutate_directory(tiff: bytes, changes: list[Edit]) -> bytes:
+    """Changes the table of a TIFF's tags, in which all sizes and offsets are."""
+    (start,) = struct.unpack_from("<I", tiff, 4)
+    (count,) = struct.unpack_from("<H", tiff, start)
+    end = start + 2 + 12 * count
+    return tiff[:start] + mutate(tiff[start:end], changes) + tiff[end:]
+
+
+def read_with_pillow(path: Path, data: bytes) -> Pixels:
+    """Without the faster decoder of plain PNGs."""
+    with patch.object(images, "_decode_plain_png", lambda _: None):
+        return read_image(path, data)
+
+
+@st.composite
+def image_files(draw: st.DrawFn) -> bytes:
+    name = draw(st.sampled_from(sorted(SEEDS)))
+    data, changes = SEEDS[name], draw(edits)
+    other = SEEDS[draw(st.sampled_from(sorted(SEEDS)))]
+    level = draw(st.sampled_from(["file", "header", "chunk", "pixels", "order", "chunk"]))
+    if name.startswith("png") and level not in ("file", "header"):
+        return mutate_chunk(data, draw(st.integers(0, 15)), level, changes, other)
+    if name.startswith("tiff") and level != "file":
+        return mutate_directory(data, changes)
+    if level == "header":
+        return mutate(data[:64], changes) + data[64:]
+    return mutate(data, changes, other)
+
+
+@pytest.mark.filterwarnings("ignore")
+@given(data=image_files())
+@settings(FUZZ, max_examples=6000)
+def test_a_mutated_image_is_read_or_refused(data: bytes, tmp_path: Path, bounded_memory: None) -> None:
+    with confined(tmp_path):
+        pixels = outcome(lambda: read_image(tmp_path / "a.png", data), ImageError)
+        again = outcome(lambda: read_with_pillow(tmp_path / "a.png", data), ImageError)
+    assert again is None or np.array_equal(pixels, again)
+    if pixels is not None:
+        assert pixels.dtype == np.uint8
+        assert pixels.shape[2:] == (3,)
+        assert min(pixels.shape[:2]) >= MIN_SIDE
+
+
+def test_the_seeds_are_read() -> None:
+    """Else the mutations would be of what is refused anyway."""
+    refused = {name for name, data in SEEDS.items() if outcome(lambda data=data: read_image(Path("a"), data), ImageError) is None}
+    assert refused == {"tiff F"}
