@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import logging
+import math
 import pickle
 import re
 import urllib.error
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -147,43 +148,80 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
+    return check_state_dict(path, content)
+
+
+def check_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
+    """What was read from a file, when it is a state dict of dense tensors of real numbers that the file has room for; without
+    `module.` prefixes. Raises WeightsError."""
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
-    state = {str(key).removeprefix("module."): value for key, value in content.items()}
-    for key, value in state.items():
+    needed, held = 0, path.stat().st_size
+    for key, value in content.items():
+        if not isinstance(key, str) or len(key) > MAX_KEY or not key.isprintable():
+            raise WeightsError(f"{path}: holds keys that are no names of tensors; not a state dict")
         if not isinstance(value, Tensor):
             raise WeightsError(f"{path}: {key} is a {type(value).__name__}, not a tensor; not a state dict")
-    return state
+        if value.layout != torch.strided or value.is_nested or value.device.type != "cpu" or value.dtype not in _DTYPES:
+            raise WeightsError(f"{path}: {key} is no dense tensor of real numbers ({value.dtype}, {value.layout})")
+        needed += math.prod(value.shape) * value.element_size()
+    if needed > held:
+        # Tensors can repeat a few values, or share them. Written out, a file of a kilobyte would fill the memory.
+        raise WeightsError(f"{path}: its tensors would take {needed} bytes, and the file has {held}; not a state dict")
+    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     _check_file(path)
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise WeightsError(f"{path}: damaged or truncated ({path.stat().st_size} bytes): {error}") from None
+    except Exception as error:  # noqa: BLE001 (for a dtype that torch does not have, it is whatever the lookup raises)
+        raise _damaged(path, error) from None
 
 
 def read_torch_file(path: Path) -> Any:
     """What `torch.save` wrote, on the CPU. Raises FileNotFoundError, and WeightsError for anything else; runs no code from it."""
     _check_file(path)
     with path.open("rb") as file:
-        if not file.read(2).startswith(_TORCH_MAGIC):
-            raise WeightsError(f"{path}: not a torch file")
+        magic = file.read(2)
+    if not magic.startswith(_TORCH_MAGIC):
+        raise WeightsError(f"{path}: not a torch file")
+    if magic == _ZIP_MAGIC:
+        _check_archive(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise WeightsError(f"{path}: holds Python objects besides tensors, which could run code; not loaded") from None
         raise WeightsError(f"{path}: not a torch file") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        # torch's zip reader reports damage as any of these.
-        reason = str(error).partition("\n")[0]
-        raise WeightsError(f"{path}: damaged or truncated ({path.stat().st_size} bytes): {reason}") from None
+    except Exception as error:  # noqa: BLE001 (a damaged pickle is a program with a mistake in it, and raises anything)
+        raise _damaged(path, error) from None
 
 
 # A zip archive, or the bare pickle of torch before 1.6.
-_TORCH_MAGIC = (b"PK", b"\x80")
+_ZIP_MAGIC = b"PK"
+_TORCH_MAGIC = (_ZIP_MAGIC, b"\x80")
+# Those of which there are weights and counters. What has fewer bits would not be known without its scale.
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64}
+MAX_KEY = 200
+
+
+def _check_archive(path: Path) -> None:
+    """Compares what a zip archive says it holds with its size, before torch allocates it: torch never compresses, and a
+    compressed file of a megabyte can hold a gigabyte. Raises WeightsError."""
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            held = sum(entry.file_size for entry in archive.infolist())
+    except Exception as error:  # noqa: BLE001 (its reader trusts the fields of a damaged archive)
+        raise _damaged(path, error) from None
+    if held > size:
+        raise WeightsError(f"{path}: says it holds {held} bytes, and has {size}; compressed or damaged, not as torch writes it")
+
+
+def _damaged(path: Path, error: Exception) -> WeightsError:
+    reason = " ".join((str(error).partition("\n")[0] or type(error).__name__).split())[:200]
+    return WeightsError(f"{path}: damaged or truncated ({path.stat().st_size} bytes): {reason}")
 
 
 def _check_file(path: Path) -> None:
@@ -206,6 +244,10 @@ def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     for key in needed:
         if key not in state:
             raise WeightsError(f"not the weights of a Restormer: there is no {key}")
+    for key in needed:
+        axes = 3 if key.endswith("temperature") else 4
+        if state[key].dim() != axes or 0 in state[key].shape:
+            raise WeightsError(f"not the weights of a Restormer: {key} is {list(state[key].shape)}")
     dim, inp_channels = state["patch_embed.proj.weight"].shape[:2]
     hidden = [state[f"{level}.0.ffn.project_out.weight"].shape[1] for level in _LEVELS]
     return {
@@ -226,7 +268,8 @@ _LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 
 
 def _count_blocks(state: Mapping[str, Tensor], level: str) -> int:
-    return 1 + max((int(m[1]) for key in state if (m := re.match(rf"{level}\.(\d+)\.", key))), default=-1)
+    # Counted, and not the largest number: a key alone must not make a network of a million blocks.
+    return len({match[1] for key in state if (match := re.match(rf"{level}\.(\d{{1,3}})\.", key))})
 
 
 def _expansion(widths: list[int], hidden: list[int]) -> float:
@@ -244,8 +287,8 @@ def restormer_from_state_dict(state: Mapping[str, Tensor]) -> Restormer:
     try:
         with torch.device("meta"):  # no time spent on initial values that are replaced at once
             model = Restormer(**infer_architecture(state))
-    except ValueError as error:
-        raise WeightsError(str(error)) from None
+    except (ValueError, RuntimeError) as error:  # torch's is of sizes beyond 64 bits
+        raise WeightsError(" ".join(str(error).split())[:200]) from None
     own = model.state_dict()
     for what, keys in (("missing", own.keys() - state.keys()), ("surplus", state.keys() - own.keys())):
         if keys:

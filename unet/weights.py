@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unet.model import UNet
@@ -33,9 +34,13 @@ def original_adam_state(checkpoint: Mapping[str, Any]) -> dict[str, Mapping[str,
     try:
         numbers = [number for group in checkpoint["optimizer"]["param_groups"] for number in group["params"]]
         slots = checkpoint["optimizer"]["state"]
-        moments = {name: slots[number] for name, number in zip(names, numbers, strict=True) if number in slots}
+        moments: dict[str, Mapping[str, Any]] = {
+            name: {"step": float(slots[number]["step"]), **{key: slots[number][key] for key in ("exp_avg", "exp_avg_sq")}}
+            for name, number in zip(names, numbers, strict=True)
+            if number in slots
+        }
         shapes = {name: [slot[key].shape for key in ("exp_avg", "exp_avg_sq")] for name, slot in moments.items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         raise UNetWeightsError("its optimizer state is not Adam's, or not of its model") from None
     for name, found in shapes.items():
         if found != [checkpoint["model"][name].shape] * 2:
@@ -48,22 +53,29 @@ def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
     `residual` leaves no trace in them and is not included. Raises UNetWeightsError.
     """
-    levels = [int(match[1]) for key in state if (match := re.fullmatch(r"enc(\d+)\.block\.0\.weight", key))]
-    if not levels or "final.weight" not in state:
+    levels = [int(match[1]) for key in state if (match := re.fullmatch(r"enc(\d)\.block\.0\.weight", key))]
+    first = state.get("enc1.block.0.weight")
+    if first is None or "final.weight" not in state:
         raise UNetWeightsError("not the weights of a U-Net: there is no enc1.block.0.weight, or no final.weight")
+    if first.dim() != 4:
+        raise UNetWeightsError(f"not the weights of a U-Net: enc1.block.0.weight is {list(first.shape)}")
     return {
-        "width": state["enc1.block.0.weight"].shape[0],
+        "width": first.shape[0],
         "depth": max(levels) + 1,
         "norm": "batch" if "enc1.block.1.running_mean" in state else "none",
     }
 
 
 def unet_from_state_dict(state: Mapping[str, Tensor], residual: bool) -> UNet:
-    """The network of these weights. Raises UNetWeightsError for a missing or surplus key and for a wrong shape.
+    """The network of these weights. Raises UNetWeightsError for a missing or surplus key, a wrong shape, or a NaN among them.
 
     The original project's files are of `residual=False`.
     """
-    model = UNet(**infer_architecture(state), residual=residual)
+    try:
+        with torch.device("meta"):  # nothing is allocated before it is known that the weights are there
+            model = UNet(**infer_architecture(state), residual=residual)
+    except (ValueError, RuntimeError) as error:  # torch's is of sizes beyond 64 bits
+        raise UNetWeightsError(" ".join(str(error).split())[:200]) from None
     own = model.state_dict()
     for what, keys in (("missing", own.keys() - state.keys()), ("surplus", state.keys() - own.keys())):
         if keys:
@@ -71,5 +83,7 @@ def unet_from_state_dict(state: Mapping[str, Tensor], residual: bool) -> UNet:
     for key, value in own.items():
         if value.shape != state[key].shape:
             raise UNetWeightsError(f"not the weights of this U-Net: {key} is {list(state[key].shape)}, not {list(value.shape)}")
-    model.load_state_dict(dict(state))
+        if not state[key].isfinite().all():
+            raise UNetWeightsError(f"{key} has values that are not finite")
+    model.to_empty(device="cpu").load_state_dict(dict(state))
     return model

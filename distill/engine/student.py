@@ -15,6 +15,7 @@ from distill.engine.checkpoint import save_atomically
 from restormer.model import Restormer
 from restormer.weights import (
     WeightsError,
+    check_state_dict,
     locate_weights,
     read_torch_file,
     read_weights,
@@ -90,7 +91,7 @@ def continue_optimizer(optimizer: torch.optim.Adam, model: nn.Module, student: U
         if name in moments:
             # In the parameter's own memory format: the fused step walks through both side by side.
             like = {key: torch.empty_like(parameter).copy_(moments[name][key]) for key in ("exp_avg", "exp_avg_sq")}
-            state["state"][number] = {"step": torch.as_tensor(moments[name]["step"], dtype=torch.float32), **like}
+            state["state"][number] = {"step": torch.tensor(moments[name]["step"]), **like}
     optimizer.load_state_dict(state)
     return f"{student.init}: going on after its epoch {content.get('epoch', '?')}, with Adam's moments"
 
@@ -110,16 +111,27 @@ def load_student(path: Path, residual: bool = False) -> nn.Module:
     content: Any = read_torch_file(path) if path.suffix != ".safetensors" else read_weights(path)
     try:
         if isinstance(content, dict) and content.get("format") == FORMAT:
-            model = build_network(content["arch"], content["architecture"])
-            model.load_state_dict(content["state_dict"])
+            model = _of_this_project(path, content)
         elif isinstance(content, dict) and _is_unet(original_state_dict(content)):
-            model = unet_from_state_dict(original_state_dict(content), residual)
+            model = unet_from_state_dict(check_state_dict(path, original_state_dict(content)), residual)
         else:
             model = restormer_from_state_dict(read_weights(path))
-    except (ConfigError, KeyError, RuntimeError, UNetWeightsError, WeightsError) as error:
-        text = " ".join(str(error).split()).removeprefix(f"{path}: ")
-        raise WeightsError(f"{path}: {text}") from None
+    except (UNetWeightsError, WeightsError) as error:
+        raise WeightsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     return model.eval()
+
+
+def _of_this_project(path: Path, content: Mapping[str, Any]) -> nn.Module:
+    """The network of a file of `save_student`: the one that its weights are of, whatever it says beside them, but for what they
+    do not tell. Raises WeightsError and UNetWeightsError."""
+    state = check_state_dict(path, content.get("state_dict"))
+    if content.get("arch") == "restormer":
+        return restormer_from_state_dict(state)
+    keywords = content.get("architecture")
+    residual = keywords.get("residual") if isinstance(keywords, Mapping) else None
+    if content.get("arch") != "unet" or not isinstance(residual, bool):
+        raise WeightsError(f"{path}: a student of an unknown kind")
+    return unet_from_state_dict(state, residual)
 
 
 def inference_copy(model: nn.Module) -> nn.Module:
@@ -127,5 +139,5 @@ def inference_copy(model: nn.Module) -> nn.Module:
     return for_inference(model) if isinstance(model, UNet) else copy.deepcopy(model).eval().requires_grad_(False)
 
 
-def _is_unet(state: Mapping[str, Any]) -> bool:
-    return "enc1.block.0.weight" in state
+def _is_unet(state: Any) -> bool:
+    return isinstance(state, Mapping) and "enc1.block.0.weight" in state

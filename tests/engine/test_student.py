@@ -13,7 +13,7 @@ from torch import nn
 
 from distill.config import Config
 from distill.engine.step import TrainingState, new_training_state
-from distill.engine.student import build_student, continue_optimizer
+from distill.engine.student import FORMAT, build_student, continue_optimizer, load_student
 from distill.train import train
 from restormer.weights import WeightsError
 from unet.model import UNet
@@ -86,7 +86,7 @@ def test_weights_alone_start_adam_anew(resume_file: Path, tiny_config: Callable[
     assert state.optimizer.state_dict()["state"] == {}
 
 
-@pytest.mark.parametrize("damage", ["fewer parameters", "another shape", "no moments", "not a state"])
+@pytest.mark.parametrize("damage", ["fewer parameters", "another shape", "no moments", "no step", "steps", "not a state"])
 def test_an_optimizer_state_of_another_network_is_refused(
     resume_file: Path, tiny_config: Callable[..., Config], damage: str
 ) -> None:
@@ -97,11 +97,47 @@ def test_an_optimizer_state_of_another_network_is_refused(
         content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
     elif damage == "no moments":
         content["optimizer"]["state"][0] = {"momentum_buffer": torch.zeros(3)}
+    elif damage == "no step":
+        del content["optimizer"]["state"][0]["step"]
+    elif damage == "steps":
+        content["optimizer"]["state"][0]["step"] = torch.zeros(2)
     else:
         content["optimizer"] = [1, 2]
     torch.save(content, resume_file)
     with pytest.raises(WeightsError, match=r"student_checkpoint\.pth: its optimizer state is not"):
         continued(tiny_config(student=ORIGINAL_STUDENT | {"init": str(resume_file)}))
+
+
+UNET = {"width": 4, "depth": 2, "residual": True, "norm": "batch"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"state_dict": None}, "holds a NoneType, not a state dict"),
+        ({"state_dict": {7: torch.zeros(1)}}, "holds keys that are no names of tensors"),
+        ({"state_dict": {"enc1.block.0.weight": 7}}, "enc1.block.0.weight is a int"),
+        ({"arch": "vit"}, "a student of an unknown kind"),
+        ({"architecture": [1]}, "a student of an unknown kind"),
+        ({"architecture": UNET | {"residual": "yes"}}, "a student of an unknown kind"),
+        ({"format": "?", "state_dict": None, "model": 7, "optimizer": 7}, "format is a str, not a tensor"),
+    ],
+)
+def test_a_student_file_of_something_else_is_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    path = tmp_path / "student.pth"
+    content = {"format": FORMAT, "arch": "unet", "architecture": UNET, "state_dict": UNet(width=4, depth=2).state_dict()}
+    torch.save(content | change, path)
+    with pytest.raises(WeightsError, match=rf"student\.pth: {reason}"):
+        load_student(path)
+
+
+@pytest.mark.parametrize("said", [{"width": 10**12}, {"depth": 10**9}, {"width": -1}, {"norm": ["none"]}])
+def test_a_student_is_what_its_weights_are_of_whatever_stands_beside_them(tmp_path: Path, said: dict[str, Any]) -> None:
+    state = UNet(width=4, depth=2).state_dict()
+    content = {"format": FORMAT, "arch": "unet", "architecture": UNET | said, "state_dict": state}
+    torch.save(content, tmp_path / "student.pth")
+    loaded = load_student(tmp_path / "student.pth")
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
 
 
 def test_a_run_continues_it(resume_file: Path, tiny_config: Callable[..., Config], caplog: pytest.LogCaptureFixture) -> None:

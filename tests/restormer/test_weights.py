@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -153,6 +154,64 @@ def test_other_weights_are_refused(tmp_path: Path, state: dict[str, Tensor], kin
     with pytest.raises(WeightsError, match=reason) as caught:
         load_restormer(str(tmp_path / "w.pth"))
     assert str(tmp_path / "w.pth") in str(caught.value)
+
+
+BLOCK = "latent.{}.norm1.body.weight"
+EMBED, KERNEL = "patch_embed.proj.weight", "latent.0.ffn.dwconv.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda _: {EMBED: torch.tensor(1.0)}, rf"{EMBED} is \[\]"),
+        (lambda _: {"latent.0.attn.temperature": torch.zeros(0, 1, 1)}, r"latent\.0\.attn\.temperature is \[0, 1, 1\]"),
+        (lambda _: {BLOCK.format(999_999): torch.zeros(1)}, "1 surplus keys"),
+        (lambda _: {BLOCK.format("9" * 5000): torch.zeros(1)}, "no names of tensors"),
+        (lambda _: {7: torch.zeros(1)}, "no names of tensors"),
+        (lambda _: {"a\nb": torch.zeros(1)}, "no names of tensors"),
+        (lambda state: {KERNEL: state[KERNEL].to_sparse()}, f"{KERNEL} is no dense tensor of real numbers"),
+        (lambda state: {KERNEL: state[KERNEL].to(torch.complex64)}, f"{KERNEL} is no dense tensor of real numbers"),
+        (lambda state: {KERNEL: state[KERNEL].to(torch.float8_e4m3fn)}, f"{KERNEL} is no dense tensor of real numbers"),
+        (lambda _: {EMBED: torch.zeros(1).expand(10**9, 3, 3, 3)}, "its tensors would take 108000"),
+        (lambda state: dict.fromkeys(state, torch.zeros(1000)), "its tensors would take"),
+    ],
+)
+def test_what_says_more_than_the_file_holds_or_is_no_weight_is_refused(
+    tmp_path: Path, state: dict[str, Tensor], change: Callable[[dict[str, Tensor]], dict[Any, Tensor]], reason: str
+) -> None:
+    torch.save({**state, **change(state)}, tmp_path / "w.pth")
+    with pytest.raises(WeightsError, match=rf"w\.pth: .*{reason}"):
+        load_restormer(str(tmp_path / "w.pth"))
+
+
+def rewrite(path: Path, change: Callable[[str, bytes], bytes], compression: int) -> None:
+    """Changes the records of a torch file, with the right checksums."""
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in records.items():
+            archive.writestr(name, change(name, content))
+
+
+def test_a_compressed_file_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"conv.weight": torch.zeros(10**6)}, path)
+    rewrite(path, lambda _, content: content, zipfile.ZIP_DEFLATED)
+    with pytest.raises(WeightsError, match=r"w\.pth: says it holds 40\d+ bytes, and has \d{4};"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize(
+    "instructions",
+    [b"\x80\x02.", b"\x80\x02ccollections\nOrderedDict\nK\x01R."],
+    ids=["IndexError: nothing there", "TypeError: OrderedDict(*1)"],
+)
+def test_a_pickle_with_a_mistake_is_damage(tmp_path: Path, instructions: bytes) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({}, path)
+    rewrite(path, lambda name, content: instructions if name.endswith("data.pkl") else content, zipfile.ZIP_STORED)
+    with pytest.raises(WeightsError, match=r"w\.pth: damaged or truncated"):
+        read_weights(path)
 
 
 def test_a_wrong_hash_is_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:

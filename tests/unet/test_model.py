@@ -124,6 +124,26 @@ def test_other_weights_are_refused() -> None:
         unet_from_state_dict({"a": torch.zeros(1)}, residual=False)
 
 
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"enc9.block.0.weight": torch.zeros(1)}, "depth is 2 to 5"),
+        ({"enc1.block.0.weight": torch.tensor(1.0)}, r"enc1\.block\.0\.weight is \[\]"),
+        ({"enc1.block.0.weight": torch.zeros(0, 3, 3, 3)}, "width at least 1"),
+        ({"enc1.block.0.weight": torch.zeros(1).expand(10**6, 3, 3, 3)}, "not the weights of this U-Net"),
+        ({"final.bias": torch.full((3,), float("nan"))}, r"final\.bias has values that are not finite"),
+    ],
+)
+def test_weights_that_say_something_odd_are_refused_before_they_take_memory(change: dict[str, Tensor], reason: str) -> None:
+    with pytest.raises(UNetWeightsError, match=reason):
+        unet_from_state_dict(original_state() | change, residual=False)
+
+
+def test_an_encoder_that_has_no_first_level_is_no_unet() -> None:
+    with pytest.raises(UNetWeightsError, match="not the weights of a U-Net"):
+        infer_architecture({"enc2.block.0.weight": torch.zeros(1), "final.weight": torch.zeros(1)})
+
+
 @pytest.mark.parametrize("keywords", [{"depth": 1}, {"depth": 6}, {"width": 0}, {"norm": "layer"}])
 def test_what_is_no_unet_is_refused(keywords: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="depth is 2 to 5"):
