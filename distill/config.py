@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     Discriminator,
@@ -24,7 +23,7 @@ from pydantic import (
 from distill.config_errors import explain, short
 from distill.config_types import Count, Positive, Probability, Section, Shape, range_of
 from distill.degradations import Degradations, Recipe
-from distill.strict_yaml import apply_override, parse_yaml
+from distill.strict_yaml import apply_override, dump_yaml, parse_yaml
 
 MAX_BYTES = 2**20
 SHOWN_ERRORS = 3
@@ -357,7 +356,7 @@ def parse_recipe(text: str) -> list[Any]:
         tree = {"degrade": parse_yaml(text)}
     except ValueError as error:
         raise ConfigError(f"degrade: {error}") from None
-    return _validate(Recipe, tree, text).degrade
+    return _validate(Recipe, tree, short(text)).degrade
 
 
 def _validate(schema: type[Schema], tree: dict[str, Any], source: str) -> Schema:
@@ -372,4 +371,4 @@ def _validate(schema: type[Schema], tree: dict[str, Any], source: str) -> Schema
 
 def dump_config(config: Config) -> str:
     """YAML from which `load_config` makes an equal Config, defaults included."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(config.model_dump(mode="json"))

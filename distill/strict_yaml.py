@@ -101,6 +101,20 @@ _StrictLoader.add_implicit_resolver(
 )
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes the words that other readers of YAML take for something else, and those that ours does."""
+
+
+_Dumper.yaml_implicit_resolvers = {first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()}
+for _first, _resolvers in _StrictLoader.yaml_implicit_resolvers.items():
+    _Dumper.yaml_implicit_resolvers.setdefault(_first, []).extend(_resolvers)
+
+
+def dump_yaml(tree: Any) -> str:
+    """A document from which `parse_yaml` makes an equal tree."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
+
+
 def apply_override(tree: dict[str, Any], override: str) -> None:
     """Sets one value of the tree in place: `data.val.sharp=photos`, `stages.0.epochs=3`. Raises ValueError."""
     path, equals, text = override.partition("=")

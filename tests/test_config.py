@@ -137,6 +137,7 @@ def test_an_alias_repeats_a_value(tmp_path: Path) -> None:
 
 
 def test_the_resolved_configuration_reads_back_equal(file: Path, tmp_path: Path) -> None:
-    config = load_config(file, ["data.patch=48", "student={arch: restormer, dim: 16}", "augment.gamma=[0.5, 2]"])
+    words = ['run.dir="1e400"', 'data.sharp=["off", "1_0", "2026-01-31", "~", "é"]']
+    config = load_config(file, ["data.patch=48", "student={arch: restormer, dim: 16}", "augment.gamma=[0.5, 2]", *words])
     (tmp_path / "resolved.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "resolved.yaml") == config
