@@ -122,3 +122,38 @@ def confined(folder: Path) -> Iterator[None]:
             continue
         path = Path(os.path.normpath(os.path.abspath(os.fsdecode(subject))))
         assert path.suffix in (".py", ".pyc", ".so") or path.is_relative_to(folder), f"{event} {path}"
+
+
+ODD_VALUES: list[Any] = [None, True, 0, -1, 1.5, -0.0, 1e308, 2**31, 2**63, -(2**63), 10**30, "", ".", "..", "../outside"]
+ODD_VALUES += ["/etc/passwd", "..\\outside", "~", "a\0b", "a\nb", "a\u2028b", "\ud800", "\udcff", "x" * 5000, "nan", "1e400"]
+ODD_VALUES += [[], {}, [[]], [0], {"a": 0}, [1, 2, 3], [2, 1], [0.5, "x"], [{}] * 3, {"x" * 300: {"y" * 300: "z" * 300}}]
+
+
+def places_in(tree: Any) -> list[tuple[Any, ...]]:
+    """The key paths of everything in nested dictionaries and lists, the whole first."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    return [(), *((key, *rest) for key, value in items for rest in places_in(value))]
+
+
+def put(tree: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """A copy of the tree with another value in one place."""
+    if not place:
+        return value
+    key, *rest = place
+    copy = dict(tree) if isinstance(tree, dict) else list(tree)
+    copy[key] = put(copy[key], tuple(rest), value)
+    return copy
+
+
+@st.composite
+def mutated_trees(draw: st.DrawFn, trees: list[Any]) -> Any:
+    """One of the trees with odd values in up to three places, some of them from elsewhere in it, or of an odd name."""
+    tree = draw(st.sampled_from(trees))
+    for _ in range(draw(st.integers(1, 3))):
+        place = draw(st.sampled_from(places_in(tree)))
+        source = draw(st.sampled_from(["odd", "odd", "odd", "tree", "name"]))
+        value = draw(st.sampled_from(ODD_VALUES if source != "tree" else trees))
+        if source == "name":
+            value = {str(value)[:400]: value, "a": 1}
+        tree = put(tree, place, value)
+    return tree
