@@ -13,15 +13,19 @@ import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from distill.config_errors import short
 from distill.data.files import append_bytes, write_bytes
 
 HEADER = "manifest.json"
 LINES = "manifest.jsonl"
 PARTS = "manifest.rank*.jsonl"
+
+# In bytes: a file's name, without a suffix, and its path below the folder.
+MAX_NAME, MAX_STEM = 251, 2048
 
 Precision = Literal["fp32", "fp16", "bf16"]
 
@@ -33,6 +37,12 @@ class CacheError(ValueError):
     def __init__(self, message: str, mend: str | None = None) -> None:
         super().__init__(message)
         self.mend = mend
+
+
+def shown(value: object) -> str:
+    """A value from a manifest, or a file's name, as a message of one line shows it: it may be anything."""
+    text = str(value)
+    return text if text.isprintable() and len(text) <= 60 else short(value)
 
 
 class _Record(BaseModel):
@@ -73,9 +83,9 @@ class Stamp(_Record):
 class Identity(_Record):
     """Which teacher: what must be equal for two runs to get the same images from it."""
 
-    weights: str
+    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     """sha256 of names, shapes and values of the weights, in the precision in which they are used."""
-    architecture: dict[str, Any]
+    architecture: dict[str, bool | int | float | str | list[int]]
     """Keywords of the network."""
     precision: Precision
 
@@ -86,8 +96,8 @@ class Identity(_Record):
         if self.architecture != other.architecture:
             mine, its = (record.architecture for record in (self, other))
             keys = [key for key in sorted(mine.keys() | its.keys()) if mine.get(key) != its.get(key)]
-            changes = ", ".join(f"{key} {mine.get(key)}, not {its.get(key)}" for key in keys)
-            return f"made by another network than teacher.weights: {changes}"
+            changes = [f"{shown(key)} {shown(mine.get(key))}, not {shown(its.get(key))}" for key in keys[:3]]
+            return f"made by another network than teacher.weights: {', '.join(changes)}"
         if self.weights != other.weights:
             return f"made with other weights (sha256 {self.weights[:12]}...) than teacher.weights ({other.weights[:12]}...)"
         return None
@@ -129,9 +139,11 @@ class Entry(_Record):
     @classmethod
     def _check_inside(cls, stem: str) -> str:
         """Files are written and removed by stem: one that leads out of the folder is refused."""
-        path = PurePath(stem)
+        path, name = PurePath(stem), os.fsencode(stem)  # which raises ValueError for what can be in no name
         if path.anchor or ".." in path.parts or not path.parts or "\0" in stem:
             raise ValueError("not a relative stem")
+        if len(name) > MAX_STEM or any(len(part) > MAX_NAME for part in name.split(b"/")):
+            raise ValueError("longer than the name of a file can be")
         return stem
 
 

@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+import numpy as np
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from distill.data.files import write_bytes
@@ -41,9 +42,14 @@ def read_triplet(path: Path, stem: str) -> Triplet:
     """Raises ImageError for a shard that is missing or damaged, or does not hold this image."""
     try:
         shard = _open(path, path.stat().st_mtime_ns)
-        return Triplet(**{kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in ("sharp", "blurry", "teacher")})
-    except (SafetensorError, OSError) as error:
-        raise ImageError(f"{path}: {stem} cannot be read from this shard: {' '.join(str(error).split())}") from None
+        tensors = {kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in ("sharp", "blurry", "teacher")}
+    except Exception as error:  # noqa: BLE001 (for a dtype that numpy does not have, it is whatever the lookup raises)
+        reason = " ".join(str(error).split())[:200]
+        raise ImageError(f"{path}: {stem} cannot be read from this shard: {reason}") from None
+    shapes = {tensor.shape for tensor in tensors.values()}
+    if len(shapes) > 1 or any(tensor.dtype != np.uint8 or tensor.shape[2:] != (3,) for tensor in tensors.values()):
+        raise ImageError(f"{path}: what this shard holds of {stem} are no images of one size")
+    return Triplet(**tensors)
 
 
 def checksum(triplet: Triplet) -> int:

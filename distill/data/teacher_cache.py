@@ -25,6 +25,7 @@ from distill.data.manifest import (
     Stamp,
     header_bytes,
     parse_lines,
+    shown,
 )
 from distill.data.shards import SHARDS, checksum, read_triplet
 
@@ -63,7 +64,7 @@ class Differences:
 
 
 def _some(stems: Sequence[str]) -> str:
-    return ", ".join(stems[:3]) + (f" and {len(stems) - 3} more" if len(stems) > 3 else "")
+    return ", ".join(map(shown, stems[:3])) + (f" and {len(stems) - 3} more" if len(stems) > 3 else "")
 
 
 class TeacherCache:
@@ -159,7 +160,7 @@ class TeacherCache:
             return
         if self.manifest.header is not None:
             inputs = self.manifest.header.inputs
-            complaint += f"; it was filled for {inputs.count} images of {inputs.folder}"
+            complaint += f"; it was filled for {shown(inputs.count)} images of {shown(inputs.folder)}"
         if self.bare is not None:
             advice = "without a manifest it cannot be completed: give another teacher.cache, and distill.cache fills it"
             raise CacheError(f"{self.folder}: {complaint}; {advice}")
@@ -187,7 +188,7 @@ class TeacherCache:
         kept = {stem: entry for stem, entry in self.manifest.entries.items() if stem not in set(stems)}
         for stem in stems:
             if self.manifest.entries[stem].shard is None:
-                self.png_path(stem).unlink(missing_ok=True)
+                _unlink(self.png_path(stem))
         self.manifest.rewrite(kept)
 
     def remove_unused_shards(self) -> None:
@@ -213,7 +214,8 @@ class TeacherCache:
         if entry is None:
             raise ImageError(f"{image.blurry}: has no teacher image in {self.folder}")
         if entry.unreadable is not None or entry.output is None:
-            raise ImageError(f"{image.blurry}: {entry.unreadable}")
+            reason = " ".join((entry.unreadable or "has no teacher image").split())[:200]
+            raise ImageError(f"{image.blurry}: {reason}")
         if entry.shard is not None:
             triplet = read_triplet(self.path_of(entry), entry.stem)
             if checksum(triplet) != entry.output.crc32:
@@ -255,9 +257,15 @@ def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> No
     # In this order a kill leaves the old teacher's header without lines, and never its images under the new one's header.
     write_bytes(lines, b"")
     for stem in stems | {image.stem for image in images}:  # a killed run may have left an image without its line
-        (folder / f"{stem}.png").unlink(missing_ok=True)
+        _unlink(folder / f"{stem}.png")
     (folder / HEADER).unlink(missing_ok=True)  # it may be what cannot be understood
     write_bytes(folder / HEADER, header_bytes(header))
+
+
+def _unlink(path: Path) -> None:
+    """Removes a file. A stem in a manifest may also lead below a file, or to a folder: that is no image, and stays."""
+    if path.is_file():
+        path.unlink()
 
 
 def new_header(config: Config, identity: Identity, images: Sequence[ImageFile]) -> Header:

@@ -85,6 +85,9 @@ def test_refreshing_reads_what_another_process_appended(folder: Path) -> None:
         {"stem": ""},
         {"stem": "a\0b"},
         {"stem": 7},
+        {"stem": "no such character \ud800"},
+        {"stem": "x" * 300},
+        {"stem": "x/" * 2000 + "x"},
         {"shard": "../000001.safetensors"},
         {"shard": "/tmp/000001.safetensors"},
         {"shard": "000001.safetensors\n"},
@@ -115,6 +118,26 @@ def test_lines_without_a_header_are_of_nobody_knows_whom(tmp_path: Path) -> None
     with pytest.raises(CacheError, match=r"manifest\.jsonl and no manifest\.json") as caught:
         Manifest(tmp_path)
     assert caught.value.mend == "--fresh"
+
+
+def test_a_header_that_names_no_weights_or_an_odd_network_is_no_header(folder: Path) -> None:
+    for change in ({"weights": "a\nb"}, {"architecture": {"dim": {"a": [[]]}}}, {"architecture": {"dim": None}}):
+        tree = HEAD.model_dump()
+        tree["teacher"] |= change
+        (folder / HEADER).write_text(json.dumps(tree))
+        with pytest.raises(CacheError, match="not the header"):
+            Manifest(folder)
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [{"dim": 10**4000}, {"a\nb": 1}, {"x" * 5000: 1}, {"LayerNorm_type": "a\nb"}, {f"k{n}": n for n in range(999)}],
+)
+def test_a_difference_is_told_in_one_line_whatever_the_header_says(architecture: dict[str, Any]) -> None:
+    difference = IDENTITY.difference(IDENTITY.model_copy(update={"architecture": architecture}))
+    assert difference is not None
+    assert "\n" not in difference
+    assert len(difference) < 500
 
 
 @pytest.mark.parametrize(

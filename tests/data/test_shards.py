@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +65,26 @@ def test_the_checksum_sees_every_pixel() -> None:
 
 def test_names_and_numbers_of_shards() -> None:
     assert shard_number(shard_name(1234)) == 1234
+
+
+def rewrite_header(path: Path, field: str, value: object) -> None:
+    """Changes what a shard says of the image a/blurry; all pixels stay."""
+    data = path.read_bytes()
+    (length,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + length])
+    header["a/blurry"][field] = value
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("shape", [1800]), ("shape", [30, 20, 3]), ("shape", [20, 90, 1]), ("dtype", "I8"), ("dtype", "F8_E4M3")],
+)
+def test_pixels_of_another_shape_or_type_are_no_image(tmp_path: Path, field: str, value: object) -> None:
+    """Their checksum would be right: it is of the bytes alone."""
+    path = tmp_path / "000000.safetensors"
+    write_shard(path, {"a": triplet(0)})
+    rewrite_header(path, field, value)
+    with pytest.raises(ImageError, match=r"000000\.safetensors: .*(no images of one size|cannot be read)"):
+        read_triplet(path, "a")

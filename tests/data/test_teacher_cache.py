@@ -272,3 +272,37 @@ def test_another_tile_size_is_said(built: Built, caplog: pytest.LogCaptureFixtur
     config, _ = built
     build_cache(parse_config({**config.model_dump(mode="json"), "teacher": config.teacher.model_dump() | {"tile": 256}}))
     assert "large images were restored in tiles of 640, and those that are computed now of 256" in caplog.text
+
+
+def test_lines_of_no_image_are_removed_and_what_stands_in_their_place_stays(built: Built, tmp_path: Path) -> None:
+    """Lines of what lies below a file, and of a name in two lines: somebody, or something, wrote them."""
+    config, images = built
+    cache = TeacherCache(config.teacher.cache)
+    entry = cache.manifest.entries["0"]
+    cache.manifest.append([entry.model_copy(update={"stem": stem}) for stem in ("0.png/x", "a\nb", "y" * 200)])
+    found = cache.compare(images)
+    with pytest.raises(CacheError, match=r"3 images have a teacher image, but are no longer there") as caught:
+        cache.refuse(found)
+    assert "\n" not in str(caught.value)
+    cache.remove(found.removed)
+    assert TeacherCache(config.teacher.cache).compare(images, thorough=True).complaint() is None
+
+
+def test_a_new_cache_begins_whatever_lines_the_old_one_had(built: Built) -> None:
+    config, images = built
+    cache = TeacherCache(config.teacher.cache)
+    assert cache.manifest.header is not None
+    cache.manifest.append([cache.manifest.entries["0"].model_copy(update={"stem": "manifest.jsonl/x"})])
+    teacher_cache.reset_cache(cache.folder, images, cache.manifest.header)
+    assert TeacherCache(cache.folder).manifest.entries == {}
+    assert not list(cache.folder.rglob("*.png"))
+
+
+def test_the_reason_why_an_input_could_not_be_read_is_one_line(built: Built) -> None:
+    config, images = built
+    cache = TeacherCache(config.teacher.cache)
+    cache.manifest.append([cache.manifest.entries["0"].model_copy(update={"output": None, "unreadable": "a\nb" * 1000})])
+    with pytest.raises(ImageError, match="a ba b") as caught:
+        cache.read(images[0])
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
