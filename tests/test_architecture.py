@@ -20,7 +20,7 @@ THIRD_PARTY_OF_NETWORKS = {"torch", "einops", "safetensors"}
 ALLOWED = {
     "restormer": ["restormer"],
     "unet": ["unet"],
-    "distill.strict_yaml": [],
+    "distill.strict_yaml": ["distill.config_errors"],
     "distill.config_errors": [],
     "distill.config_types": [],
     "distill.degradations": ["distill.config_types"],

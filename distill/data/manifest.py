@@ -17,7 +17,6 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from distill.config_errors import short
 from distill.data.files import append_bytes, write_bytes
 
 HEADER = "manifest.json"
@@ -42,7 +41,7 @@ class CacheError(ValueError):
 def shown(value: object) -> str:
     """A value from a manifest, or a file's name, as a message of one line shows it: it may be anything."""
     text = str(value)
-    return text if text.isprintable() and len(text) <= 60 else short(value)
+    return text if text.isprintable() and len(text) <= 60 else f"{text[:57]!r}..."
 
 
 class _Record(BaseModel):
