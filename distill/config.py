@@ -133,7 +133,7 @@ class TeacherConfig(Section):
 
 class UNetConfig(Section):
     arch: Literal["unet"] = "unet"
-    width: Count = 32
+    width: Annotated[int, Field(ge=1, le=1024)] = 32
     """Channels of the first level; each level down doubles them."""
     depth: Annotated[int, Field(ge=2, le=5)] = 4
     """Levels, the bottleneck included."""

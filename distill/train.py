@@ -230,12 +230,16 @@ def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
             f" checkpoint in {run.folder} keeps the last good weights; look at the images that were named, try a lower"
             " optimizer.lr or optimizer.clip_norm"
         )
-    if "images_without_kd" in record and run.teacher is not None:
-        count, goes_on = record["images_without_kd"], ""
-        if run.teacher.dtype != torch.float32:
-            run.teacher.use_full_precision()
-            goes_on = "; it goes on in fp32"
-        logger.warning("WARNING: the teacher's images of %d patches were not finite, and left out of kd%s", count, goes_on)
+    # Not by the record: the run may have been stopped between the overflow and this.
+    if run.teacher is not None and run.teacher.dtype != torch.float32 and float(run.state.teacher_finite) < 1:
+        precision = str(run.teacher.dtype).removeprefix("torch.")
+        run.teacher.use_full_precision()
+        logger.warning(
+            "WARNING: the teacher leaves the range of %s: images of it were left out of kd; it goes on in fp32", precision
+        )
+    elif "images_without_kd" in record:
+        count = record["images_without_kd"]
+        logger.warning("WARNING: the teacher's images of %d patches were not finite, and left out of kd", count)
 
 
 def _speed_up(run: Run) -> None:

@@ -16,6 +16,8 @@ from distill.engine.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
+FORMAT = "online-distill checkpoint 1"
+
 
 def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> None:
     """Writes the checkpoint, on the first rank. Raises WriteError, after which the one that was there still is."""
@@ -23,6 +25,7 @@ def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | 
         return
     # Teachers never change and VGG neither, so only the student is kept, and whether the teacher had to leave half precision.
     content = {
+        "format": FORMAT,
         "step": state.step,
         "plan": plan.as_dict(),
         "student": state.student.state_dict(),
@@ -46,6 +49,8 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
     content = state.ranks.from_first(lambda: load_checkpoint(folder))
     if content is None:
         return None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ConfigError(f"{folder / CHECKPOINT}: not a checkpoint of this version; --fresh starts over")
     _check_same_run(folder, parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
     step: int = content["step"]
     before = Plan(stages=plan.stages, **content["plan"])
