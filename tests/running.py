@@ -68,7 +68,8 @@ def start(command: str, config: Path, *overrides: str, ranks: int = 1, options: 
     """`python -m distill.COMMAND` as from a shell, in a process group of its own; among several ranks, as torchrun starts it."""
     launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), *options]
     words = [sys.executable, *launcher, "-m", f"distill.{command}", "--config", str(config), "--set", *overrides]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    # Alone, the threads that this process has: their number decides the order of sums, and with it the last bits.
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({} if ranks == 1 else {"OMP_NUM_THREADS": "1"})
     return subprocess.Popen(
         words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     )
