@@ -24,7 +24,7 @@ from tqdm import tqdm
 from distill.command import Interrupted, SignalGate, add_config_arguments, read_config, run_command
 from distill.config import Config, ConfigError, dump_config
 from distill.data.datasets import Batch, Skipped, TrainingPatches, training_loader
-from distill.data.files import locked
+from distill.data.files import locked, write_bytes
 from distill.engine.checkpoint import CHECKPOINT, PREVIOUS
 from distill.engine.device import choose_device, on_device
 from distill.engine.distributed import Ranks
@@ -72,7 +72,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
         plan = _resume(run)
         _speed_up(run)
         if ranks.first:
-            (folder / "config.yaml").write_text(dump_config(config), encoding="utf-8")
+            write_bytes(folder / "config.yaml", dump_config(config).encode())
 
         checkpoints = _Checkpoints(run, plan)
         loader = _loader(run, plan, pin=device.type == "cuda")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from distill.data.files import WriteError, append_bytes
+from distill.data.files import WriteError, append_bytes, write_bytes
 from distill.data.images import write_image
 from distill.engine.distributed import Ranks
 from distill.engine.validate import Evaluation
@@ -25,6 +25,7 @@ from distill.engine.validate import Evaluation
 logger = logging.getLogger(__name__)
 
 METRICS = "metrics.jsonl"
+TENSORBOARD = "tensorboard"
 
 
 class RunLog:
@@ -45,15 +46,16 @@ class RunLog:
             folder.mkdir(parents=True, exist_ok=True)
             _cut(folder / METRICS, step)
             # purge_step is the first step to be forgotten; -1 would forget nothing.
-            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+            self._try(TENSORBOARD, lambda: self._open_board(step + 1))
+
+    def _open_board(self, purge_step: int) -> None:
+        self._board = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=purge_step)
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        board = self._board
-        if board is not None:
-            self._try("tensorboard", board.close)
+        self._show("close")
 
     def add(self, measurements: dict[str, Tensor], images: int, names: list[str]) -> None:
         """Keeps one step's measurements where they are, with how many images it was about and the names of this rank's. Does not
@@ -108,26 +110,27 @@ class RunLog:
             if (score := evaluation.mean(row)) is not None:
                 record |= {f"{row}_psnr": score.psnr, f"{row}_ssim": score.ssim}
         self._write(record, "val")
-        picture, board = evaluation.picture, self._board
-        if picture is not None and board is not None:
-            name = f"step_{step:07d}.png"
-            self._try("samples", lambda: write_image(self.folder / "samples" / name, picture))
-            self._try("tensorboard", lambda: board.add_image("blurry|student|teacher|sharp", picture, step, dataformats="HWC"))
+        picture = evaluation.picture
+        if picture is not None and self.ranks.first:
+            self._try("samples", lambda: write_image(self.folder / "samples" / f"step_{step:07d}.png", picture))
+            self._show("add_image", "blurry|student|teacher|sharp", picture, step, dataformats="HWC")
 
     def _write(self, record: dict[str, Any], kind: str) -> None:
-        board = self._board
-        if board is None:
+        if not self.ranks.first:
             return
         line = json.dumps({"kind": kind, **record}) + "\n"
         self._try(METRICS, lambda: append_bytes(self.folder / METRICS, line.encode()))
         for name, value in record.items():
             if name != "step" and isinstance(value, int | float):
-                self._try("tensorboard", lambda n=name, v=value: board.add_scalar(f"{kind}/{n}", v, record["step"]))  # type: ignore[misc]
+                self._show("add_scalar", f"{kind}/{name}", value, record["step"])
+
+    def _show(self, method: str, *arguments: Any, **options: Any) -> None:
+        """On TensorBoard, unless it has failed: its thread has then ended, and would raise the same error for ever."""
+        if self._board is not None and TENSORBOARD not in self._unwritable:
+            self._try(TENSORBOARD, lambda: getattr(self._board, method)(*arguments, **options))
 
     def _try(self, what: str, write: Callable[[], object]) -> None:
         """Names once what cannot be written."""
-        if what == "tensorboard" and what in self._unwritable:
-            return  # its thread has ended, and would raise the same error for ever
         try:
             write()
         except (OSError, WriteError) as error:
@@ -143,9 +146,8 @@ def _cut(path: Path, step: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            record = json.loads(line)
-        except json.JSONDecodeError:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, TypeError, KeyError):
             continue
-        if record["step"] <= step:
-            kept.append(line + "\n")
-    path.write_text("".join(kept), encoding="utf-8")
+    write_bytes(path, "".join(kept).encode())

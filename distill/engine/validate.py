@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from distill.config import Config
 from distill.data.datasets import Skipped, ValidationImages
 from distill.data.degrade import to_uint8
+from distill.data.files import write_bytes
 from distill.data.images import ImageError, Pixels, centre_crop, pad_to, side_by_side
 from distill.engine.distributed import Ranks
 from distill.engine.metrics import psnr, ssim
@@ -59,14 +61,14 @@ class Evaluation:
         return "\n".join(lines)
 
     def write_csv(self, path: Path) -> None:
-        """One line per image."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """One line per image. Raises WriteError."""
         rows = [row for row in ROWS if self.mean(row) is not None]
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["Image", *(f"SSIM ({r.title()})" for r in rows), *(f"PSNR ({r.title()})" for r in rows)])
-            for name, scores in self.images.items():
-                writer.writerow([name, *(f"{scores[r].ssim:.4f}" for r in rows), *(f"{scores[r].psnr:.2f}" for r in rows)])
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["Image", *(f"SSIM ({r.title()})" for r in rows), *(f"PSNR ({r.title()})" for r in rows)])
+        for name, scores in self.images.items():
+            writer.writerow([name, *(f"{scores[r].ssim:.4f}" for r in rows), *(f"{scores[r].psnr:.2f}" for r in rows)])
+        write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 @dataclass
