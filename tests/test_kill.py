@@ -95,14 +95,15 @@ run_command(main)
     ("function", "number", "kept"),
     [
         ("fsync", 5, 2),  # the third checkpoint is whole in a temporary file, and not yet on the disk
-        ("replace", 4, 2),  # ... on the disk
-        ("replace", 5, None),  # the second one has become the previous, and nothing is the newest
+        ("replace", 5, 2),  # ... on the disk
+        ("replace", 6, None),  # the second one has become the previous, and nothing is the newest
     ],
 )
 def test_a_kill_between_the_steps_of_saving_costs_one_step_at_most(
     tiny_tree: dict[str, Any], tmp_path: Path, function: str, number: int, kept: int | None
 ) -> None:
-    """Two fsync for each checkpoint, of the file and of its folder; one rename for the first, two for each other."""
+    """Two fsync for each checkpoint, of the file and of its folder; renames: one for config.yaml, one for the first checkpoint, two
+    for each other."""
     tiny_tree["run"] |= ALWAYS_SAVES
     file = write_config(tiny_tree, tmp_path / "tiny.yaml")
     straight, killed = (load_config(file, [f"run.dir={tmp_path}/{name}"]) for name in ("straight", "killed"))
