@@ -102,8 +102,8 @@ run_command(main)
 def test_a_kill_between_the_steps_of_saving_costs_one_step_at_most(
     tiny_tree: dict[str, Any], tmp_path: Path, function: str, number: int, kept: int | None
 ) -> None:
-    """Two fsync for each checkpoint, of the file and of its folder; renames: one for config.yaml, one for the first checkpoint, two
-    for each other."""
+    """Two fsync for each checkpoint, of the file and of its folder; one rename for config.yaml, one for the first checkpoint, and
+    two for each other."""
     tiny_tree["run"] |= ALWAYS_SAVES
     file = write_config(tiny_tree, tmp_path / "tiny.yaml")
     straight, killed = (load_config(file, [f"run.dir={tmp_path}/{name}"]) for name in ("straight", "killed"))
