@@ -19,7 +19,7 @@ from torch import Tensor
 from distill.command import Interrupted, SignalGate
 from distill.config import Config
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 STARTING_S = 120
 
 
