@@ -18,7 +18,7 @@ from distill.data.datasets import TrainingPatches, training_loader
 from distill.data.manifest import LINES, PARTS, Manifest, merge_parts
 from distill.engine.distributed import Ranks
 from distill.evaluate import evaluate
-from distill.train import _check_shares, train
+from distill.train import _check_shares
 
 
 @pytest.fixture
@@ -42,11 +42,13 @@ def largest_difference(first: Config, second: Config, part: str) -> float:
 
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_two_ranks_are_one_process_with_the_same_global_batch(config_file: Path, tmp_path: Path, accumulate: int) -> None:
-    parts = f"optimizer.accumulate={accumulate}"
-    alone = load_config(config_file, overrides(tmp_path / "one"))
-    together = load_config(config_file, overrides(tmp_path / "two", parts))
-    train(alone)
-    table = finish(start("train", config_file, *overrides(tmp_path / "two", parts), ranks=2)).splitlines()[-4:]
+    parts, lr = f"optimizer.accumulate={accumulate}", "optimizer.lr=1.0e-4"
+    alone = load_config(config_file, overrides(tmp_path / "one", lr))
+    together = load_config(config_file, overrides(tmp_path / "two", lr, parts))
+    # In a process of its own, whose bits are the same every time: trained in the tests' process, weights were off by up to 2.5e-3
+    # in one run of seven. L1's gradient is a sign, which the last bit can turn, and Adam makes a step of it.
+    finish(start("train", config_file, *overrides(tmp_path / "one", lr)))
+    table = finish(start("train", config_file, *overrides(tmp_path / "two", lr, parts), ranks=2)).splitlines()[-4:]
     assert table[0] == "6 validation images"  # printed by one of them
     for one, two in zip(records(alone.run.dir, "train"), records(together.run.dir, "train"), strict=True):
         assert {name: two[name] for name in ("l1", "kd", "loss")} == pytest.approx(
