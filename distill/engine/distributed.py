@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -20,6 +21,10 @@ T = TypeVar("T")
 
 # What torchrun sets, and a scheduler's own launcher may.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+# How long the others wait for one that downloads, compiles or has the larger share of a cache. A process that dies is noticed at
+# once, and torchrun notices a machine that does.
+PATIENCE = timedelta(hours=2)
 
 
 class LostRankError(RuntimeError):
@@ -61,7 +66,7 @@ class Ranks:
             # machines count their restarts each for itself; for them docs/scaling-out.md has another remedy.
             store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=count)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
         yield
         # Not after an error: NCCL would wait for those that are gone.
         dist.destroy_process_group()

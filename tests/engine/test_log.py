@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from running import records
 
 from distill.data import files
 from distill.engine import log as log_module
 from distill.engine.distributed import Ranks
-from distill.engine.log import METRICS, RunLog
+from distill.engine.log import RunLog
 from distill.engine.validate import Evaluation, Score
 
 
@@ -64,7 +64,7 @@ def test_a_line_that_does_not_fit_is_left_out_whole_and_named_once(
                 if not room:
                     patch.setattr(Path, "open", lambda path, *_, **__: Short(path))
                 log.flush(number)
-    assert [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()] == [1, 4]
+    assert [line["step"] for line in records(tmp_path, "train")] == [1, 4]
     assert caplog.text.count("cannot be written, and the run goes on without") == 1
     assert "No space left on device" in caplog.text
 
@@ -76,7 +76,7 @@ def test_a_picture_that_cannot_be_written_is_named_once(
     with RunLog(tmp_path, 0, Ranks()) as log:
         for number in (1, 2):
             log.validation(number, evaluation)
-    assert [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()] == [1, 2]
+    assert [line["step"] for line in records(tmp_path, "val")] == [1, 2]
     assert caplog.text.count("samples: cannot be written") == 1
     assert list((tmp_path / "samples").iterdir()) == []
 
@@ -89,7 +89,7 @@ def test_without_tensorboard_the_lines_go_on(
         for number in (1, 2):
             log.add(step(1.0), images=1, names=["a"])
             log.flush(number)
-    assert [json.loads(line)["step"] for line in (tmp_path / METRICS).read_text().splitlines()] == [1, 2]
+    assert [line["step"] for line in records(tmp_path, "train")] == [1, 2]
     assert caplog.text.count("tensorboard: cannot be written") == 1
 
 
