@@ -60,6 +60,17 @@ class UNet(nn.Module):
             nn.init.zeros_(self.final.weight)
             nn.init.zeros_(cast(nn.Parameter, self.final.bias))
 
+    @property
+    def receptive_radius(self) -> int:
+        """How many pixels beyond a block that the coarsest level's grid bounds the block's image depends on."""
+        reach = 0  # of the block's first pixel, towards lower coordinates; by symmetry as far the other way
+        for _ in range(self.depth - 1):
+            reach = -(-(reach + 2) // 2)  # two 3x3 convolutions, below them a grid of half the resolution
+        reach += 2
+        for _ in range(self.depth - 1):
+            reach = 2 * reach + 2
+        return reach
+
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) RGB in [0, 1], any H, W >= 16 -> the same shape, not clamped. Raises ValueError for a smaller image."""
         height, width = image.shape[-2:]
