@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,8 +112,7 @@ def read_image(path: Path, data: bytes | None = None) -> Pixels:
                     ImageOps.exif_transpose(image, in_place=True)
                     pixels = _to_rgb(image)
     except Exception as error:
-        reason = "an empty file" if path.is_file() and path.stat().st_size == 0 else _reason(error)
-        raise ImageError(f"{path}: {reason}") from error
+        raise unreadable(path, error) from error
     if min(pixels.shape[:2]) < MIN_SIDE:
         raise ImageError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels; the smallest side that can be used is {MIN_SIDE}")
     return pixels
@@ -131,6 +130,12 @@ def _decode_plain_png(data: bytes) -> Pixels | None:
         return kornia_rs.io.decode_image_png_u8(data, (height, width), "rgb")
     except Exception:  # noqa: BLE001 (it raises nothing more special)
         return None
+
+
+def unreadable(path: Path, error: Exception) -> ImageError:
+    """What a decoder's error means to the user, in one line."""
+    reason = "an empty file" if path.is_file() and path.stat().st_size == 0 else _reason(error)
+    return ImageError(f"{path}: {reason}")
 
 
 def _reason(error: Exception) -> str:
@@ -189,9 +194,7 @@ def find_images(folder: str) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for prefix, root in _expand(folder):
-        for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
-            if any(part.startswith(".") for part in path.relative_to(root).parts):
-                continue  # macOS's "._x.png", and files that are still being written
+        for path in images_below(root):
             stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
             if stem in found:
                 raise ImageError(f"{path}: has the same stem as {found[stem]}; rename one of them")
@@ -199,6 +202,13 @@ def find_images(folder: str) -> dict[str, Path]:
     if not found:
         raise NoImagesError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below it")
     return dict(sorted(found.items()))
+
+
+def images_below(root: Path) -> Iterator[Path]:
+    """The image files in a folder and its subfolders, sorted."""
+    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
+        if not any(part.startswith(".") for part in path.relative_to(root).parts):
+            yield path  # and not macOS's "._x.png", or a file that is still being written
 
 
 def _expand(folder: str) -> list[tuple[Path, Path]]:

@@ -1,0 +1,119 @@
+"""What a picture's file says about it: EXIF, XMP, colour profile and resolution."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, PngImagePlugin
+
+ORIENTATION = ExifTags.Base.Orientation
+UPRIGHT = 1
+
+# EXIF orientation -> what turns its pixels, (H, W, ...), upright
+_TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    2: np.fliplr,
+    3: lambda a: np.rot90(a, 2),
+    4: np.flipud,
+    5: lambda a: np.swapaxes(a, 0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
+    8: np.rot90,
+}
+_SWAPS_AXES = frozenset({5, 6, 7, 8})
+
+# The tags of a TIFF's first directory that are about the picture. The others are about where and how its pixels are stored.
+_DESCRIPTIVE = frozenset(
+    {
+        ExifTags.Base.ImageDescription,
+        ExifTags.Base.Make,
+        ExifTags.Base.Model,
+        ExifTags.Base.Software,
+        ExifTags.Base.DateTime,
+        ExifTags.Base.Artist,
+        ExifTags.Base.HostComputer,
+        ExifTags.Base.Copyright,
+        ExifTags.IFD.Exif,
+        ExifTags.IFD.GPSInfo,
+    }
+)
+_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))[0-9](["<])')
+
+
+@dataclass
+class Metadata:
+    """Says that the pixels are upright, once `upright` has turned them."""
+
+    exif: Image.Exif = field(default_factory=Image.Exif)
+    icc: bytes | None = None
+    xmp: bytes | None = None
+    dpi: tuple[float, float] | None = None
+    """Pixels an inch, across and down."""
+    orientation: int = UPRIGHT
+    """As the file had it."""
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Metadata:
+        """Of an image that has been loaded: a PNG's can follow its pixels."""
+        exif = image.getexif()
+        orientation = exif.get(ORIENTATION, UPRIGHT)
+        if image.format == "TIFF":
+            exif = descriptive(exif)
+        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
+        xmp = xmp.encode() if isinstance(xmp, str) else xmp
+        return cls(exif, image.info.get("icc_profile") or None, xmp, _dpi_of(image), orientation)
+
+    def upright(self, samples: NDArray[Any]) -> NDArray[Any]:
+        """(H, W, C) turned as the orientation says; from then on the metadata describes the result."""
+        if ORIENTATION in self.exif:
+            self.exif[ORIENTATION] = UPRIGHT
+        if self.xmp is not None:
+            self.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1\2", self.xmp)
+        turned = _TURNS.get(self.orientation, lambda a: a)(samples)
+        if self.orientation in _SWAPS_AXES and self.dpi is not None:
+            self.dpi = self.dpi[::-1]
+        sizes = self.exif.get_ifd(ExifTags.IFD.Exif)
+        for tag, extent in ((ExifTags.Base.ExifImageWidth, turned.shape[1]), (ExifTags.Base.ExifImageHeight, turned.shape[0])):
+            if tag in sizes:
+                sizes[tag] = extent
+        self.orientation = UPRIGHT
+        return turned
+
+    def saving(self, kind: str, icc: bytes | None) -> dict[str, Any]:
+        """The keywords with which Pillow writes what a format, but TIFF, can hold of this, and that profile."""
+        options: dict[str, Any] = {}
+        if icc and kind != "BMP":
+            options["icc_profile"] = icc
+        if len(self.exif) and kind != "BMP":
+            options["exif"] = self.exif.tobytes()
+        if self.dpi and kind != "WEBP":
+            options["dpi"] = self.dpi
+        if self.xmp and kind == "PNG":
+            options["pnginfo"] = PngImagePlugin.PngInfo()
+            options["pnginfo"].add_itxt("XML:com.adobe.xmp", self.xmp.decode("utf-8", "replace"))
+        elif self.xmp and kind != "BMP":
+            options["xmp"] = self.xmp
+        return options
+
+
+def descriptive(exif: Image.Exif) -> Image.Exif:
+    """A copy with the tags that are about the picture, and without those of one TIFF file's layout."""
+    kept = Image.Exif()
+    for tag in _DESCRIPTIVE & set(exif):
+        kept[tag] = exif.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else exif[tag]
+    copied = Image.Exif()
+    copied.load(kept.tobytes())  # as read from a file: directories that were put in by hand are not found by `get_ifd`
+    return copied
+
+
+def _dpi_of(image: Image.Image) -> tuple[float, float] | None:
+    try:
+        across, down = (float(value) for value in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (across, down) if all(math.isfinite(value) and value > 0 for value in (across, down)) else None

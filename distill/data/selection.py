@@ -1,0 +1,83 @@
+"""Which image files a user means by files, folders and patterns, and which file the result of each becomes."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill.data.images import SUFFIXES, ImageError, NoImagesError, images_below
+
+COMPARISONS = "compare"
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image file, the file its result becomes, and where the two can be compared."""
+
+    source: Path
+    target: Path
+    comparison: Path
+
+
+def select(inputs: Sequence[str], out: Path, suffix: str | None = None) -> list[Job]:
+    """One job for each image file among the inputs, in their order: files, folders with all below them, and patterns such as
+    `photos/*/*.jpg`.
+
+    The result of a named file takes its name, that of a file in a folder its path below the folder, and that of a match its path
+    below the part of the pattern without wildcards; with `suffix` (`.png`, say) in place of its own. What lies below `out` is no
+    input of a folder or a pattern. Raises FileNotFoundError for an input that is not there, NoImagesError where none holds an
+    image, and ImageError where a result would replace another one or an input.
+    """
+    jobs: dict[tuple[Path, Path], Job] = {}
+    for text in inputs:
+        for source, relative in _find(text, out.resolve()):
+            target = out / (relative if suffix is None else relative.with_suffix(suffix))
+            comparison = out / COMPARISONS / relative.with_name(f"{relative.name}.png")
+            jobs[source.resolve(), target] = Job(source, target, comparison)
+    if not jobs:
+        raise NoImagesError(f"{', '.join(inputs)}: no images ({', '.join(sorted(SUFFIXES))})")
+    _refuse_collisions(list(jobs.values()))
+    return list(jobs.values())
+
+
+def _find(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """(image file, its path below the input), of one input."""
+    path = Path(text)
+    if path.is_file():
+        if path.suffix.lower() not in SUFFIXES:
+            raise ImageError(f"{path}: not named as an image is ({', '.join(sorted(SUFFIXES))})")
+        yield path, Path(path.name)
+    elif path.is_dir():
+        yield from ((image, image.relative_to(path)) for image in images_below(path) if not image.resolve().is_relative_to(out))
+    elif glob.has_magic(text):
+        yield from _find_matches(text, out)
+    else:
+        raise FileNotFoundError(f"{text}: no such file or folder")
+
+
+def _find_matches(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+    if not matches:
+        raise FileNotFoundError(f"{pattern}: no file or folder matches")
+    parts = Path(pattern).parts
+    base = Path(*parts[: next(index for index, part in enumerate(parts) if glob.has_magic(part))])
+    for match in matches:
+        images = images_below(match) if match.is_dir() else [match] if match.suffix.lower() in SUFFIXES else []
+        yield from ((image, image.relative_to(base)) for image in images if not image.resolve().is_relative_to(out))
+
+
+def _refuse_collisions(jobs: Sequence[Job]) -> None:
+    """Raises ImageError. Names that differ in case alone are one file on some systems, and count as the same."""
+    sources = {job.source.resolve() for job in jobs}
+    writers: dict[str, Job] = {}
+    for job in jobs:
+        for written in (job.target, job.comparison):
+            if written.resolve() in sources:
+                raise ImageError(f"{job.source}: its result would replace {written}, which is an input; give another --out")
+            other = writers.setdefault(str(written).casefold(), job)
+            if other is not job:
+                raise ImageError(
+                    f"{job.source}: its result would be {written}, as that of {other.source}; give another name or --out"
+                )
