@@ -1,0 +1,217 @@
+"""Restores image files with a trained student, or a teacher: `python -m distill.restore --weights W IN... --out DIR`.
+
+Run again, it goes on: what is there and newer than its input is left alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from distill.command import SignalGate, run_command
+from distill.config import ConfigError
+from distill.data.files import locked, write_bytes
+from distill.data.images import ImageError, Pixels, centre_crop, side_by_side
+from distill.data.manifest import Precision
+from distill.data.picture_files import (
+    DEFAULT_QUALITY,
+    Picture,
+    Samples,
+    encode_picture,
+    losses,
+    read_picture,
+    reduce_to_8_bits,
+)
+from distill.data.selection import COMPARISONS, Job, select
+from distill.engine.device import choose_device
+from distill.engine.restoration import TILE, NotFiniteError, Restorer
+from distill.engine.student import load_student
+from distill.engine.teacher import teacher_precision
+from restormer.weights import locate_weights
+
+logger = logging.getLogger(__name__)
+
+Format = Literal["png", "jpg", "webp", "tif"]
+
+MAX_PIXELS = 400_000_000
+COMPARISON_SIDE = 512
+EXAMPLE = """example:
+  python -m distill.restore --weights runs/quickstart/student_best.pth photos/ scan.tif 'more/*/*.jpg' --out restored --compare
+
+Kept: relative names, format, 8 or 16 bits, grey, alpha (as it is), EXIF, XMP, resolution and colour profile, as far as the
+format written holds them. Pictures are written upright, CMYK and palettes as RGB. Exit status 2 where a picture could not be
+restored; the others are."""
+
+
+@dataclass
+class Summary:
+    """What became of the pictures."""
+
+    restored: list[Path] = field(default_factory=list)
+    """The files written."""
+    done: list[Path] = field(default_factory=list)
+    """Those that were there already."""
+    failed: list[ImageError] = field(default_factory=list)
+
+
+def restore(
+    inputs: Sequence[str],
+    weights: str,
+    out: Path,
+    *,
+    file_format: Format | None = None,
+    quality: int = DEFAULT_QUALITY,
+    tile: int = TILE,
+    device: str = "auto",
+    precision: Literal["auto"] | Precision = "auto",
+    overwrite: bool = False,
+    compare: bool = False,
+    allow_large: bool = False,
+) -> Summary:
+    """Writes the restored picture of every image file among the inputs (files, folders, patterns) into the folder `out`.
+
+    `weights` is a student's file, or a Restormer: a file, a published name or `embedded`. `file_format` None keeps each file's
+    own; `quality`, 1 to 100, is of JPEG and WebP; `tile` is the side in pixels of what the network sees at once; `precision`
+    auto is fp16 on CUDA and fp32 elsewhere. Without `overwrite`, results newer than their inputs stay. `compare` also writes the
+    centres before and after, side by side, to out/compare. Pictures of more than 400 megapixels need `allow_large`.
+
+    A picture that cannot be read or restored is in the summary and stops nothing. Raises, before any is read: FileNotFoundError
+    for weights or an input that is not there, WeightsError, ConfigError for a device that is not there or a tile that is too
+    small, and ImageError where there is nothing to do or two results would be one file. Raises WriteError where `out` cannot be
+    written.
+    """
+    jobs = select(inputs, out, None if file_format is None else f".{file_format}")
+    place = choose_device(device)
+    chosen = teacher_precision(precision, place)
+    if chosen != "fp32" and place.type == "cpu":
+        logger.warning("--precision: %s is many times slower than fp32 on a CPU", chosen)
+    restorer = Restorer(load_student(locate_weights(weights)), place, chosen, tile)
+    max_pixels = None if allow_large else MAX_PIXELS
+    summary = Summary()
+    with locked(out), logging_redirect_tqdm(), tqdm(total=len(jobs), unit="image", dynamic_ncols=True) as bar:
+        for job in jobs:
+            if not overwrite and _is_done(job, compare):
+                summary.done.append(job.target)
+            else:
+                try:
+                    _restore_one(job, restorer, max_pixels, quality, compare)
+                    summary.restored.append(job.target)
+                except ImageError as error:
+                    logger.warning("%s", error)
+                    summary.failed.append(error)
+            bar.update()
+    return summary
+
+
+def _is_done(job: Job, compare: bool) -> bool:
+    written = [job.target, job.comparison] if compare else [job.target]
+    return all(path.is_file() and path.stat().st_mtime > job.source.stat().st_mtime for path in written)
+
+
+def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: int, compare: bool) -> None:
+    """Raises ImageError for what is wrong with the picture, and WriteError."""
+    picture = read_picture(job.source, max_pixels)
+    for note in [*picture.notes, *losses(picture, job.target.suffix)]:
+        logger.warning("%s: %s", job.source, note)
+    blurry = picture.pixels
+    with tqdm(total=1.0, desc=job.source.name, leave=False, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}") as bar:
+        try:
+            picture.pixels = restorer.restore(blurry, bar.update)
+        except NotFiniteError as error:
+            raise ImageError(f"{job.source}: {error}; --precision fp32 is the one that can mend this") from None
+    if compare:
+        write_bytes(job.comparison, encode_picture(_comparison(blurry, picture), ".png"))
+    del blurry  # encoding needs its memory
+    try:
+        data = encode_picture(picture, job.target.suffix, quality)
+    except (ValueError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise ImageError(f"{job.source}: cannot be written as {job.target.suffix[1:]}: {reason}") from error
+    write_bytes(job.target, data)
+
+
+def _comparison(blurry: Samples, restored: Picture) -> Picture:
+    """The centres of both, at most 512 x 512 pixels each, in 8-bit RGB of the picture's colour profile."""
+    profile = type(restored.metadata)(icc=restored.metadata.icc)
+    return Picture(side_by_side([_centre(blurry), _centre(restored.pixels)]), metadata=profile)
+
+
+def _centre(pixels: Samples) -> Pixels:
+    centre = centre_crop(reduce_to_8_bits(pixels), COMPARISON_SIDE)
+    return centre.repeat(3, axis=2) if centre.shape[2] == 1 else centre
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"auto, cpu, mps, cuda or cuda:N; found {text!r}")
+    return text
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.restore",
+        description="Restores image files with a trained student, or a teacher; run again, it goes on.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "inputs",
+        nargs="+",
+        metavar="IN",
+        help="image files, folders (searched recursively), and patterns such as 'photos/*/*.jpg'",
+    )
+    add("--weights", required=True, metavar="W", help="a student's file; or a Restormer: a file, a published name, or embedded")
+    add("--out", required=True, type=Path, metavar="DIR", help="where the results go, under the inputs' relative names")
+    add("--format", choices=get_args(Format), help="of the files written (default: each input's own)")
+    add("--quality", type=int, default=DEFAULT_QUALITY, metavar="Q", help="of JPEG and WebP, 1 to 100 (default %(default)s)")
+    add(
+        "--tile",
+        type=int,
+        default=TILE,
+        metavar="N",
+        help="the network sees NxN pixels at once; fewer need less memory (default %(default)s)",
+    )
+    add("--device", type=_device, default="auto", help="auto, cpu, mps, cuda or cuda:N (default %(default)s)")
+    add("--precision", choices=("auto", "fp32", "fp16"), default="auto", help="auto is fp16 on CUDA, fp32 elsewhere (default)")
+    add("--overwrite", action="store_true", help="restore again what is there and newer than its input")
+    add("--compare", action="store_true", help=f"also write the centres before and after, side by side, to DIR/{COMPARISONS}/")
+    add("--allow-large", action="store_true", help=f"restore pictures of more than {MAX_PIXELS // 10**6} megapixels too")
+    return parser
+
+
+def main() -> None:
+    arguments = _parser().parse_intermixed_args()  # options between inputs
+    if not 1 <= arguments.quality <= 100:
+        raise ConfigError(f"--quality: 1 to 100, found {arguments.quality}")
+    SignalGate().install()
+    summary = restore(
+        arguments.inputs,
+        arguments.weights,
+        arguments.out,
+        file_format=arguments.format,
+        quality=arguments.quality,
+        tile=arguments.tile,
+        device=arguments.device,
+        precision=arguments.precision,
+        overwrite=arguments.overwrite,
+        compare=arguments.compare,
+        allow_large=arguments.allow_large,
+    )
+    skipped = f", {len(summary.done)} skipped: done already (--overwrite restores them again)" if summary.done else ""
+    print(f"{arguments.out}: {len(summary.restored)} images restored{skipped}")
+    if summary.failed:
+        total = len(summary.restored) + len(summary.done) + len(summary.failed)
+        raise ImageError(f"{len(summary.failed)} of {total} images could not be restored; they are named above")
+
+
+if __name__ == "__main__":
+    run_command(main)

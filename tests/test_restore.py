@@ -1,0 +1,253 @@
+"""`distill.restore` from its inputs to the files it leaves, with students whose result is known."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pictures import SRGB, exif_of, levels
+from PIL import ExifTags, Image, ImageOps
+from running import ROOT
+from torch import nn
+
+from distill import restore as command
+from distill.config import UNetConfig
+from distill.data.picture_files import Picture, encode_picture, read_picture
+from distill.engine.student import save_student
+from distill.restore import restore
+from unet.model import UNet
+
+
+def student(path: Path, added: float) -> str:
+    """The file of one that adds a constant."""
+    config = UNetConfig(arch="unet", width=2, depth=2)
+    network = UNet(width=2, depth=2)
+    nn.init.constant_(network.final.bias, added)
+    save_student(path, network, config)
+    return str(path)
+
+
+@pytest.fixture
+def identity(tmp_path: Path) -> str:
+    return student(tmp_path / "identity.pth", 0)
+
+
+@pytest.fixture
+def brighter(tmp_path: Path) -> str:
+    """Adds 51 of 255 levels."""
+    return student(tmp_path / "brighter.pth", 0.2)
+
+
+def write_photos(folder: Path) -> Path:
+    """deep.png (16-bit), alpha.png, cmyk.jpg, turned.jpg (EXIF), sub/narrow.png (20x3000) and truncated.png."""
+    (folder / "sub").mkdir(parents=True)
+    (folder / "deep.png").write_bytes(encode_picture(Picture(levels((33, 50, 3), np.uint16)), ".png"))
+    (folder / "alpha.png").write_bytes(encode_picture(Picture(levels((40, 50, 3)), levels((40, 50), seed=1)), ".png"))
+    cmyk = Image.new("CMYK", (40, 30), (200, 50, 20, 10))
+    cmyk.save(folder / "cmyk.jpg", icc_profile=b"\0" * 16 + b"CMYK" + b"\0" * 108, quality=95)
+    ramp = np.tile(np.linspace(0, 150, 40).astype(np.uint8)[None, :, None], (30, 1, 3))
+    Image.fromarray(ramp).save(folder / "turned.jpg", exif=exif_of(6).tobytes(), icc_profile=SRGB, quality=95)
+    Image.fromarray(levels((3000, 20, 3))).save(folder / "sub" / "narrow.png")
+    (folder / "truncated.png").write_bytes((folder / "alpha.png").read_bytes()[:2000])
+    return folder
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    return write_photos(tmp_path / "photos")
+
+
+def brightened(pixels: np.ndarray, step: int = 51, white: int = 255) -> np.ndarray:
+    return np.minimum(pixels.astype(int) + step, white)
+
+
+def command_line(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "distill.restore", *map(str, arguments)]
+
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def one_call(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The folder in which the command has restored photos/ to out/, and how it ended."""
+    folder = tmp_path_factory.mktemp("call")
+    write_photos(folder / "photos")
+    words = command_line("--weights", student(folder / "brighter.pth", 0.2), "photos", "--out", "out", "--device", "cpu")
+    return folder, subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
+
+
+class TestOneCallOverAllKinds:
+    @pytest.fixture
+    def photos(self, one_call: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+        return one_call[0] / "photos"
+
+    @pytest.fixture
+    def out(self, one_call: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+        return one_call[0] / "out"
+
+    def test_the_bad_file_is_named_in_one_line_and_in_the_status(
+        self, one_call: tuple[Path, subprocess.CompletedProcess[str]]
+    ) -> None:
+        ended = one_call[1]
+        assert ended.returncode == 2
+        lines = [line for line in ended.stderr.splitlines() if "truncated.png: " in line and "%" not in line]
+        assert len(lines) == 1
+        assert "1 of 6 images could not be restored" in ended.stderr
+        assert "Traceback" not in ended.stderr
+        assert ended.stdout == "out: 5 images restored\n"
+
+    def test_16_bits_stay_16(self, photos: Path, out: Path) -> None:
+        picture = read_picture(out / "deep.png", None)
+        assert picture.pixels.dtype == np.uint16
+        np.testing.assert_array_equal(picture.pixels, brightened(levels((33, 50, 3), np.uint16), 13107, 65535))
+
+    def test_alpha_stays_as_it_is(self, photos: Path, out: Path) -> None:
+        picture = read_picture(out / "alpha.png", None)
+        np.testing.assert_array_equal(picture.alpha, levels((40, 50), seed=1))
+        np.testing.assert_array_equal(picture.pixels, brightened(levels((40, 50, 3))))
+
+    def test_cmyk_is_written_as_rgb_without_its_profile(self, photos: Path, out: Path) -> None:
+        with Image.open(out / "cmyk.jpg") as image, Image.open(photos / "cmyk.jpg") as before:
+            assert image.mode == "RGB"
+            assert image.size == (40, 30)
+            assert "icc_profile" not in image.info
+            expected = brightened(np.asarray(before.convert("RGB")))
+            np.testing.assert_allclose(np.asarray(image).astype(int), expected, atol=4)
+
+    def test_a_turned_photograph_is_written_upright_with_its_profile_and_exif(self, photos: Path, out: Path) -> None:
+        with Image.open(out / "turned.jpg") as image, Image.open(photos / "turned.jpg") as before:
+            assert image.size == (30, 40)
+            assert image.info["icc_profile"] == SRGB
+            exif = image.getexif()
+            assert exif[ExifTags.Base.Orientation] == 1
+            assert exif[ExifTags.Base.Make] == "Maker"
+            assert exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.DateTimeOriginal] == "2020:01:01 00:00:00"
+            expected = brightened(np.asarray(ImageOps.exif_transpose(before)))
+            np.testing.assert_allclose(np.asarray(image).astype(int), expected, atol=6)
+
+    def test_a_narrow_picture_keeps_its_size_and_its_place(self, photos: Path, out: Path) -> None:
+        picture = read_picture(out / "sub" / "narrow.png", None)
+        np.testing.assert_array_equal(picture.pixels, brightened(levels((3000, 20, 3))))
+
+    def test_the_truncated_file_leaves_nothing(self, photos: Path, out: Path) -> None:
+        written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+        assert written - {".lock"} == {"alpha.png", "cmyk.jpg", "deep.png", "turned.jpg", "sub/narrow.png"}
+
+
+def test_what_is_done_is_skipped_and_said(
+    photos: Path, identity: str, brighter: str, call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, narrow = tmp_path / "out", photos / "sub" / "narrow.png"
+    assert call(command.main, "--weights", identity, photos / "deep.png", narrow, "--out", out) == 0
+    os.utime(narrow, (time.time() + 60,) * 2)  # changed since
+    assert call(command.main, "--weights", brighter, photos / "deep.png", narrow, "--out", out) == 0
+    assert "1 images restored, 1 skipped: done already" in capsys.readouterr().out
+    np.testing.assert_array_equal(read_picture(out / "deep.png", None).pixels, levels((33, 50, 3), np.uint16))
+    np.testing.assert_array_equal(read_picture(out / "narrow.png", None).pixels, brightened(levels((3000, 20, 3))))
+
+
+def test_overwrite_restores_again(photos: Path, identity: str, brighter: str, tmp_path: Path) -> None:
+    for weights in (identity, brighter):
+        summary = restore([str(photos / "alpha.png")], weights, tmp_path / "out", overwrite=True)
+        assert len(summary.restored) == 1
+    np.testing.assert_array_equal(read_picture(tmp_path / "out" / "alpha.png", None).pixels, brightened(levels((40, 50, 3))))
+
+
+@pytest.mark.parametrize(("file_format", "kind"), [("png", "PNG"), ("jpg", "JPEG"), ("webp", "WEBP"), ("tif", "TIFF")])
+def test_another_format_can_be_chosen(
+    photos: Path, identity: str, tmp_path: Path, file_format: command.Format, kind: str
+) -> None:
+    restore([str(photos / "turned.jpg")], identity, tmp_path / "out", file_format=file_format)
+    with Image.open(tmp_path / "out" / f"turned.{file_format}") as image:
+        assert (image.format, image.size, image.info["icc_profile"]) == (kind, (30, 40), SRGB)
+
+
+def test_quality_decides_the_size_of_a_jpeg(photos: Path, identity: str, tmp_path: Path) -> None:
+    sizes = []
+    for quality in (30, 95):
+        restore([str(photos / "alpha.png")], identity, tmp_path / str(quality), file_format="jpg", quality=quality)
+        sizes.append((tmp_path / str(quality) / "alpha.jpg").stat().st_size)
+    assert sizes[0] < sizes[1]
+
+
+def test_compare_writes_the_centres_before_and_after(brighter: str, tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(encode_picture(Picture(levels((600, 520, 1))), ".png"))
+    restore([str(tmp_path / "x.png")], brighter, tmp_path / "out", compare=True)
+    pixels = read_picture(tmp_path / "out" / "compare" / "x.png.png", None).pixels
+    centre = levels((600, 520, 1))[44:556, 4:516].repeat(3, axis=2)
+    np.testing.assert_array_equal(pixels[:, :512], centre)
+    np.testing.assert_array_equal(pixels[:, -512:], brightened(centre))
+
+
+def test_a_teacher_restores_too(photos: Path, tmp_path: Path) -> None:
+    restore([str(photos / "turned.jpg")], "embedded", tmp_path / "out", file_format="png")
+    assert read_picture(tmp_path / "out" / "turned.png", None).pixels.shape == (40, 30, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--quality", "0"], "--quality: 1 to 100, found 0"),
+        (["--tile", "16"], "--tile: 16 is too small"),
+        (["--weights", "embeded"], "did you mean embedded?"),
+        (["missing.png"], "missing.png: no such file or folder"),
+        (["--format", "png"], "its result would be"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    photos: Path,
+    identity: str,
+    call: Callable[..., int],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    Image.fromarray(levels((20, 20, 3))).save(photos / "deep.jpg")
+    assert call(command.main, photos, "--out", tmp_path / "out", "--weights", identity, *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_large_picture_needs_permission(photos: Path, identity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "MAX_PIXELS", 1000)
+    inputs = [str(photos / "alpha.png")]
+    (error,) = restore(inputs, identity, tmp_path / "out").failed
+    assert "50x40 pixels" in str(error)
+    assert restore(inputs, identity, tmp_path / "out", allow_large=True).failed == []
+
+
+def test_ctrl_c_ends_with_its_status_and_leaves_no_half_file(identity: str, tmp_path: Path) -> None:
+    for index in range(150):
+        Image.fromarray(levels((300, 300, 3))).save(tmp_path / f"{index}.png", compress_level=0)
+    words = command_line("--weights", identity, tmp_path / "*.png", "--out", "out")
+    process = subprocess.Popen(words, cwd=tmp_path, env=ENVIRONMENT, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "out").glob("*.png")):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGINT
+    assert b"stopped by SIGINT" in said
+    written = list((tmp_path / "out").glob("*.png"))
+    assert len(written) < 150
+    for path in written:
+        np.testing.assert_array_equal(read_picture(path, None).pixels, levels((300, 300, 3)))
+
+
+def test_help_gives_an_example(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(command.main, "--help") == 0
+    said = capsys.readouterr().out
+    assert "python -m distill.restore --weights runs/quickstart/student_best.pth" in said
+    for option in ("--format", "--quality", "--tile", "--device", "--precision", "--overwrite", "--compare", "--allow-large"):
+        assert option in said
