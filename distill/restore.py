@@ -122,7 +122,8 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
     for note in [*picture.notes, *losses(picture, job.target.suffix)]:
         logger.warning("%s: %s", job.source, note)
     blurry = picture.pixels
-    with tqdm(total=1.0, desc=job.source.name, leave=False, bar_format="{desc}: {percentage:3.0f}%|{bar}| {elapsed}") as bar:
+    height, width = blurry.shape[:2]
+    with tqdm(total=height * width, desc=job.source.name, unit="pixel", unit_scale=True, leave=False, dynamic_ncols=True) as bar:
         try:
             picture.pixels = restorer.restore(blurry, bar.update)
         except NotFiniteError as error:

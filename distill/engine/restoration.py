@@ -50,17 +50,19 @@ class Restorer:
         if tile < smallest:
             raise ConfigError(f"--tile: {tile} is too small for this network; at least {smallest}")
 
-    def restore(self, pixels: Samples, advance: Callable[[float], object] = lambda share: None) -> Samples:
+    def restore(self, pixels: Samples, advance: Callable[[int], object] = lambda pixels: None) -> Samples:
         """(H, W, 1 or 3), any H, W >= 1, uint8 or uint16 -> the restored picture, of the same shape and type; grey is the mean
         of what the network makes of three equal channels.
 
-        `advance` is told what share of the picture has been completed since it was told before. Raises NotFiniteError.
+        `advance` is told how many pixels have been completed since it was told before, H * W in all. Raises NotFiniteError.
         """
         height, width = pixels.shape[:2]
         if min(height, width) < MIN_SIDE:
             missing = ((0, max(0, MIN_SIDE - height)), (0, max(0, MIN_SIDE - width)), (0, 0))
             padded = cast(Samples, np.pad(pixels, missing, mode="symmetric"))
-            return self.restore(padded, advance)[:height, :width]
+            restored = self.restore(padded)[:height, :width]
+            advance(height * width)
+            return restored
         restored = np.empty_like(pixels, order="C")
         # A strip is as long as the shorter side: less memory.
         if width > height:
@@ -71,7 +73,7 @@ class Restorer:
 
     @torch.no_grad()
     def _restore_into(
-        self, restored: Samples, pixels: Samples, network: Callable[[Tensor], Tensor], advance: Callable[[float], object]
+        self, restored: Samples, pixels: Samples, network: Callable[[Tensor], Tensor], advance: Callable[[int], object]
     ) -> None:
         white = float(np.iinfo(pixels.dtype).max)
 
@@ -86,7 +88,7 @@ class Restorer:
             levels = strip[0] if pixels.shape[2] == 3 else strip[0].mean(dim=0, keepdim=True)
             levels = levels.clamp(0, 1).mul_(white).round_().permute(1, 2, 0)
             restored[top : top + len(levels)] = levels.cpu().numpy()
-            advance(len(levels) / height)
+            advance(len(levels) * width)
 
 
 def _on_device(network: nn.Module, device: torch.device, precision: Precision) -> Callable[[Tensor], Tensor]:

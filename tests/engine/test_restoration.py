@@ -25,7 +25,7 @@ def adding(value: float) -> UNet:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("colours", [1, 3])
-@pytest.mark.parametrize("size", [(1, 1), (3, 40), (16, 16), (20, 3000), (200, 20), (131, 150)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (16, 16), (20, 300), (200, 20), (131, 150)])
 def test_a_network_without_a_correction_changes_no_bit(dtype: type, colours: int, size: tuple[int, int]) -> None:
     pixels = levels((*size, colours), dtype)
     restored = Restorer(adding(0), CPU, tile=64).restore(pixels)
@@ -62,11 +62,11 @@ def test_a_restormer_is_blended_and_a_small_picture_padded() -> None:
     assert np.abs(restored.astype(int) - pixels).max() < 12  # a slope has nothing to sharpen
 
 
-def test_progress_adds_up_to_the_whole() -> None:
-    shares: list[float] = []
-    Restorer(adding(0), CPU, tile=64).restore(levels((150, 300, 3)), shares.append)
-    assert len(shares) > 3
-    assert sum(shares) == pytest.approx(1)
+def test_progress_adds_up_to_the_picture() -> None:
+    for size in [(150, 300), (5, 300)]:
+        completed: list[int] = []
+        Restorer(adding(0), CPU, tile=64).restore(levels((*size, 3)), completed.append)
+        assert sum(completed) == size[0] * size[1]
 
 
 def test_a_tile_that_is_all_margin_is_refused() -> None:
