@@ -44,6 +44,7 @@ class Published:
 
 _RELEASE = "https://github.com/swz30/Restormer/releases/download/v1.0"
 _LICENCE = "the published Restormer weights are for academic, non-commercial use (https://github.com/swz30/Restormer)"
+_LICENCE_OF_EMBEDDED = "the embedded weights are of this project (MIT)"
 
 PUBLISHED = {
     "motion_deblurring": Published(
@@ -64,6 +65,24 @@ PUBLISHED = {
     "single_image_defocus_deblurring": Published(f"{_RELEASE}/single_image_defocus_deblurring.pth", 104_700_429, None),
     "deraining": Published(f"{_RELEASE}/deraining.pth", None, None),
 }
+
+
+def licence_note(weights: str) -> str | None:
+    """Whose terms hold for weights given as for `load_restormer`: recognised by name, file name or, where the size is right, by
+    hash. None for any other file."""
+    path = Path(weights)
+    if weights == EMBEDDED:
+        return _LICENCE_OF_EMBEDDED
+    if weights in PUBLISHED or path.stem.removeprefix("restormer_") in PUBLISHED or _is_published(path):
+        return _LICENCE
+    return None
+
+
+def _is_published(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    size = path.stat().st_size
+    return any(size == known.size and _hash(path) == known.sha256 for known in PUBLISHED.values() if known.sha256)
 
 
 def load_restormer(weights: str, sha256: str | None = None) -> Restormer:
@@ -125,10 +144,14 @@ def download(name: str, published: Published, sha256: str | None = None) -> Path
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+    found = _hash(path)
     if found != expected:
         raise WeightsError(f"{path}: sha256 is {found}, expected {expected}; delete the file if it is a broken download")
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
 
 
 def _sha256(file: Any) -> str:
