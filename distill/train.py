@@ -25,6 +25,7 @@ from distill.command import Interrupted, SignalGate, add_config_arguments, read_
 from distill.config import Config, ConfigError, dump_config
 from distill.data.datasets import Batch, Skipped, TrainingPatches, training_loader
 from distill.data.files import locked, write_bytes
+from distill.engine.about import about_training
 from distill.engine.checkpoint import CHECKPOINT, PREVIOUS
 from distill.engine.device import choose_device, on_device
 from distill.engine.distributed import Ranks
@@ -114,7 +115,7 @@ def _run_steps(
                 bar.set_postfix_str(_postfix(record))
                 _look_at_numbers(record, log, run)
             if plan.ends_stage(state.step) and state.ranks.first:
-                save_student(run.folder / f"student_model_{stage.name}.pth", state.kept, config.student)
+                _save_student(run, plan, f"student_model_{stage.name}.pth")  # again below, when its scores are known
             evaluation = _validate(run, plan, log, pause)
             checkpoints.save_if_due()
             pause()
@@ -298,9 +299,17 @@ def _validate(run: Run, plan: Plan, log: RunLog, pause: Callable[[], None]) -> E
     best, state.best_psnr = score.psnr > state.best_psnr, max(score.psnr, state.best_psnr)
     if state.ranks.first:
         if best:
-            save_student(run.folder / BEST, state.kept, config.student)
+            _save_student(run, plan, BEST, evaluation)
+        if plan.ends_stage(state.step):
+            _save_student(run, plan, f"student_model_{plan.stage_at(state.step - 1).name}.pth", evaluation)
         tqdm.write(f"step {state.step}: student {score.psnr:.2f} dB, {score.ssim:.4f}", file=sys.stderr)
     return evaluation
+
+
+def _save_student(run: Run, plan: Plan, name: str, evaluation: Evaluation | None = None) -> None:
+    step = run.state.step
+    about = about_training(run.config, step, plan.stage_at(step - 1).name, evaluation)
+    save_student(run.folder / name, run.state.kept, run.config.student, about)
 
 
 def _name_skipped(new: list[Skipped], known: dict[str, Skipped]) -> None:
