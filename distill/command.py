@@ -15,6 +15,7 @@ from distill.data.files import WriteError
 from distill.data.images import ImageError
 from distill.data.manifest import CacheError
 from distill.engine.distributed import LostRankError, Ranks
+from distill.engine.onnx_export import ExportError
 from distill.engine.step import DivergedError
 from restormer.weights import WeightsError
 from unet.weights import UNetWeightsError
@@ -28,6 +29,7 @@ USER_ERRORS = (
     WeightsError,
     UNetWeightsError,
     DivergedError,
+    ExportError,
     LostRankError,
     FileNotFoundError,
     PermissionError,

@@ -1,0 +1,100 @@
+"""A trained network as one file for use elsewhere: `python -m distill.export --weights W --out student.onnx`.
+
+The suffix says which: `.onnx` for any runtime, `.safetensors` for torch and this project.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+from torch import Tensor, nn
+
+from distill.command import SignalGate, run_command
+from distill.data.files import write_bytes
+from distill.engine.about import about_file, project
+from distill.engine.onnx_export import DTYPES, Deployed, ExportError, check_form, check_onnx, describe, onnx_bytes, require_onnx
+from distill.engine.student import read_student, student_safetensors
+from restormer.weights import EMBEDDED, locate_weights, restormer_from_state_dict
+from unet.model import UNet
+from unet.weights import unet_from_state_dict
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".onnx", ".safetensors")
+EXAMPLE = """example:
+  python -m distill.export --weights runs/quickstart/student_model_v1.pth --out student.onnx
+
+The ONNX file: input `blurry`, output `restored`, both float32 (B, 3, H, W), RGB in [0, 1], any batch and any H, W of at least 16;
+the output is clamped. --precision fp16 computes in half precision and keeps this interface. The file says in its metadata how the
+network was trained, the configuration and its folder names included, and what is known of its teacher's licence.
+
+docs/onnx_example.py restores an image with it, without torch.
+"""
+
+
+def export(
+    weights: Path | str, out: Path | str, precision: Literal["fp32", "fp16"] = "fp32", residual: bool = False
+) -> dict[str, float]:
+    """Writes a student, or a Restormer, to `out`, checked against torch, and returns the largest difference by the shape of the
+    image. Where a check fails nothing is written.
+
+    `weights` is a file, or a teacher's name as in `teacher.weights`; `residual` is for plain state dicts of a U-Net, which do not
+    say it. Raises ExportError, WeightsError, FileNotFoundError, ConfigError and WriteError.
+    """
+    out = Path(out)
+    if out.suffix not in SUFFIXES:
+        raise ExportError(f"{out}: the suffix says what to write: {' or '.join(SUFFIXES)}")
+    if out.suffix == ".onnx":
+        require_onnx()
+    path = locate_weights(str(weights))
+    network, said = read_student(path, residual)
+    about = about_file(path, network, said) | {"exported_by": project()}
+    if out.suffix == ".onnx":
+        data = onnx_bytes(network, precision, describe(network, about, precision))
+        differences = check_onnx(data, network, precision)
+    else:
+        data = student_safetensors(network, about, DTYPES[precision])
+        differences = check_form(Deployed(_read_back(data, network)), network, precision)
+    write_bytes(out, data, durable=True)
+    logger.info("%s: %.1f MB, %s; largest difference from torch %.1e", out, len(data) / 1e6, precision, max(differences.values()))
+    for name in sorted(key for key in about if key.endswith("_licence")):
+        logger.info("%s: %s", name.replace("_", " "), about[name])
+    return differences
+
+
+def _read_back(data: bytes, network: nn.Module) -> nn.Module:
+    """The network of the same kind that a .safetensors file holds."""
+    state: Mapping[str, Tensor] = safetensors.torch.load(data)
+    if isinstance(network, UNet):
+        return unet_from_state_dict(state, network.residual).eval()
+    return restormer_from_state_dict(state).eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.export",
+        description="Writes a trained network as an ONNX or a safetensors file, checked against torch.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--weights",
+        required=True,
+        metavar="FILE",
+        help=f"a student (or a Restormer's weights: a file, {EMBEDDED} or a published name)",
+    )
+    parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"what to write: {' or '.join(SUFFIXES)}")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="of weights and arithmetic (default: fp32)")
+    parser.add_argument("--residual", action="store_true", help="a plain state dict of a U-Net is of one with residual: true")
+    arguments = parser.parse_args()
+    SignalGate().install()
+    export(arguments.weights, arguments.out, arguments.precision, arguments.residual)
+
+
+if __name__ == "__main__":
+    run_command(main)
