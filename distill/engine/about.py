@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def project() -> str:
         return PROJECT
 
 
+@cache  # a teacher's file is large, and a run asks at every validation
 def licence(weights: str) -> str:
     """The terms of weights given by name or file; those of their own teachers, where the file is a student that says so."""
     known = licence_note(weights)

@@ -9,11 +9,20 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
-from distill.config import Config
+from distill.config import Config, UNetConfig
 from distill.engine.step import TrainingState, new_training_state
-from distill.engine.student import FORMAT, build_student, continue_optimizer, load_student
+from distill.engine.student import (
+    FORMAT,
+    build_student,
+    continue_optimizer,
+    load_student,
+    read_student,
+    save_student,
+    student_safetensors,
+)
 from distill.train import train
 from restormer.weights import WeightsError
 from unet.model import UNet
@@ -138,6 +147,38 @@ def test_a_student_is_what_its_weights_are_of_whatever_stands_beside_them(tmp_pa
     torch.save(content, tmp_path / "student.pth")
     loaded = load_student(tmp_path / "student.pth")
     assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+
+
+def test_a_file_that_says_nothing_is_read_as_before(tmp_path: Path) -> None:
+    state = UNet(width=4, depth=2).state_dict()
+    torch.save({"format": FORMAT, "arch": "unet", "architecture": UNET, "state_dict": state}, tmp_path / "student.pth")
+    loaded, about = read_student(tmp_path / "student.pth")
+    assert about == {}
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"arch": "unet", "architecture": "{"}, "its metadata is not JSON"),
+        ({"arch": "unet", "architecture": "[" * 100_000}, "its metadata is not JSON"),
+        ({"arch": "unet", "architecture": "[1]"}, "a student of an unknown kind"),
+        ({"arch": "unet"}, "a student of an unknown kind"),
+        ({}, "a student of an unknown kind"),
+    ],
+)
+def test_safetensors_that_say_something_else_are_refused(tmp_path: Path, metadata: dict[str, str], reason: str) -> None:
+    save_file(UNet(width=4, depth=2).state_dict(), tmp_path / "student.safetensors", {"format": FORMAT} | metadata)
+    with pytest.raises(WeightsError, match=rf"student\.safetensors: {reason}"):
+        load_student(tmp_path / "student.safetensors")
+
+
+def test_what_a_file_says_of_itself_comes_back(tmp_path: Path) -> None:
+    about = {"stage": "v1", "step": 8, "validation_student_psnr": 28.5}
+    save_student(tmp_path / "student.pth", UNet(width=4, depth=2), UNetConfig(width=4, depth=2), about)
+    (tmp_path / "student.safetensors").write_bytes(student_safetensors(UNet(width=4, depth=2), about))
+    assert read_student(tmp_path / "student.pth")[1] == about
+    assert read_student(tmp_path / "student.safetensors")[1] == about
 
 
 def test_a_run_continues_it(resume_file: Path, tiny_config: Callable[..., Config], caplog: pytest.LogCaptureFixture) -> None:
