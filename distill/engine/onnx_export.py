@@ -18,7 +18,7 @@ from restormer.model import Restormer
 from unet.model import MIN_SIDE, UNet
 
 INPUT, OUTPUT = "blurry", "restored"
-# What torch's exporter writes from its first version with dynamic shapes on, and runtimes have read since 2022.
+# Not the newest that torch writes: older runtimes read this one too.
 OPSET = 18
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
