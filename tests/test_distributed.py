@@ -71,7 +71,8 @@ def test_batchnorms_statistics_are_the_mean_of_the_ranks(config_file: Path, tmp_
     said = finish(start("train", config_file, *more, ranks=2))
 
     config = load_config(config_file, more)
-    assert evaluate(config, tmp_path / "two" / "student_model_v1.pth").table() == "\n".join(said.splitlines()[-4:])
+    table = evaluate(config, tmp_path / "two" / "student_model_v1.pth").table().splitlines()
+    assert table[:4] == said.splitlines()[-4:]
 
 
 def test_a_rank_that_dies_ends_the_others_and_torchrun_goes_on_from_the_checkpoint(config_file: Path, tmp_path: Path) -> None:

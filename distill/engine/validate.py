@@ -27,6 +27,7 @@ from distill.engine.teacher import Teacher
 logger = logging.getLogger(__name__)
 
 ROWS = ("blurry", "teacher", "student")
+DISTANCE = "student to teacher"
 SAMPLE_SIDE = 256
 
 
@@ -39,7 +40,7 @@ class Score:
 
 @dataclass
 class Evaluation:
-    """Scores by image name and row (`blurry`, `teacher`, `student`)."""
+    """Scores by image name and row: `blurry`, `teacher` and `student` against the sharp image, and `student to teacher`."""
 
     images: dict[str, dict[str, Score]] = field(default_factory=dict)
     picture: Pixels | None = None
@@ -53,11 +54,13 @@ class Evaluation:
         return Score(float(np.mean([s.psnr for s in scores])), float(np.mean([s.ssim for s in scores])))
 
     def table(self) -> str:
-        """The rows that there are, `blurry|teacher|student  PSNR  SSIM`."""
+        """The rows that there are, such as `student  28.40  0.8449`: mean PSNR in dB and SSIM."""
         lines = [f"{len(self.images)} validation images"]
         for row in ROWS:
             if (score := self.mean(row)) is not None:
                 lines.append(f"{row:<8}{score.psnr:6.2f}  {score.ssim:.4f}")
+        if (score := self.mean(DISTANCE)) is not None:
+            lines.append(f"{DISTANCE}  {score.psnr:.2f}  {score.ssim:.4f}")
         return "\n".join(lines)
 
     def write_csv(self, path: Path) -> None:
@@ -117,7 +120,11 @@ class Validation:
     @torch.no_grad()
     def evaluate(self, student: nn.Module | None, pause: Callable[[], None] = lambda: None) -> Evaluation:
         """Scores a student, of which a copy is used; without one, blurry input and teacher alone. Every rank scores its share and
-        returns all. `pause` is called between images, as often on every rank, and may raise."""
+        returns all. `pause` is called between images, as often on every rank, and may raise.
+
+        The teacher restores each image once, and its pictures are not kept: how far the student is from the teacher is known of
+        the first evaluation alone.
+        """
         part = _Part()
         student = None if student is None else inference_copy(student)
         for turn in range(self.ranks.turns(len(self.dataset))):
@@ -138,11 +145,14 @@ class Validation:
 
     def _evaluate_one(self, index: int, name: str, blurry: Tensor, sharp: Tensor, student: nn.Module | None, part: _Part) -> None:
         reference = to_pixels(sharp)
-        scores = dict(self._score_unchanging(name, blurry, reference, len(part.samples)))
+        unchanging, by_teacher = self._score_unchanging(name, blurry, reference, len(part.samples))
+        scores = dict(unchanging)
         columns = [_sample(to_pixels(blurry))]
         if student is not None:
             restored = to_pixels(student(blurry))
-            scores["student"] = Score(psnr(restored, reference), ssim(restored, reference))
+            scores["student"] = _score(restored, reference)
+            if by_teacher is not None:
+                scores[DISTANCE] = _score(restored, by_teacher)
             columns.append(_sample(restored))
         if name in self._teacher_samples:
             columns.append(self._teacher_samples[name])
@@ -151,16 +161,23 @@ class Validation:
         if len(part.samples) < self.config.eval.samples:
             part.samples[index] = side_by_side(columns)
 
-    def _score_unchanging(self, name: str, blurry: Tensor, reference: Pixels, samples: int) -> dict[str, Score]:
+    def _score_unchanging(
+        self, name: str, blurry: Tensor, reference: Pixels, samples: int
+    ) -> tuple[dict[str, Score], Pixels | None]:
+        """The scores of blurry input and teacher, and the teacher's picture where it has been made for them just now."""
+        restored = None
         if name not in self._unchanging:
-            image = to_pixels(blurry)
-            self._unchanging[name] = {"blurry": Score(psnr(image, reference), ssim(image, reference))}
+            self._unchanging[name] = {"blurry": _score(to_pixels(blurry), reference)}
             if self.teacher is not None:
                 restored = to_pixels(self.teacher(blurry))
-                self._unchanging[name]["teacher"] = Score(psnr(restored, reference), ssim(restored, reference))
+                self._unchanging[name]["teacher"] = _score(restored, reference)
                 if samples < self.config.eval.samples:
                     self._teacher_samples[name] = _sample(restored)
-        return self._unchanging[name]
+        return self._unchanging[name], restored
+
+
+def _score(image: Pixels, reference: Pixels) -> Score:
+    return Score(psnr(image, reference), ssim(image, reference))
 
 
 def to_pixels(image: Tensor) -> Pixels:

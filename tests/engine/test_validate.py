@@ -79,6 +79,10 @@ def test_rows_are_scored_on_the_same_images_and_the_teacher_once(tiny_config: Ca
         assert set(evaluation.images) == {"0", "1", "2", "3", "4", "sub/5"}
         assert evaluation.mean("teacher") == evaluation.mean("blurry")
         assert evaluation.mean("student").psnr < evaluation.mean("blurry").psnr  # type: ignore[union-attr]
+    distance = first.mean("student to teacher")  # the teacher returns its input
+    assert distance is not None
+    assert distance.psnr == pytest.approx(20 * np.log10(255 / 26), abs=0.1)
+    assert second.mean("student to teacher") is None  # it was not asked again
     assert first.picture is not None
     assert first.picture.shape == (2 * 256, 4 * 256 + 3 * 4, 3)
     blurry, student_column = first.picture[:256, :256], first.picture[:256, 260:516]
