@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +26,10 @@ def select(inputs: Sequence[str], out: Path, suffix: str | None = None) -> list[
     `photos/*/*.jpg`.
 
     The result of a named file takes its name, that of a file in a folder its path below the folder, and that of a match its path
-    below the part of the pattern without wildcards; with `suffix` (`.png`, say) in place of its own. What lies below `out` is no
-    input of a folder or a pattern. Raises FileNotFoundError for an input that is not there, NoImagesError where none holds an
-    image, and ImageError where a result would replace another one or an input.
+    below the part of the pattern without wildcards; with `suffix` (`.png`, say) in place of its own. Where `out` lies below a
+    folder or that part of a pattern, what it holds are results of before, and no inputs. Raises FileNotFoundError for an input
+    that is not there, NoImagesError where none holds an image, and ImageError where `out` is the folder of the inputs or a result
+    would replace another one or an input.
     """
     jobs: dict[tuple[Path, Path], Job] = {}
     for text in inputs:
@@ -50,7 +51,7 @@ def _find(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
             raise ImageError(f"{path}: not named as an image is ({', '.join(sorted(SUFFIXES))})")
         yield path, Path(path.name)
     elif path.is_dir():
-        yield from ((image, image.relative_to(path)) for image in images_below(path) if not image.resolve().is_relative_to(out))
+        yield from _below(path, images_below(path), out)
     elif glob.has_magic(text):
         yield from _find_matches(text, out)
     else:
@@ -65,7 +66,17 @@ def _find_matches(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
     base = Path(*parts[: next(index for index, part in enumerate(parts) if glob.has_magic(part))])
     for match in matches:
         images = images_below(match) if match.is_dir() else [match] if match.suffix.lower() in SUFFIXES else []
-        yield from ((image, image.relative_to(base)) for image in images if not image.resolve().is_relative_to(out))
+        yield from _below(base, images, out)
+
+
+def _below(base: Path, images: Iterable[Path], out: Path) -> Iterator[tuple[Path, Path]]:
+    """(image file, its path below `base`), of those that are no results of before."""
+    if out == base.resolve():
+        raise ImageError(f"{base}: results there would lie among the inputs, and count as such the next time; give another --out")
+    with_results = out.is_relative_to(base.resolve())
+    for image in images:
+        if not (with_results and image.resolve().is_relative_to(out)):
+            yield image, image.relative_to(base)
 
 
 def _refuse_collisions(jobs: Sequence[Job]) -> None:

@@ -60,6 +60,17 @@ def test_a_result_that_would_replace_an_input_is_refused(photos: Path) -> None:
         targets("photos/a.jpg", out="photos")
 
 
+@pytest.mark.parametrize("given", ["photos", "photos/*.jpg"])
+def test_a_folder_is_not_its_own_out(photos: Path, given: str) -> None:
+    with pytest.raises(ImageError, match="photos: results there would lie among the inputs"):
+        targets(given, out="photos", suffix=".webp")
+
+
+def test_out_can_lie_above_the_inputs(photos: Path) -> None:
+    assert targets("photos/night", out="photos") == ["photos/b.png"]
+    assert targets("photos/d*/*", out=".") == ["day/b.JPG"]
+
+
 def test_earlier_results_below_the_input_are_no_inputs(photos: Path) -> None:
     (photos / "out").mkdir()
     (photos / "out" / "a.jpg").touch()
