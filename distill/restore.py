@@ -1,6 +1,6 @@
 """Restores image files with a trained student, or a teacher: `python -m distill.restore --weights W IN... --out DIR`.
 
-Run again, it goes on: what is there and newer than its input is left alone.
+Run again, it goes on: results that are newer than their inputs, and of the same weights, are left alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from distill.data.picture_files import (
     read_picture,
     reduce_to_8_bits,
 )
+from distill.data.results import is_done, results_since, settings_of
 from distill.data.selection import COMPARISONS, Job, select
 from distill.engine.device import choose_device
 from distill.engine.restoration import TILE, NotFiniteError, Restorer
@@ -80,25 +81,29 @@ def restore(
 
     `weights` is a student's file, or a Restormer: a file, a published name or `embedded`. `file_format` None keeps each file's
     own; `quality`, 1 to 100, is of JPEG and WebP; `tile` is the side in pixels of what the network sees at once; `precision`
-    auto is fp16 on CUDA and fp32 elsewhere. Without `overwrite`, results newer than their inputs stay. `compare` also writes the
-    centres before and after, side by side, to out/compare. Pictures of more than 400 megapixels need `allow_large`.
+    auto is fp16 on CUDA and fp32 elsewhere. Without `overwrite`, results of these weights and this quality that are newer than
+    their inputs stay. `compare` also writes the centres before and after, side by side, to out/compare. Pictures of more than 400
+    megapixels need `allow_large`.
 
     A picture that cannot be read or restored is in the summary and stops nothing. Raises, before any is read: FileNotFoundError
     for weights or an input that is not there, WeightsError, ConfigError for a device that is not there or a tile that is too
-    small, and ImageError where there is nothing to do or two results would be one file. Raises WriteError where `out` cannot be
-    written.
+    small, and ImageError where there is nothing to do, two results would be one file, or one would replace a file that is no
+    result. Raises WriteError where `out` cannot be written.
     """
     jobs = select(inputs, out, None if file_format is None else f".{file_format}")
     place = choose_device(device)
     chosen = teacher_precision(precision, place)
     if chosen != "fp32" and place.type == "cpu":
         logger.warning("--precision: %s is many times slower than fp32 on a CPU", chosen)
-    restorer = Restorer(load_student(locate_weights(weights)), place, chosen, tile)
+    file = locate_weights(weights)
+    restorer = Restorer(load_student(file), place, chosen, tile)
+    settings = settings_of(file, quality)
     max_pixels = None if allow_large else MAX_PIXELS
     summary = Summary()
     with locked(out), logging_redirect_tqdm(), tqdm(total=len(jobs), unit="image", dynamic_ncols=True) as bar:
+        since = results_since(out, jobs, settings, overwrite=overwrite, compare=compare)
         for job in jobs:
-            if not overwrite and _is_done(job, compare):
+            if not overwrite and is_done(job, since, compare):
                 summary.done.append(job.target)
             else:
                 try:
@@ -109,11 +114,6 @@ def restore(
                     summary.failed.append(error)
             bar.update()
     return summary
-
-
-def _is_done(job: Job, compare: bool) -> bool:
-    written = [job.target, job.comparison] if compare else [job.target]
-    return all(path.is_file() and path.stat().st_mtime > job.source.stat().st_mtime for path in written)
 
 
 def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: int, compare: bool) -> None:
@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--device", type=_device, default="auto", help="auto, cpu, mps, cuda or cuda:N (default %(default)s)")
     add("--precision", choices=("auto", "fp32", "fp16"), default="auto", help="auto is fp16 on CUDA, fp32 elsewhere (default)")
-    add("--overwrite", action="store_true", help="restore again what is there and newer than its input")
+    add("--overwrite", action="store_true", help="restore again what is done, and replace files that are no results")
     add("--compare", action="store_true", help=f"also write the centres before and after, side by side, to DIR/{COMPARISONS}/")
     add("--allow-large", action="store_true", help=f"restore pictures of more than {MAX_PIXELS // 10**6} megapixels too")
     return parser

@@ -19,6 +19,7 @@ from torch import nn
 
 from distill import restore as command
 from distill.config import UNetConfig
+from distill.data.images import ImageError
 from distill.data.picture_files import Picture, encode_picture, read_picture
 from distill.engine.student import save_student
 from distill.restore import restore
@@ -139,19 +140,52 @@ class TestOneCallOverAllKinds:
 
     def test_the_truncated_file_leaves_nothing(self, photos: Path, out: Path) -> None:
         written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
-        assert written - {".lock"} == {"alpha.png", "cmyk.jpg", "deep.png", "turned.jpg", "sub/narrow.png"}
+        assert written - {".lock", ".restored.json"} == {"alpha.png", "cmyk.jpg", "deep.png", "turned.jpg", "sub/narrow.png"}
 
 
 def test_what_is_done_is_skipped_and_said(
-    photos: Path, identity: str, brighter: str, call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    photos: Path, identity: str, call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, narrow = tmp_path / "out", photos / "sub" / "narrow.png"
     assert call(command.main, "--weights", identity, photos / "deep.png", narrow, "--out", out) == 0
     os.utime(narrow, (time.time() + 60,) * 2)  # changed since
-    assert call(command.main, "--weights", brighter, photos / "deep.png", narrow, "--out", out) == 0
+    written = (out / "deep.png").stat().st_mtime_ns
+    assert call(command.main, "--weights", identity, photos / "deep.png", narrow, "--out", out) == 0
     assert "1 images restored, 1 skipped: done already" in capsys.readouterr().out
-    np.testing.assert_array_equal(read_picture(out / "deep.png", None).pixels, levels((33, 50, 3), np.uint16))
-    np.testing.assert_array_equal(read_picture(out / "narrow.png", None).pixels, brightened(levels((3000, 20, 3))))
+    assert (out / "deep.png").stat().st_mtime_ns == written
+
+
+def test_results_of_other_weights_are_not_taken_for_done(
+    photos: Path, identity: str, brighter: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    inputs, out = [str(photos / "deep.png"), str(photos / "alpha.png")], tmp_path / "out"
+    restore(inputs, identity, out)
+    restore(inputs[:1], brighter, out)
+    assert "its results are of other weights or another --quality" in caplog.text
+    summary = restore(inputs, brighter, out)
+    assert [path.name for path in summary.restored] == ["alpha.png"]
+    assert [path.name for path in summary.done] == ["deep.png"]
+    np.testing.assert_array_equal(read_picture(out / "alpha.png", None).pixels, brightened(levels((40, 50, 3))))
+
+
+def test_another_quality_is_written(photos: Path, identity: str, tmp_path: Path) -> None:
+    sizes = []
+    for quality in (30, 95):
+        restore([str(photos / "alpha.png")], identity, tmp_path / "out", file_format="jpg", quality=quality)
+        sizes.append((tmp_path / "out" / "alpha.jpg").stat().st_size)
+    assert sizes[0] < sizes[1]
+
+
+def test_a_file_that_is_no_result_is_not_replaced_without_a_word(photos: Path, identity: str, tmp_path: Path) -> None:
+    own = tmp_path / "out" / "alpha.png"
+    own.parent.mkdir()
+    own.write_bytes(b"another photograph of this name")
+    for made in (1, time.time() + 60):  # older than the input, and newer
+        os.utime(own, (made, made))
+        with pytest.raises(ImageError, match=r"out/alpha.png: is there, and no result of this command"):
+            restore([str(photos / "alpha.png")], identity, tmp_path / "out")
+        assert own.read_bytes() == b"another photograph of this name"
+    assert restore([str(photos / "alpha.png")], identity, tmp_path / "out", overwrite=True).restored == [own]
 
 
 def test_overwrite_restores_again(photos: Path, identity: str, brighter: str, tmp_path: Path) -> None:
