@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)  # as `write_bytes` names it: other programs' files can lie here too
 
 
 class WriteError(ValueError):
@@ -87,5 +89,5 @@ def _sweep(folder: Path) -> None:
     for path in folder.iterdir():
         if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():  # else another process may be writing there
             _sweep(path)
-        elif path.name.startswith(".") and path.name.endswith(".tmp"):
+        elif _TEMPORARY.fullmatch(path.name):
             path.unlink()

@@ -38,11 +38,12 @@ def test_a_full_disk_is_named() -> None:
 def test_a_lock_sweeps_up_and_is_given_back(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / ".a.png.17.tmp").touch()
-    (tmp_path / "sub" / "mine.tmp").touch()
+    for name in ("mine.tmp", ".mine.tmp"):
+        (tmp_path / "sub" / name).touch()
     for _ in range(2):
         with locked(tmp_path), pytest.raises(WriteError, match="another process is writing there"), locked(tmp_path):
             raise AssertionError("entered twice")
-    assert [path.name for path in (tmp_path / "sub").iterdir()] == ["mine.tmp"]
+    assert sorted(path.name for path in (tmp_path / "sub").iterdir()) == [".mine.tmp", "mine.tmp"]
 
 
 def test_a_folder_within_that_has_a_lock_of_its_own_is_not_swept(tmp_path: Path) -> None:
