@@ -52,6 +52,8 @@ def export(
     if out.suffix == ".onnx":
         require_onnx()
     path = locate_weights(str(weights))
+    if out.exists() and out.samefile(path):
+        raise ExportError(f"{out}: --out would replace the weights themselves; give another name")
     network, said = read_student(path, residual)
     about = about_file(path, network, said) | {"exported_by": project()}
     if out.suffix == ".onnx":

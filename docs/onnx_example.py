@@ -15,8 +15,8 @@ MIN_SIDE = 16  # the network pads to multiples of 16 by itself, by reflection, a
 def restore(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> the same shape."""
     height, width = pixels.shape[:2]
-    # Right and bottom; repeating the edge works for any size, one pixel included.
-    padded = np.pad(pixels, ((0, max(0, MIN_SIDE - height)), (0, max(0, MIN_SIDE - width)), (0, 0)), mode="edge")
+    # Right and bottom; this mirror, which repeats the edge, works for any size, one pixel included.
+    padded = np.pad(pixels, ((0, max(0, MIN_SIDE - height)), (0, max(0, MIN_SIDE - width)), (0, 0)), mode="symmetric")
     blurry = padded.transpose(2, 0, 1)[None].astype(np.float32) / 255  # (1, 3, H, W) in [0, 1]
     (restored,) = session.run(["restored"], {"blurry": blurry})
     # Already clamped to [0, 1]; rounded to the nearest level, not down.
