@@ -9,10 +9,11 @@ import argparse
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -91,7 +92,10 @@ def restore(
     result. Raises WriteError where `out` cannot be written.
     """
     jobs = select(inputs, out, None if file_format is None else f".{file_format}")
-    place = choose_device(device)
+    try:
+        place = choose_device(device)
+    except ConfigError as error:  # which names the key of a configuration
+        raise ConfigError(str(error).replace("run.device", "--device")) from None
     chosen = teacher_precision(precision, place)
     if chosen != "fp32" and place.type == "cpu":
         logger.warning("--precision: %s is many times slower than fp32 on a CPU", chosen)
@@ -128,15 +132,28 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
             picture.pixels = restorer.restore(blurry, bar.update)
         except NotFiniteError as error:
             raise ImageError(f"{job.source}: {error}; --precision fp32 is the one that can mend this") from None
+        except (torch.cuda.OutOfMemoryError, MemoryError):
+            raise ImageError(f"{job.source}: there is not enough memory; a smaller --tile needs less") from None
     if compare:
         write_bytes(job.comparison, encode_picture(_comparison(blurry, picture), ".png"))
     del blurry  # encoding needs its memory
-    try:
-        data = encode_picture(picture, job.target.suffix, quality)
-    except (ValueError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise ImageError(f"{job.source}: cannot be written as {job.target.suffix[1:]}: {reason}") from error
-    write_bytes(job.target, data)
+    write_bytes(job.target, _encode(job, picture, quality))
+
+
+def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
+    """The file; without EXIF, XMP or both, which is said, where it is they that cannot be written. Raises ImageError."""
+    suffix, metadata = job.target.suffix, picture.metadata
+    reasons: list[str] = []
+    for left_out in metadata.expendable():
+        try:
+            data = encode_picture(replace(picture, metadata=metadata.without(left_out)), suffix, quality)
+        except Exception as error:  # noqa: BLE001 (for what other programs have put into EXIF, Pillow's writer raises anything)
+            reasons.append(" ".join((str(error) or type(error).__name__).split())[:200])
+            continue
+        if left_out:
+            logger.warning("%s: its %s cannot be written, and is left out: %s", job.source, " and ".join(left_out), reasons[0])
+        return data
+    raise ImageError(f"{job.source}: cannot be written as {suffix[1:]}: {reasons[0]}")
 
 
 def _comparison(blurry: Samples, restored: Picture) -> Picture:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from pictures import SRGB, exif_of, levels
 from PIL import ExifTags, Image, ImageOps
 from running import ROOT
@@ -230,6 +231,7 @@ def test_a_teacher_restores_too(photos: Path, tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--quality", "0"], "--quality: 1 to 100, found 0"),
+        (["--device", "cuda:99"], "--device: cuda:99 is not available here"),
         (["--tile", "16"], "--tile: 16 is too small"),
         (["--weights", "embeded"], "did you mean embedded?"),
         (["missing.png"], "missing.png: no such file or folder"),
@@ -257,6 +259,36 @@ def test_a_large_picture_needs_permission(photos: Path, identity: str, tmp_path:
     (error,) = restore(inputs, identity, tmp_path / "out").failed
     assert "50x40 pixels" in str(error)
     assert restore(inputs, identity, tmp_path / "out", allow_large=True).failed == []
+
+
+@pytest.mark.parametrize("damage", ["too long", "not what the tag holds"])
+def test_exif_that_cannot_be_written_is_left_out_and_costs_no_picture(
+    photos: Path, identity: str, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = "x" * (70000 if damage == "too long" else 100)
+    data = exif.tobytes()
+    if damage == "not what the tag holds":
+        # Text under PageNumber, which is of numbers.
+        data = data.replace(b"\x01\x0e\x00\x02", b"\x01\x29\x00\x02")
+        assert b"\x01\x29\x00\x02" in data
+    Image.fromarray(levels((30, 40, 3))).save(tmp_path / "x.png", exif=data)
+    summary = restore([str(tmp_path / "x.png")], identity, tmp_path / "out", file_format="jpg")
+    assert summary.failed == []
+    assert "x.png: its EXIF cannot be written, and is left out: " in caplog.text
+    with Image.open(tmp_path / "out" / "x.jpg") as image:
+        assert image.size == (40, 30)
+
+
+def test_too_little_memory_for_a_tile_is_said(
+    photos: Path, identity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(command.Restorer, "restore", refuse)
+    (error,) = restore([str(photos / "alpha.png")], identity, tmp_path / "out").failed
+    assert str(error).endswith("alpha.png: there is not enough memory; a smaller --tile needs less")
 
 
 def test_ctrl_c_ends_with_its_status_and_leaves_no_half_file(identity: str, tmp_path: Path) -> None:

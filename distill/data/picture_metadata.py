@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,16 @@ class Metadata:
                 sizes[tag] = extent
         self.orientation = UPRIGHT
         return turned
+
+    def without(self, names: Collection[str]) -> Metadata:
+        """A copy that lacks EXIF, XMP, or both."""
+        copied = replace(self, exif=Image.Exif()) if "EXIF" in names else self
+        return replace(copied, xmp=None) if "XMP" in names else copied
+
+    def expendable(self) -> list[tuple[str, ...]]:
+        """What can be left out of it, less before more: `()`, `("XMP",)` and so on."""
+        present = [name for name, there in (("XMP", self.xmp), ("EXIF", len(self.exif))) if there]
+        return [names for count in range(len(present) + 1) for names in combinations(present, count)]
 
     def saving(self, kind: str, icc: bytes | None) -> dict[str, Any]:
         """The keywords with which Pillow writes what a format, but TIFF, can hold of this, and that profile."""
