@@ -28,6 +28,7 @@ from distill.engine.approximation import measure_approximation
 from distill.engine.device import choose_device
 from distill.engine.distributed import Ranks
 from distill.engine.fill import fill
+from distill.engine.progress import progress_bar
 from distill.engine.teacher import Teacher, build_teacher, identify
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ def _open(folder: Path, header: Header) -> TeacherCache:
 
 
 def _compare(cache: TeacherCache, images: Sequence[ImageFile], thorough: bool) -> Differences:
-    with tqdm(total=len(images), unit="image", desc="checking", leave=False, dynamic_ncols=True) as bar:
+    with progress_bar(len(images), "image", desc="checking", leave=False) as bar:
         return cache.compare(images, thorough, bar.update)
 
 
@@ -186,7 +187,7 @@ def _named(stems: Sequence[str], images: Sequence[ImageFile]) -> list[ImageFile]
 
 def _progress(images: Sequence[ImageFile], todo: Sequence[ImageFile], ranks: Ranks) -> tqdm[Any]:
     known, silent = len(images) - len(todo), not ranks.first
-    return tqdm(total=len(images), initial=known, unit="image", dynamic_ncols=True, smoothing=0.1, disable=silent)
+    return progress_bar(len(images), "image", silent, initial=known)
 
 
 def _summarise(cache: TeacherCache, computed: int) -> None:

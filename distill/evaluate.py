@@ -9,12 +9,11 @@ import argparse
 import logging
 from pathlib import Path
 
-from tqdm import tqdm
-
 from distill.command import SignalGate, add_config_arguments, read_config, run_command
 from distill.config import Config
 from distill.engine.device import choose_device
 from distill.engine.distributed import Ranks
+from distill.engine.progress import progress_bar
 from distill.engine.student import load_student
 from distill.engine.teacher import build_teacher
 from distill.engine.validate import Evaluation, Validation
@@ -40,7 +39,7 @@ def evaluate(config: Config, weights: Path | None = None, csv: Path | None = Non
         student = load_student(weights).to(device)
         validation = Validation(config, teacher, device, ranks)
         turns = ranks.turns(len(validation.dataset))
-        with tqdm(total=turns, unit="image", leave=False, disable=not ranks.first) as bar:
+        with progress_bar(turns, "image", silent=not ranks.first, leave=False) as bar:
 
             def advance() -> None:
                 bar.update()

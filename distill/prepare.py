@@ -13,14 +13,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from distill.command import SignalGate, run_command
 from distill.config import ConfigError, parse_recipe
 from distill.data.files import locked, write_bytes
 from distill.data.images import ImageError, find_images
 from distill.data.loader import load
 from distill.data.patches import BENCHMARK, TEST, TRAIN, PatchWriter, Settings, split
+from distill.engine.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +39,7 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
     with locked(out):
         _check_record(out, _record(images, settings))
         results = load(PatchWriter(images, folders, out, settings), workers, batch_size=None)
-        with tqdm(total=len(images), unit="image", dynamic_ncols=True, smoothing=0.1) as bar, closing(results):
+        with progress_bar(len(images), "image") as bar, closing(results):
             for done in results:
                 patches[done.folder] += done.patches
                 new += done.new

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import torch
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from distill.command import SignalGate, run_command
@@ -34,6 +33,7 @@ from distill.data.picture_files import (
 from distill.data.results import is_done, results_since, settings_of
 from distill.data.selection import COMPARISONS, Job, select
 from distill.engine.device import choose_device
+from distill.engine.progress import progress_bar
 from distill.engine.restoration import TILE, NotFiniteError, Restorer
 from distill.engine.student import load_student
 from distill.engine.teacher import teacher_precision
@@ -104,7 +104,7 @@ def restore(
     settings = settings_of(file, quality)
     max_pixels = None if allow_large else MAX_PIXELS
     summary = Summary()
-    with locked(out), logging_redirect_tqdm(), tqdm(total=len(jobs), unit="image", dynamic_ncols=True) as bar:
+    with locked(out), logging_redirect_tqdm(), progress_bar(len(jobs), "image") as bar:
         since = results_since(out, jobs, settings, overwrite=overwrite, compare=compare)
         for job in jobs:
             if not overwrite and is_done(job, since, compare):
@@ -127,7 +127,7 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
         logger.warning("%s: %s", job.source, note)
     blurry = picture.pixels
     height, width = blurry.shape[:2]
-    with tqdm(total=height * width, desc=job.source.name, unit="pixel", unit_scale=True, leave=False, dynamic_ncols=True) as bar:
+    with progress_bar(height * width, "pixel", desc=job.source.name, unit_scale=True, leave=False) as bar:
         try:
             picture.pixels = restorer.restore(blurry, bar.update)
         except NotFiniteError as error:

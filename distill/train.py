@@ -34,6 +34,7 @@ from distill.engine.fill import OnlineFiller, cache_lock, open_for_training
 from distill.engine.log import METRICS, RunLog
 from distill.engine.losses import VggFeatures
 from distill.engine.plan import Plan
+from distill.engine.progress import progress_bar
 from distill.engine.resume import resume_run, save_run
 from distill.engine.step import DivergedError, TrainingState, learning_rate, needs_target, new_training_state, training_step
 from distill.engine.student import build_student, continue_optimizer, save_student
@@ -214,7 +215,7 @@ def _loader(run: Run, plan: Plan, pin: bool) -> Generator[Batch]:
 
 def _progress_bar(run: Run, plan: Plan) -> tqdm[Any]:
     step, silent = run.state.step, not run.state.ranks.first
-    return tqdm(total=plan.total_steps, initial=step, unit="step", dynamic_ncols=True, smoothing=0.1, disable=silent)
+    return progress_bar(plan.total_steps, "step", silent, initial=step)
 
 
 def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from distill.config import Config, TeacherConfig
 from distill.data.datasets import Batch, cut, to_tensor
@@ -25,6 +24,7 @@ from distill.data.images import ImageError, ImageFile, Pixels, encode_png, read_
 from distill.data.loader import load
 from distill.data.manifest import CacheError, Entry, Stamp
 from distill.data.teacher_cache import TeacherCache, new_header, read_checked
+from distill.engine.progress import progress_bar
 from distill.engine.teacher import Teacher, identify
 from distill.engine.tiles import apply_in_tiles
 
@@ -236,7 +236,7 @@ def open_for_training(
             raise CacheError(f"{cache.folder}: there are no cached teacher images", mend="")
         cache.manifest.write_header(new_header(config, identity, images))
     cache.check_identity(identity)
-    with tqdm(total=len(images), unit="image", desc="checking the cache", leave=False, dynamic_ncols=True) as bar:
+    with progress_bar(len(images), "image", desc="checking the cache", leave=False) as bar:
         found = cache.compare(images, advance=bar.update)
     if cache.bare is not None:
         doubt = "no manifest: nothing tells whether these images are of this teacher and of these inputs"
