@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from distill.command import SignalGate, add_config_arguments, read_config, run_command
+from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config, ConfigError
 from distill.data.files import write_bytes
 from distill.engine.device import choose_device
@@ -30,6 +30,9 @@ from distill.engine.roofline import Machine
 logger = logging.getLogger(__name__)
 
 PARTS = ("teacher", "student", "loop")
+EXAMPLE = """example:
+  python -m distill.bench --config configs/quickstart.yaml --only teacher loop --json bench.json
+"""
 
 
 @dataclass
@@ -166,16 +169,21 @@ def _without_nan(tree: Any) -> Any:
     return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.bench",
-        description="Throughput of teacher, student and training loop, online against cached, beside what the machine can do.",
+def make_parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "bench",
+        "Throughput of teacher, student and training loop, online against cached, beside what the machine can do.",
+        EXAMPLE,
     )
     add_config_arguments(parser)
-    parser.add_argument("--only", nargs="+", default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--only", nargs="+", default=list(PARTS), metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="also draw it as a PNG")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     if arguments.chart is not None and importlib.util.find_spec("matplotlib") is None:
         raise ConfigError("--chart needs matplotlib: pip install matplotlib")
     SignalGate().install()

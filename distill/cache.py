@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from distill.command import SignalGate, add_config_arguments, read_config, run_command
+from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config, ConfigError
 from distill.data.datasets import list_images
 from distill.data.files import locked
@@ -32,6 +32,11 @@ from distill.engine.progress import progress_bar
 from distill.engine.teacher import Teacher, build_teacher, identify
 
 logger = logging.getLogger(__name__)
+
+EXAMPLE = """example:
+  python -m distill.cache --config configs/photos_cached.yaml
+  python -m distill.cache --config configs/photos_cached.yaml --verify
+"""
 
 
 def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> TeacherCache:
@@ -200,10 +205,9 @@ def _summarise(cache: TeacherCache, computed: int) -> None:
     print(f"{cache.folder}: {total} teacher images, {size:.1f} MB; {computed} of them are new")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.cache",
-        description="Stores the teacher's images for teacher.mode: cached: what is missing, changed or damaged.",
+def make_parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "cache", "Stores the teacher's images for teacher.mode: cached: what is missing, changed or damaged.", EXAMPLE
     )
     add_config_arguments(parser)
     action = parser.add_mutually_exclusive_group()
@@ -220,7 +224,11 @@ def main() -> None:
     action.add_argument(
         "--approximation", type=int, metavar="N", help="how far the cached images of N inputs are from online ones, augmented"
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     config = read_config(arguments)
     if Ranks.of_environment().count > 1 and (arguments.verify or arguments.pack or arguments.approximation):
         raise ConfigError("--verify, --pack and --approximation are for one process: run them without torchrun")

@@ -82,6 +82,16 @@ class SignalGate:
             raise Interrupted(signum, between_steps=True)
 
 
+def new_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+    """Of the command `distill.NAME`; `--help` ends with the example, as it is."""
+    return argparse.ArgumentParser(
+        prog=f"python -m distill.{name}",
+        description=description,
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """`--config FILE` and `--set key.path=value ...`."""
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML file")

@@ -9,7 +9,7 @@ import argparse
 import logging
 from pathlib import Path
 
-from distill.command import SignalGate, add_config_arguments, read_config, run_command
+from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config
 from distill.engine.device import choose_device
 from distill.engine.distributed import Ranks
@@ -19,6 +19,10 @@ from distill.engine.teacher import build_teacher
 from distill.engine.validate import Evaluation, Validation
 
 logger = logging.getLogger(__name__)
+
+EXAMPLE = """example:
+  python -m distill.evaluate --config configs/quickstart.yaml --weights runs/quickstart/student_best.pth --csv scores.csv
+"""
 
 
 def evaluate(config: Config, weights: Path | None = None, csv: Path | None = None) -> Evaluation:
@@ -52,12 +56,16 @@ def evaluate(config: Config, weights: Path | None = None, csv: Path | None = Non
     return evaluation
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m distill.evaluate", description="Scores a student against input and teacher.")
+def make_parser() -> argparse.ArgumentParser:
+    parser = new_parser("evaluate", "Scores a student against input and teacher.", EXAMPLE)
     add_config_arguments(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a student (default: of the run's last stage)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="one row per image (default: evaluation.csv in the run folder)")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     SignalGate().install()
     evaluation = evaluate(read_config(arguments), arguments.weights, arguments.csv)
     if Ranks.of_environment().first:

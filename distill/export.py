@@ -14,7 +14,7 @@ from typing import Literal
 import safetensors.torch
 from torch import Tensor, nn
 
-from distill.command import SignalGate, run_command
+from distill.command import SignalGate, new_parser, run_command
 from distill.data.files import write_bytes
 from distill.engine.about import about_file, project
 from distill.engine.onnx_export import DTYPES, Deployed, ExportError, check_form, check_onnx, describe, onnx_bytes, require_onnx
@@ -77,13 +77,8 @@ def _read_back(data: bytes, network: nn.Module) -> nn.Module:
     return restormer_from_state_dict(state).eval()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.export",
-        description="Writes a trained network as an ONNX or a safetensors file, checked against torch.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def make_parser() -> argparse.ArgumentParser:
+    parser = new_parser("export", "Writes a trained network as an ONNX or a safetensors file, checked against torch.", EXAMPLE)
     parser.add_argument(
         "--weights",
         required=True,
@@ -93,7 +88,11 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"what to write: {' or '.join(SUFFIXES)}")
     parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="of weights and arithmetic (default: fp32)")
     parser.add_argument("--residual", action="store_true", help="a plain state dict of a U-Net is of one with residual: true")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     SignalGate().install()
     export(arguments.weights, arguments.out, arguments.precision, arguments.residual)
 

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from distill.command import SignalGate, run_command
+from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError, parse_recipe
 from distill.data.files import locked, write_bytes
 from distill.data.images import ImageError, find_images
@@ -24,6 +24,9 @@ from distill.engine.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 RECORD = "prepare.json"
+EXAMPLE = """example:
+  python -m distill.prepare --sharp PHOTOS/train --out data --patch 256 --degrade configs/photos_online.yaml
+"""
 
 
 def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Counter[str]:
@@ -83,10 +86,9 @@ def _check_record(out: Path, record: dict[str, Any]) -> None:
         raise ConfigError(f"{out}: {what}; remove it, or give another --out")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.prepare",
-        description="Splits a folder of sharp images, cuts them into patches and blurs each once; run again, it goes on.",
+def make_parser() -> argparse.ArgumentParser:
+    parser = new_parser(
+        "prepare", "Splits a folder of sharp images, cuts them into patches and blurs each once; run again, it goes on.", EXAMPLE
     )
     parser.add_argument("--sharp", required=True, metavar="DIR", help="sharp images, searched recursively")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where sharp/ and blurry/ are written")
@@ -102,7 +104,11 @@ def main() -> None:
         "--quality", type=int, metavar="Q", help="write JPEG of this quality, as the original did, instead of PNG"
     )
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     for name, lowest, highest in (("patch", 16, 65536), ("seed", 0, 2**32 - 1), ("workers", 0, 1024), ("quality", 1, 100)):
         value = getattr(arguments, name)
         if value is not None and not lowest <= value <= highest:

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from distill.command import SignalGate, run_command
+from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError
 from distill.data.files import locked, write_bytes
 from distill.data.images import ImageError, Pixels, centre_crop, side_by_side
@@ -173,13 +173,8 @@ def _device(text: str) -> str:
     return text
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.restore",
-        description="Restores image files with a trained student, or a teacher; run again, it goes on.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def make_parser() -> argparse.ArgumentParser:
+    parser = new_parser("restore", "Restores image files with a trained student, or a teacher; run again, it goes on.", EXAMPLE)
     add = parser.add_argument
     add(
         "inputs",
@@ -207,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    arguments = _parser().parse_intermixed_args()  # options between inputs
+    arguments = make_parser().parse_intermixed_args()  # options between inputs
     if not 1 <= arguments.quality <= 100:
         raise ConfigError(f"--quality: 1 to 100, found {arguments.quality}")
     SignalGate().install()

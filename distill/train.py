@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from distill.command import Interrupted, SignalGate, add_config_arguments, read_config, run_command
+from distill.command import Interrupted, SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config, ConfigError, dump_config
 from distill.data.datasets import Batch, Skipped, TrainingPatches, training_loader
 from distill.data.files import locked, write_bytes
@@ -46,6 +46,11 @@ logger = logging.getLogger(__name__)
 BEST = "student_best.pth"
 EVALUATION = "evaluation.csv"
 CHECK_IMAGES = 4
+EXAMPLE = """example:
+  python -m distill.train --config configs/photos_online.yaml --set data.sharp=PHOTOS/train data.val.sharp=PHOTOS/val
+
+The run folder is run.dir of the configuration. Ctrl-C and SIGTERM save first; the same command goes on from there.
+"""
 
 
 def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -> Evaluation:
@@ -333,11 +338,15 @@ def _postfix(record: dict[str, Any]) -> str:
     return f"{record['images_per_s']:.1f} images/s, {terms}{bad}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m distill.train", description="Trains a student; resumes by itself.")
+def make_parser() -> argparse.ArgumentParser:
+    parser = new_parser("train", "Trains a student; resumes by itself.", EXAMPLE)
     add_config_arguments(parser)
     parser.add_argument("--fresh", action="store_true", help="start over, removing what the run folder holds of an earlier run")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    arguments = make_parser().parse_args()
     gate = SignalGate()
     gate.install()
     evaluation = train(read_config(arguments), arguments.fresh, gate)
