@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -66,7 +67,7 @@ class ImagesConfig(Section):
 
 
 class ValidationImagesConfig(ImagesConfig):
-    sharp: str | list[str] = "samples"
+    sharp: Annotated[str | list[str], WithJsonSchema({"type": "string"})] = "samples"
     """As `data.sharp`; `samples` are here chelsea and coffee, on which nothing shipped is trained."""
 
     @field_validator("sharp")
@@ -89,6 +90,7 @@ class DataConfig(ImagesConfig):
     keep_mb: Annotated[float, Field(ge=0)] = 128.0
     """Decoded images that each of them keeps, in MB: a set of images that fits is decoded once."""
     val: ValidationImagesConfig = ValidationImagesConfig()
+    """Images to validate on, and to score with `distill.evaluate`."""
 
 
 class AugmentConfig(Section):
@@ -133,6 +135,7 @@ class TeacherConfig(Section):
 
 class UNetConfig(Section):
     arch: Literal["unet"] = "unet"
+    """Which network; the other keys are its own."""
     width: Annotated[int, Field(ge=1, le=1024)] = 32
     """Channels of the first level; each level down doubles them."""
     depth: Annotated[int, Field(ge=2, le=5)] = 4
@@ -140,6 +143,7 @@ class UNetConfig(Section):
     residual: bool = True
     """Predict a correction of the input, zero at the start, instead of the image."""
     norm: Literal["batch", "none"] = "batch"
+    """BatchNorm after each 3x3 convolution, or nothing."""
     compile: bool = False
     """torch.compile the network for training; takes a minute at the start. For long runs on a GPU."""
     init: str | None = None
@@ -151,13 +155,21 @@ class RestormerConfig(Section):
     """The keywords of the published network; the defaults are its 26 million parameters."""
 
     arch: Literal["restormer"]
+    """Which network; the other keys are its own."""
     dim: Count = 48
+    """Channels of the first level, an even number; each level down doubles them."""
     num_blocks: Annotated[list[Count], Field(min_length=4, max_length=4)] = [4, 6, 6, 8]
+    """Transformer blocks of each level."""
     num_refinement_blocks: Annotated[int, Field(ge=0)] = 4
+    """Blocks at full resolution, at the end."""
     heads: Annotated[list[Count], Field(min_length=4, max_length=4)] = [1, 2, 4, 8]
+    """Attention heads of each level, which divide its channels."""
     ffn_expansion_factor: Positive = 2.66
+    """Hidden channels of a feed-forward part, as a multiple of its level's."""
     bias: bool = False
+    """Of the convolutions."""
     LayerNorm_type: Literal["WithBias", "BiasFree"] = "WithBias"
+    """Whether LayerNorm subtracts the mean and adds a bias, or only scales."""
     compile: bool = False
     """As of the U-Net."""
     init: str | None = None
@@ -188,6 +200,7 @@ class StageConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     """Names the file that the stage ends with: student_model_<name>.pth."""
     epochs: Count
+    """Of `data.images_per_epoch` samples each."""
     l1: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the L1 distance to the sharp image."""
     kd: Annotated[float, Field(ge=0)] = 1.0
@@ -240,6 +253,7 @@ class EvalConfig(Section):
     images: Count | None = None
     """At most so many validation images, evenly spread; null: all."""
     every_epochs: Count = 1
+    """Validates after so many epochs, and at the end of each stage."""
     samples: Count = 4
     """Rows of the picture blurry | student | teacher | sharp."""
 
@@ -270,16 +284,25 @@ class BenchConfig(Section):
 
 class Config(Section):
     run: RunConfig = RunConfig()
+    """Where a run is kept, and on what it computes."""
     data: DataConfig = DataConfig()
+    """Which images, and in what portions."""
     degrade: Degradations = []
     """What makes a blurry image of a sharp one, in this order, or the name of a preset."""
     augment: AugmentConfig = AugmentConfig()
+    """Random changes that blurry and sharp images share."""
     teacher: TeacherConfig = TeacherConfig()
+    """The network to learn from."""
     student: StudentConfig = UNetConfig()
+    """The network that is trained."""
     stages: Annotated[list[StageConfig], Field(min_length=1)]
+    """What is minimised, and for how long; stages run one after the other with one optimiser."""
     vgg: VggConfig = VggConfig()
+    """The perceptual loss, where a stage has a `vgg` weight."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """How a batch becomes an update."""
     eval: EvalConfig = EvalConfig()
+    """What is validated, and when."""
     bench: BenchConfig = BenchConfig()
 
     @model_validator(mode="after")

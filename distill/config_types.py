@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 
 class Section(BaseModel):
@@ -26,7 +26,9 @@ def range_of(lowest: float, highest: float = math.inf) -> Any:
         # YAML has lists and no tuples; strict validation would refuse the one for the other.
         return tuple(value) if isinstance(value, list) else value
 
-    return Annotated[tuple[float, float], BeforeValidator(to_tuple), AfterValidator(check)]
+    limits = {"type": "number", "minimum": lowest} | ({} if math.isinf(highest) else {"maximum": highest})
+    schema = {"type": "array", "items": limits, "minItems": 2, "maxItems": 2}
+    return Annotated[tuple[float, float], BeforeValidator(to_tuple), AfterValidator(check), WithJsonSchema(schema)]
 
 
 Probability = Annotated[float, Field(ge=0, le=1)]

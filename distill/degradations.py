@@ -16,30 +16,35 @@ class _Degradation(Section):
 
 class GaussianBlur(_Degradation):
     kind: Literal["gaussian_blur"]
+    """Blurs alike in all directions."""
     sigma: range_of(0.1, 50)  # type: ignore[valid-type]
     """Standard deviation in pixels."""
 
 
 class MotionBlur(_Degradation):
     kind: Literal["motion_blur"]
+    """Blurs along a stroke."""
     length: range_of(3, 99)  # type: ignore[valid-type]
     """Length of the stroke in pixels, rounded to an odd number; its direction is uniform over the circle."""
 
 
 class Rescale(_Degradation):
     kind: Literal["rescale"]
+    """Takes resolution away."""
     factor: range_of(1, 16)  # type: ignore[valid-type]
     """Antialiased bicubic down by this factor and up again."""
 
 
 class Noise(_Degradation):
     kind: Literal["noise"]
+    """Adds noise."""
     sigma: range_of(0, 255)  # type: ignore[valid-type]
     """Standard deviation of white Gaussian noise, in 8-bit levels."""
 
 
 class Jpeg(_Degradation):
     kind: Literal["jpeg"]
+    """Compresses."""
     quality: range_of(1, 100)  # type: ignore[valid-type]
     """JPEG quality, as libjpeg counts it."""
 
@@ -62,7 +67,9 @@ def _expand_preset(value: Any) -> Any:
     return DEGRADE_PRESETS[value]
 
 
-Degradations = Annotated[list[Degradation], BeforeValidator(_expand_preset)]
+# For editors: a preset's name is as good as a list.
+_Written = list[Degradation] | Literal["bicubic_x4", "bicubic_x4_motion"]
+Degradations = Annotated[list[Degradation], BeforeValidator(_expand_preset, json_schema_input_type=_Written)]
 
 
 class Recipe(Section):

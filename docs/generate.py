@@ -1,0 +1,198 @@
+"""Writes what the documentation takes from the code: the JSON schema of the configuration, and the blocks of pages that stand
+between `<!-- generated: KIND NAME -->` and `<!-- end -->`.
+
+    python docs/generate.py
+
+A test holds what is committed to what this gives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from distill.config import Config
+
+ROOT = Path(__file__).resolve().parents[1]
+SCHEMA = ROOT / "configs" / "schema.json"
+HELP_COLUMNS = 100
+BLOCK = re.compile(r"(<!-- generated: (\w+) ?(\S*) -->\n).*?(<!-- end -->)", re.DOTALL)
+Tree = dict[str, Any]
+
+
+def schema() -> Tree:
+    """Of a configuration file, as editors read it (draft 7, which all of them know)."""
+    tree = Config.model_json_schema(ref_template="#/definitions/{model}")
+    tree["definitions"] = tree.pop("$defs")
+    about = {"title": "A run of online distillation", "description": "One file describes one run; docs/configuration.md."}
+    return {"$schema": "http://json-schema.org/draft-07/schema#"} | about | _tidy(tree)
+
+
+def _tidy(node: Any) -> Any:
+    """Without the defaults of whole sections, which their keys have one by one, and with each description on one line."""
+    if isinstance(node, list):
+        return [_tidy(entry) for entry in node]
+    if not isinstance(node, dict):
+        return node
+    kept = {key: _tidy(value) for key, value in node.items() if not (key == "default" and isinstance(value, dict))}
+    if isinstance(kept.get("description"), str):
+        kept["description"] = " ".join(kept["description"].split())
+    kept.pop("discriminator", None)  # OpenAPI's word, which JSON Schema does not have
+    return kept
+
+
+def schema_text() -> str:
+    return json.dumps(schema(), indent=1) + "\n"
+
+
+def configuration(_: str = "") -> str:
+    """Every key, section by section, as tables."""
+    tree = schema()
+    return "\n".join(_section(tree, path, keys, described) for path, keys, described in _sections(tree))
+
+
+def _sections(tree: Tree) -> Iterator[tuple[str, Tree, str]]:
+    """(heading, keys, description), in the order of the file."""
+    for name, node in tree["properties"].items():
+        said = node.get("description", "")
+        kinds = _kinds(tree, node)
+        for kind in kinds:
+            keys = kind["properties"]
+            tag = next((f"{key}: {value['const']}" for key, value in keys.items() if "const" in value), "")
+            heading = f"{name}, {tag}" if tag else name
+            about = said if kind is kinds[0] else ""
+            own = kind.get("description", "")
+            yield heading, keys, " ".join(dict.fromkeys(filter(None, (about, own))))
+            for key, inner in keys.items():
+                if "$ref" in inner:
+                    target = _resolve(tree, inner)
+                    yield f"{name}.{key}", target["properties"], inner.get("description", "")
+
+
+def _kinds(tree: Tree, node: Tree) -> list[Tree]:
+    """The sections that a value may be, or its entries where it is a list."""
+    if "$ref" in node:
+        return _kinds(tree, _resolve(tree, node))
+    if "properties" in node:
+        return [node]
+    options = [*node.get("oneOf", []), *node.get("anyOf", []), *([node["items"]] if "items" in node else [])]
+    return [kind for option in options for kind in _kinds(tree, option)]
+
+
+def _resolve(tree: Tree, node: Tree) -> Tree:
+    return tree["definitions"][node["$ref"].rpartition("/")[2]]
+
+
+def _section(tree: Tree, heading: str, keys: Tree, described: str) -> str:
+    name, _, tag = heading.partition(", ")
+    title = f"## `{name}`" + (f", `{tag}`" if tag else "")
+    rows = [_row(key, value) for key, value in keys.items() if "$ref" not in value]
+    table = ["| key | value | default | meaning |", "|---|---|---|---|", *rows]
+    return "\n".join([title, "", *([described, ""] if described else []), *table, ""])
+
+
+def _row(key: str, node: Tree) -> str:
+    default = _code(json.dumps(node["default"])) if "default" in node else "none, must be given"
+    if isinstance(node.get("default"), str):
+        default = _code(node["default"])
+    return f"| `{key}` | {_values(node)} | {default} | {_text(node.get('description', ''))} |"
+
+
+def _values(node: Tree) -> str:
+    """What a key takes, in words."""
+    if "anyOf" in node:
+        return "; or ".join(_values(option) for option in node["anyOf"])
+    if "const" in node:
+        return _code(node["const"])
+    if "enum" in node:
+        return ", ".join(_code(value) for value in node["enum"])
+    kind = node["type"]
+    if kind == "array":
+        return _list(node)
+    if kind == "string":
+        return "text" + (f" that matches {_code(node['pattern'])}" if "pattern" in node else "")
+    if kind in ("integer", "number"):
+        return kind + _limits(node)
+    return {"boolean": "`true` or `false`", "null": "`null`"}[kind]
+
+
+def _list(node: Tree) -> str:
+    items, least, most = _values(node["items"]), node.get("minItems"), node.get("maxItems")
+    if least == most == 2:
+        return f"[smallest, largest], each a {items}"
+    if least is not None and least == most:
+        return f"list of {least}, each {items}"
+    return f"list, each {items}" + (", not empty" if least == 1 else "")
+
+
+def _limits(node: Tree) -> str:
+    low, high = node.get("minimum"), node.get("maximum")
+    above, below, step = node.get("exclusiveMinimum"), node.get("exclusiveMaximum"), node.get("multipleOf")
+    words = []
+    if low is not None and high is not None:
+        words.append(f"{low:g} to {high:g}")
+    elif low is not None:
+        words.append(f"{low:g} or more")
+    if above is not None:
+        words.append(f"above {above:g}")
+    if below is not None:
+        words.append(f"below {below}")
+    if step is not None:
+        words.append(f"a multiple of {step:g}")
+    return "".join(f", {word}" for word in words)
+
+
+def _text(words: str) -> str:
+    """As text that may stand in a table."""
+    return words.replace("<", "&lt;").replace("|", "\\|")
+
+
+def _code(value: Any) -> str:
+    """As code that may stand in a table."""
+    text = str(value)
+    return "<code>" + text.replace("|", "&#124;") + "</code>" if "|" in text else f"`{text}`"
+
+
+def command_help(name: str) -> str:
+    """What `python -m distill.NAME --help` prints."""
+    parser: argparse.ArgumentParser = importlib.import_module(f"distill.{name}").make_parser()
+    parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=HELP_COLUMNS)  # type: ignore[assignment]
+    parser.color = False  # type: ignore[attr-defined]  # Python 3.14 would colour it
+    return f"```text\n{parser.format_help().rstrip()}\n```\n"
+
+
+def signature(name: str) -> str:
+    """A function's signature and docstring, as they stand in its file."""
+    module, _, function_name = name.rpartition(".")
+    function = getattr(importlib.import_module(module), function_name)
+    lines = inspect.getsource(function).splitlines()
+    node = ast.parse(inspect.getsource(function)).body[0]
+    assert isinstance(node, ast.FunctionDef)
+    head = "\n".join(lines[: node.body[0].lineno - 1]).rstrip().removesuffix(":")
+    return f"```python\n{head}\n```\n\n{inspect.getdoc(function)}\n"
+
+
+KINDS: dict[str, Callable[[str], str]] = {"configuration": configuration, "help": command_help, "signature": signature}
+
+
+def filled(text: str) -> str:
+    """A page with its generated blocks as they should be."""
+    return BLOCK.sub(lambda match: match[1] + KINDS[match[2]](match[3]) + match[4], text)
+
+
+def main() -> None:
+    SCHEMA.write_text(schema_text(), encoding="utf-8")
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
