@@ -4,7 +4,8 @@ project = "Online distillation"
 html_title = "Online distillation for image restoration"
 extensions = ["myst_parser"]
 html_theme = "furo"
-html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 # Not looked for in the pages' folder, which has other files too.
 include_patterns = ["*.md"]
