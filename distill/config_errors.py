@@ -43,7 +43,7 @@ def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
 
 
 def _did_you_mean(schema: type[BaseModel], location: list[str | int]) -> str:
-    names = _key_names(schema)
+    names = key_names(schema)
     *parents, wrong = map(_word, location)
     section = ".".join(part for part in parents if not part.isdecimal())
     siblings = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == section]
@@ -56,15 +56,15 @@ def _did_you_mean(schema: type[BaseModel], location: list[str | int]) -> str:
     return f"; known here: {', '.join(dict.fromkeys(siblings))}" if siblings else ""
 
 
-def _key_names(annotation: Any, prefix: str = "") -> list[str]:
+def key_names(annotation: Any, prefix: str = "") -> list[str]:
     """Every key path of a schema type, list entries without their index."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         names = []
         for name, field in annotation.model_fields.items():
-            names += [prefix + name, *_key_names(field.annotation, f"{prefix}{name}.")]
+            names += [prefix + name, *key_names(field.annotation, f"{prefix}{name}.")]
         return names
     if get_origin(annotation) in (Union, UnionType, Annotated, list):
-        return [name for inner in get_args(annotation) for name in _key_names(inner, prefix)]
+        return [name for inner in get_args(annotation) for name in key_names(inner, prefix)]
     return []
 
 

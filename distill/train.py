@@ -56,9 +56,9 @@ The run folder is run.dir of the configuration. Ctrl-C and SIGTERM save first; t
 def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -> Evaluation:
     """Runs all stages, from the run folder's checkpoint if there is one, and returns the final evaluation.
 
-    Writes the run folder (see README). Raises ConfigError, FileNotFoundError, ImageError, CacheError, WriteError and WeightsError
-    for what the user can mend, before the first step where it can be known by then; DivergedError; LostRankError where another
-    process of the run ended; Interrupted when a signal came through the gate.
+    Writes the run folder (docs/index.md lists its files). Raises ConfigError, FileNotFoundError, ImageError, CacheError,
+    WriteError and WeightsError for what the user can mend, before the first step where it can be known by then; DivergedError;
+    LostRankError where another process of the run ended; Interrupted when a signal came through the gate.
     """
     gate, ranks = gate or SignalGate(), Ranks.of_environment()
     _check_shares(config, ranks)

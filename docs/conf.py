@@ -7,6 +7,11 @@ html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_show_copyright = False
+html_show_sourcelink = False
+html_copy_source = False
+# Styles in which what a change adds and removes can be told apart.
+pygments_style = "tango"
+pygments_dark_style = "monokai"
 # Not looked for in the pages' folder, which has other files too.
 include_patterns = ["*.md"]
 myst_heading_anchors = 3

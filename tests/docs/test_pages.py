@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from distill.config import Config
-from distill.config_errors import _key_names
+from distill.config_errors import key_names
 from distill.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def test_every_key_has_a_meaning_on_the_page(generate: ModuleType) -> None:
     rows = [line for line in generate.configuration().splitlines() if line.startswith("| `")]
     names = {row.split("`")[1] for row in rows}
     sections = {"run", "data", "val", "degrade", "augment", "teacher", "student", "stages", "vgg", "optimizer", "eval", "bench"}
-    assert names | sections >= {name.rpartition(".")[2] for name in _key_names(Config)}
+    assert names | sections >= {name.rpartition(".")[2] for name in key_names(Config)}
     assert all(row.rstrip(" |").rpartition("|")[2].strip() for row in rows), "a key without a docstring"
     assert len(rows) > 80
 
@@ -153,7 +153,7 @@ def keys_named() -> Iterator[tuple[str, str]]:
 
 
 def test_a_key_that_a_page_names_exists() -> None:
-    known = {*_key_names(Config)}
+    known = {*key_names(Config)}
     named = list(keys_named())
     assert len(named) > 50
     assert [(page, key) for page, key in named if key not in known] == []
