@@ -75,6 +75,11 @@ def test_every_key_has_a_meaning_on_the_page(generate: ModuleType) -> None:
     assert len(rows) > 80
 
 
+def test_every_shipped_configuration_is_on_the_page() -> None:
+    table = read(ROOT / "docs" / "configuration.md").partition("Any key can be changed")[0]
+    assert set(re.findall(r"`(\w+\.yaml)`", table)) == {path.name for path in CONFIGS}
+
+
 # The schema for editors
 
 
