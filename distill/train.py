@@ -27,7 +27,7 @@ from distill.data.datasets import Batch, Skipped, TrainingPatches, training_load
 from distill.data.files import locked, write_bytes
 from distill.engine.about import about_training
 from distill.engine.checkpoint import CHECKPOINT, PREVIOUS
-from distill.engine.device import choose_device, on_device
+from distill.engine.device import choose_device, describe_device, on_device
 from distill.engine.distributed import Ranks
 from distill.engine.fast_teacher import speed_up_for_training
 from distill.engine.fill import OnlineFiller, cache_lock, open_for_training
@@ -83,17 +83,21 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
 
         checkpoints = _Checkpoints(run, plan)
         loader = _loader(run, plan, pin=device.type == "cuda")
-        with RunLog(folder, run.state.step, ranks) as log, gate, closing(loader):
-            try:
-                evaluation = _run_steps(run, plan, on_device(_completed(loader, run.filler), device), log, checkpoints, pause)
-            except Interrupted as stop:
-                if stop.between_steps:
-                    checkpoints.save()
-                    step, total = run.state.step, plan.total_steps
-                    logger.warning("saved step %d of %d; the same command goes on from there", step, total)
-                raise
-        for others in ranks.gather(run.skipped | run.validation.skipped):
-            run.skipped.update(others)
+        with RunLog(folder, run.state.step, ranks) as log:
+            log.started(run.state.step, plan.total_steps, describe_device(device))
+            with gate, closing(loader):
+                try:
+                    batches = on_device(_completed(loader, run.filler), device)
+                    evaluation = _run_steps(run, plan, batches, log, checkpoints, pause)
+                except Interrupted as stop:
+                    if stop.between_steps:
+                        checkpoints.save()
+                        step, total = run.state.step, plan.total_steps
+                        logger.warning("saved step %d of %d; the same command goes on from there", step, total)
+                    raise
+            for others in ranks.gather(run.skipped | run.validation.skipped):
+                run.skipped.update(others)
+            log.skipped(run.state.step, run.skipped.values())
     if ranks.first:
         evaluation.write_csv(folder / EVALUATION)
         _summarise(run.skipped)
@@ -109,6 +113,7 @@ def _run_steps(
     with _progress_bar(run, plan) as bar:
         for batch in batches:
             _name_skipped(batch.skipped, run.skipped)
+            log.skipped(state.step, batch.skipped)
             stage = plan.stage_at(state.step)
             lr = learning_rate(config.optimizer, state.step, plan.total_steps)
             state.student.train()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 import sys
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 
@@ -37,6 +39,22 @@ def choose_device(name: str, ranks: Ranks | None = None) -> torch.device:
     # What is computed in float32 on a GPU is so because half precision would not do, and TF32 has fp16's ten bits.
     torch.backends.cudnn.allow_tf32 = False
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """Device and versions, in one line."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    count = torch.get_num_threads()
+    threads = "" if device.type == "cuda" else f", {count} thread{'s' * (count > 1)}"
+    return f"{name}{threads}; Python {platform.python_version()}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    """As the kernel names it; the architecture where there is no /proc."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

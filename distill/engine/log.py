@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from distill.data.datasets import Skipped
 from distill.data.files import WriteError, append_bytes, write_bytes
 from distill.data.images import write_image
 from distill.engine.distributed import Ranks
@@ -41,12 +42,24 @@ class RunLog:
         self._since = time.perf_counter()
         self._images = 0
         self._unwritable: set[str] = set()
+        self._unusable: set[str] = set()
         self._board: SummaryWriter | None = None
         if ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
             _cut(folder / METRICS, step)
             # purge_step is the first step to be forgotten; -1 would forget nothing.
             self._try(TENSORBOARD, lambda: self._open_board(step + 1))
+
+    def started(self, step: int, total_steps: int, device: str) -> None:
+        """Writes that a process goes on from here: a second such line is of a run that was stopped and continued."""
+        self._append("start", {"step": step, "time": _now(), "total_steps": total_steps, "device": device})
+
+    def skipped(self, step: int, images: Iterable[Skipped]) -> None:
+        """Writes which image files cannot be used, each once."""
+        for image in images:
+            if image.path not in self._unusable:
+                self._unusable.add(image.path)
+                self._append("skipped", {"step": step, "path": image.path, "reason": image.reason})
 
     def _open_board(self, purge_step: int) -> None:
         self._board = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=purge_step)
@@ -76,7 +89,7 @@ class RunLog:
         values = {name: torch.stack([terms[name].float() for terms in measured]).cpu() for name in measured[0]}
         finite, teacher_finite = (values.pop(name, None) for name in ("finite", "teacher_finite"))
         assert finite is not None
-        record: dict[str, Any] = {"step": step, **constants}
+        record: dict[str, Any] = {"step": step, "time": _now(), **constants}
         if finite.any():
             record |= {name: float(value[finite > 0].mean()) for name, value in values.items()}
         record |= {
@@ -116,13 +129,17 @@ class RunLog:
             self._show("add_image", "blurry|student|teacher|sharp", picture, step, dataformats="HWC")
 
     def _write(self, record: dict[str, Any], kind: str) -> None:
+        self._append(kind, record)
         if not self.ranks.first:
             return
-        line = json.dumps({"kind": kind, **record}) + "\n"
-        self._try(METRICS, lambda: append_bytes(self.folder / METRICS, line.encode()))
         for name, value in record.items():
-            if name != "step" and isinstance(value, int | float):
+            if name not in ("step", "time") and isinstance(value, int | float):
                 self._show("add_scalar", f"{kind}/{name}", value, record["step"])
+
+    def _append(self, kind: str, record: dict[str, Any]) -> None:
+        if self.ranks.first:
+            line = json.dumps({"kind": kind, **record}) + "\n"
+            self._try(METRICS, lambda: append_bytes(self.folder / METRICS, line.encode()))
 
     def _show(self, method: str, *arguments: Any, **options: Any) -> None:
         """On TensorBoard, unless it has failed: its thread has then ended, and would raise the same error for ever."""
@@ -137,6 +154,11 @@ class RunLog:
             if what not in self._unwritable:
                 logger.warning("WARNING: %s: cannot be written, and the run goes on without: %s", self.folder / what, error)
             self._unwritable.add(what)
+
+
+def _now() -> float:
+    """Seconds since 1970, of the machine's clock."""
+    return round(time.time(), 3)
 
 
 def _cut(path: Path, step: int) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
+
+from distill.engine.device import describe_device
 
 REPETITIONS = 7
 
@@ -70,17 +70,7 @@ class Machine:
 
     def describe(self) -> str:
         """Device and versions, in one line."""
-        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _processor()
-        threads = "" if self.device.type == "cuda" else f", {torch.get_num_threads()} threads"
-        return f"{name}{threads}; Python {platform.python_version()}, torch {torch.__version__}"
-
-
-def _processor() -> str:
-    """As the kernel names it; the architecture where there is no /proc."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+        return describe_device(self.device)
 
 
 @dataclass(frozen=True)
