@@ -27,6 +27,14 @@ ALLOWED = {
     "distill.config": ["distill.strict_yaml", "distill.config_errors", "distill.config_types", "distill.degradations"],
     "distill.data": ["distill.config", "distill.degradations", "distill.data"],
     "distill.engine": ["distill.config", "distill.data", "distill.engine", "restormer", "unet"],
+    "distill.reporting": [
+        "distill.config",
+        "distill.degradations",
+        "distill.data",
+        "distill.engine",
+        "distill.reporting",
+        "restormer",
+    ],
 }
 
 

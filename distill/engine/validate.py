@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,6 +103,13 @@ class Validation:
             if pair is not None:
                 yield pair
         self._refuse_none()
+
+    def named(self, names: Collection[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """As `pairs`, of the images with these names alone, and no error where none of them can be used."""
+        for index, image in enumerate(self.dataset.images):
+            pair = self._pair(index) if image.stem in names else None
+            if pair is not None:
+                yield pair
 
     def _pair(self, index: int) -> tuple[str, Tensor, Tensor] | None:
         batch = self.dataset[index]

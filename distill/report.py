@@ -1,0 +1,78 @@
+"""Shows a run to somebody who has never seen the project: `python -m distill.report RUN_DIR` writes one HTML file.
+
+The file holds everything, pictures included, and fetches nothing. Several run folders give a comparison. The run folder is only
+read, and may be of a run that is still going on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from distill.command import SignalGate, run_command
+from distill.config import ConfigError
+from distill.data.files import write_bytes
+from distill.reporting.page import render
+from distill.reporting.pictures import gallery
+from distill.reporting.run_folder import read_runs
+
+logger = logging.getLogger(__name__)
+
+IMAGES = 6
+ONE, SEVERAL = "report.html", "comparison.html"
+EXAMPLE = f"""example:
+  python -m distill.report runs/quickstart
+  python -m distill.report runs/photos_online runs/photos_both --out online_or_cached.html --images 10
+
+The pictures are made again from the run's configuration, its student and its teacher, the worst, the median and the best image
+first; where those are gone, the run's last sample picture stands in. Nothing is downloaded. Written to RUN_DIR/{ONE}, and for
+several runs to {SEVERAL} in the first."""
+
+
+def report(runs: Sequence[str | Path], out: str | Path | None = None, images: int = IMAGES, device: str = "auto") -> Path:
+    """Writes the report of one run folder, or of several compared, and returns its path.
+
+    `out` is by default report.html in the run folder, or comparison.html in the first of several. `images` is how many
+    validation images are shown, 0 for none; they are made on `device` (auto, cpu, mps, cuda or cuda:N). Raises FileNotFoundError
+    for a folder that is no run, ConfigError for a configuration that cannot be read or a folder given twice, and WriteError.
+    """
+    folders = [Path(folder) for folder in runs]
+    if not folders:
+        raise ConfigError("RUN_DIR: at least one run folder is needed")
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ConfigError("RUN_DIR: a run folder is given twice")
+    if images < 0:
+        raise ConfigError(f"--images: 0 or more, found {images}")
+    read = read_runs(folders)
+    target = Path(out) if out is not None else folders[0] / (ONE if len(folders) == 1 else SEVERAL)
+    page = render(read, gallery(read, images, device))
+    write_bytes(target, page)
+    logger.info("%s: %.1f MB", target, len(page) / 1e6)
+    return target
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m distill.report",
+        description="Shows a run, or several compared, in one HTML file that fetches nothing.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN_DIR", help="a run folder, also of a run that is going on; several are compared")
+    add("--out", metavar="FILE", help=f"the HTML file (default: {ONE} in the run folder)")
+    add("--images", type=int, default=IMAGES, metavar="N", help="validation images shown, 0 for none (default %(default)s)")
+    add("--device", default="auto", help="where they are made: auto, cpu, mps, cuda or cuda:N (default %(default)s)")
+    return parser
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    SignalGate().install()
+    print(report(arguments.runs, arguments.out, arguments.images, arguments.device))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,94 @@
+"""What metrics.jsonl says, as curves against steps and against time."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+from distill.reporting.run_folder import Record, RunFolder, number
+
+MAX_POINTS = 500
+TRAINING = ("loss", "l1", "kd", "vgg", "images_per_s")
+VALIDATION = tuple(f"{row}_{measure}" for measure in ("psnr", "ssim") for row in ("blurry", "teacher", "student"))
+
+
+class Clock:
+    """Seconds of training at the steps of a run: of all its sessions, without the pauses between them."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.estimated = False
+        """Some records have no time, and images/s stands in: validations do not count then."""
+        self._steps, self._seconds = [0], [0.0]
+        batch, origin = run.config.data.batch, None
+        for record in run.records:
+            time, elapsed, before = number(record, "time"), self._seconds[-1], self._steps[-1]
+            if record["kind"] == "start" and time is not None:
+                origin = time - elapsed
+            elif record["kind"] == "train":
+                rate = number(record, "images_per_s")
+                if time is not None and origin is not None:
+                    elapsed = max(elapsed, time - origin)
+                elif rate:
+                    elapsed += (record["step"] - before) * batch / rate
+                    self.estimated = True
+                    origin = None if time is None else time - elapsed
+                if record["step"] > before:
+                    self._steps.append(record["step"])
+                    self._seconds.append(elapsed)
+
+    def at(self, step: int) -> float:
+        """When this step was reached; between two records, in proportion."""
+        after = bisect_right(self._steps, step)
+        if after == len(self._steps):
+            return self._seconds[-1]
+        (s0, s1), (t0, t1) = self._steps[after - 1 : after + 1], self._seconds[after - 1 : after + 1]
+        return t0 + (t1 - t0) * (step - s0) / (s1 - s0)
+
+    @property
+    def total(self) -> float:
+        return self._seconds[-1]
+
+
+def curves(run: RunFolder) -> dict[str, Any]:
+    """{"train": {"step", "seconds", "values"}, "val": likewise, "stages", "estimated"}, in JSON's types; None for what was not
+    measured. Of more than MAX_POINTS records neighbours are averaged."""
+    clock = Clock(run)
+    return {
+        "train": _table(run.of("train"), TRAINING, clock),
+        "val": _table(run.of("val"), VALIDATION, clock),
+        "stages": _stages(run, clock),
+        "estimated": clock.estimated,
+    }
+
+
+def _table(records: Sequence[Record], names: Sequence[str], clock: Clock) -> dict[str, Any]:
+    size = -(-len(records) // MAX_POINTS) or 1
+    groups = [records[start : start + size] for start in range(0, len(records), size)]
+    steps = [group[-1]["step"] for group in groups]
+    values = {name: [_mean(group, name) for group in groups] for name in names}
+    return {
+        "step": steps,
+        "seconds": [round(clock.at(step), 2) for step in steps],
+        "values": {name: column for name, column in values.items() if any(value is not None for value in column)},
+        "averaged": size,
+    }
+
+
+def _mean(records: Sequence[Record], name: str) -> float | None:
+    found = [value for value in (number(record, name) for record in records) if value is not None]
+    return float(f"{sum(found) / len(found):.6g}") if found else None
+
+
+def _stages(run: RunFolder, clock: Clock) -> list[dict[str, Any]]:
+    """Where each stage after the first was first seen."""
+    known = [stage.name for stage in run.config.stages]
+    begun: list[dict[str, Any]] = []
+    before, step = None, 0
+    for record in run.of("train"):
+        name = record.get("stage")
+        if name in known and name != before:
+            begun.append({"name": name, "step": step, "seconds": round(clock.at(step), 2)})
+            before = name
+        step = record["step"]
+    return begun[1:] and begun

@@ -1,0 +1,147 @@
+"""The page itself: one HTML file of a template and of JSON, which the template's script shows. Nothing that a file holds becomes
+HTML: the script makes text of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import math
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.resources import files
+from string import Template
+from typing import Any
+
+from PIL import Image
+
+from distill.config import dump_config
+from distill.data.images import Pixels
+from distill.engine.about import project
+from distill.engine.validate import Score
+from distill.reporting import words
+from distill.reporting.curves import Clock, curves
+from distill.reporting.pictures import Gallery, Picture, gains
+from distill.reporting.run_folder import RunFolder, number
+
+TEMPLATE = files("distill.reporting") / "template"
+STYLES = ("report.css", "parts.css")
+SCRIPTS = ("dom.js", "charts.js", "viewer.js", "sections.js", "report.js")
+WEBP_QUALITY = 92
+# JSON inside <script> must not end it, and must be a script's string literal in every browser.
+ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+
+
+def render(runs: Sequence[RunFolder], pictures: Gallery) -> bytes:
+    """The HTML file of one run, or of several compared."""
+    title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs compared"
+    content = {
+        "title": title,
+        "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "project": project(),
+        "runs": [_run(run, pictures) for run in runs],
+        "differences": differences(runs),
+        "pictures": [_picture(picture) for picture in pictures.pictures],
+        "pictureNotes": pictures.notes,
+        "webpQuality": WEBP_QUALITY,
+    }
+    style, script = ("\n".join((TEMPLATE / name).read_text("utf-8") for name in names) for names in (STYLES, SCRIPTS))
+    page = Template((TEMPLATE / "report.html").read_text("utf-8")).substitute(
+        style=style, script=script, style_hash=_hash(style), script_hash=_hash(script), content=_json(content)
+    )
+    return page.encode()
+
+
+def differences(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
+    """The configuration keys in which runs differ, but for the folder they write: [{"key", "values": one text per run}]."""
+    flat = [_flatten(run.config.model_dump(mode="json")) for run in runs]
+    keys = dict.fromkeys(key for tree in flat for key in tree)
+    rows = [{"key": key, "values": [tree.get(key, "") for tree in flat]} for key in keys if key != "run.dir"]
+    return [row for row in rows if len(set(row["values"])) > 1]
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, str]:
+    """{dotted key: value as text}; a list of plain values is one value."""
+    if isinstance(tree, dict):
+        items = list(tree.items())
+    elif isinstance(tree, list) and any(isinstance(value, dict) for value in tree):
+        items = list(enumerate(tree))
+    else:
+        return {prefix: tree if isinstance(tree, str) else json.dumps(tree)}
+    joined = f"{prefix}." if prefix else ""
+    return {name: value for key, inner in items for name, value in _flatten(inner, f"{joined}{key}").items()}
+
+
+def _run(run: RunFolder, pictures: Gallery) -> dict[str, Any]:
+    scores, step = run.scores()
+    kind, sentence = words.status(run)
+    check = words.teacher_check(run)
+    clock, rates = Clock(run), [number(record, "images_per_s") for record in run.of("train")]
+    measured = sorted(rate for rate in rates if rate is not None)
+    return {
+        "label": run.label,
+        "status": {"kind": kind, "text": sentence},
+        "lead": words.lead(run),
+        "facts": words.facts(run, pictures.teacher_parameters),
+        "teacherCheck": None if check is None else {"kind": check[0], "text": check[1]},
+        "warnings": words.warnings(run),
+        "notes": words.notes(run),
+        "scores": {row: _score(score) for row, score in scores.items()},
+        "scoresStep": step,
+        "images": _images(run),
+        "curves": curves(run),
+        "steps": run.last_step,
+        "time": words.duration(clock.total) if run.of("train") else None,
+        "imagesPerS": measured[len(measured) // 2] if measured else None,
+        "parameters": words.parameters(run.config.student),
+        "teacherParameters": pictures.teacher_parameters,
+        "config": dump_config(run.config),
+    }
+
+
+def _images(run: RunFolder) -> list[dict[str, Any]]:
+    """One entry for each image with a gain, the worst first."""
+    students, teachers = gains(run.images), gains(run.images, "teacher")
+    ranked = sorted(students, key=lambda name: students[name])
+    return [
+        {
+            "name": name,
+            "gain": round(students[name], 4),
+            "teacherGain": round(teachers[name], 4) if name in teachers else None,
+            "scores": {row: _score(score) for row, score in run.images[name].items()},
+        }
+        for name in ranked
+    ]
+
+
+def _score(score: Score) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in (("psnr", score.psnr), ("ssim", score.ssim))}
+
+
+def _picture(picture: Picture) -> dict[str, Any]:
+    height, width = picture.layers[0].pixels.shape[:2]
+    layers = []
+    for layer in picture.layers:
+        psnr = layer.psnr if layer.psnr is not None and math.isfinite(layer.psnr) else None
+        layers.append({"role": layer.role, "label": layer.label, "psnr": psnr, "src": _webp(layer.pixels)})
+    return {"name": picture.name, "rank": picture.rank, "gain": picture.gain, "width": width, "height": height, "layers": layers}
+
+
+def _webp(pixels: Pixels) -> str:
+    """(H, W, 3) RGB uint8 as a data URI."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="WEBP", quality=WEBP_QUALITY, method=6)
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _json(content: dict[str, Any]) -> str:
+    text = json.dumps(content, allow_nan=False)
+    for character, escape in ESCAPES.items():
+        text = text.replace(character, escape)
+    return text
+
+
+def _hash(text: str) -> str:
+    """As a Content-Security-Policy names an inline script that may run."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,0 +1,234 @@
+"""The validation images that a report shows: blurry, student, teacher and sharp, made again from the run's configuration and its
+student; the last sample picture, cut up, where that cannot be done any more."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from distill.config import Config, ConfigError
+from distill.data.images import ImageError, Pixels, centre_crop, read_image
+from distill.engine.device import choose_device
+from distill.engine.metrics import psnr
+from distill.engine.student import inference_copy, load_student
+from distill.engine.teacher import Teacher, build_teacher
+from distill.engine.validate import SAMPLE_SIDE, Score, Validation, to_pixels
+from distill.reporting.run_folder import RunFolder
+from restormer.weights import PUBLISHED, WeightsError
+
+logger = logging.getLogger(__name__)
+
+SHOWN_SIDE = 384
+SAMPLE_GAP = 4
+# What stands in the way of making the pictures again, and does not make the report wrong.
+NOT_HERE = (ConfigError, FileNotFoundError, PermissionError, ImageError, WeightsError)
+
+
+@dataclass(frozen=True)
+class Layer:
+    role: str
+    """blurry, student, teacher or sharp."""
+    label: str
+    pixels: Pixels
+    psnr: float | None = None
+    """dB, of the whole validation image."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image in all its forms, of one size."""
+
+    name: str
+    layers: list[Layer]
+    rank: str | None = None
+    """worst, median or best gain of the run's images."""
+    gain: float | None = None
+
+
+@dataclass
+class Gallery:
+    pictures: list[Picture] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a reader should know about where they come from."""
+    teacher_parameters: int | None = None
+
+
+def gains(images: dict[str, dict[str, Score]], row: str = "student") -> dict[str, float]:
+    """PSNR of a row minus that of the blurry input, in dB, by image; images for which it is not finite are left out."""
+    scored = {
+        name: scores[row].psnr - scores["blurry"].psnr for name, scores in images.items() if {row, "blurry"} <= scores.keys()
+    }
+    return {name: gain for name, gain in scored.items() if math.isfinite(gain)}
+
+
+def choose(gain_of: dict[str, float], count: int) -> dict[str, str | None]:
+    """At most `count` images, the worst first: {name: worst, median, best or None}. Besides those three, spread evenly over
+    the ranks."""
+    ranked = sorted(gain_of, key=lambda name: gain_of[name])
+    if not ranked or count < 1:
+        return {}
+    last, median = len(ranked) - 1, (len(ranked) - 1) // 2
+    places = {0: "worst", last: "best", median: "median"} if last > 1 else {0: "worst", last: "best"} if last else {0: None}
+    wanted = [0, last, median, *np.linspace(0, last, count).round().astype(int).tolist(), *range(last + 1)]
+    kept = sorted(list(dict.fromkeys(wanted))[:count])
+    return {ranked[place]: places.get(place) for place in kept}
+
+
+def gallery(runs: Sequence[RunFolder], count: int, device: str) -> Gallery:
+    """At most `count` pictures; of several runs the same images, with a student of each. Downloads nothing."""
+    chosen: dict[str, str | None] = {}
+    for run in runs:
+        chosen = chosen or choose(gains(run.images), count)
+    together = Gallery()
+    for run in runs if count > 0 else ():
+        part = _of_run(run, chosen, count, device)
+        if not chosen:
+            chosen = {picture.name: None for picture in part.pictures}
+        if len(runs) > 1:
+            part = _named(part, run.label)
+        together.notes += part.notes
+        together.teacher_parameters = together.teacher_parameters or part.teacher_parameters
+        for picture in part.pictures:
+            _add(together.pictures, picture, run.label)
+    if together.pictures and not any(run.images for run in runs):
+        together.notes.append("There is no evaluation.csv yet; the images are the first ones, not the best and the worst.")
+    order = list(chosen)
+    together.pictures.sort(key=lambda picture: order.index(picture.name) if picture.name in order else len(order))
+    return together
+
+
+def _named(part: Gallery, label: str) -> Gallery:
+    """With the run's name on its student, and on what is said about it."""
+    pictures = []
+    for picture in part.pictures:
+        layers = [replace(x, label=f"student of {label}") if x.role == "student" else x for x in picture.layers]
+        pictures.append(replace(picture, layers=layers))
+    return Gallery(pictures, [f"{label}: {note}" for note in part.notes], part.teacher_parameters)
+
+
+def _add(pictures: list[Picture], new: Picture, label: str) -> None:
+    """Puts the layers of the same image with the same blur into one picture; another teacher is named by its run."""
+    for place, old in enumerate(pictures):
+        if old.name == new.name and _same(old, new, "blurry") and _same(old, new, "sharp"):
+            here = [layer for layer in old.layers if layer.role != "sharp"]
+            known = [layer.pixels for layer in old.layers if layer.role == "teacher"]
+            there = [layer for layer in new.layers if layer.role == "student"]
+            for layer in new.layers:
+                if layer.role == "teacher" and not any(_equal(layer.pixels, pixels) for pixels in known):
+                    there.append(replace(layer, label=f"teacher of {label}" if known else "teacher"))
+            pictures[place] = replace(old, layers=[*here, *there, old.layers[-1]])
+            return
+    pictures.append(new)
+
+
+def _same(old: Picture, new: Picture, role: str) -> bool:
+    one, other = ([layer.pixels for layer in picture.layers if layer.role == role] for picture in (old, new))
+    return len(one) == len(other) and all(_equal(*pair) for pair in zip(one, other, strict=True))
+
+
+def _equal(one: Pixels, other: Pixels) -> bool:
+    return one.shape == other.shape and bool((one == other).all())
+
+
+def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: str) -> Gallery:
+    try:
+        return _recompute(run, chosen, count, device)
+    except NOT_HERE as error:
+        reason = " ".join(str(error).split())
+    logger.warning("%s: its pictures cannot be made again (%s); the last sample picture stands in", run.path, reason)
+    pictures = _from_samples(run, count)
+    note = f"These pictures were cut from the run's last sample picture, because they could not be made again: {reason}"
+    return Gallery(pictures, [note] if pictures else [f"There are no pictures to show: {reason}"])
+
+
+def _recompute(run: RunFolder, chosen: dict[str, str | None], count: int, device_name: str) -> Gallery:
+    """Raises NOT_HERE."""
+    device, made = choose_device(device_name), Gallery()
+    weights = _student_file(run)
+    student = inference_copy(load_student(weights)).to(device)
+    teacher = _teacher_if_here(run.config, device, made)
+    validation = Validation(run.config, teacher, device)
+    names = list(chosen) or [image.stem for image in validation.dataset.images[:count]]
+    gain_of = gains(run.images)
+    for name, blurry, sharp in tqdm(validation.named(names), f"{run.label}: pictures", len(names), unit="image", leave=False):
+        reference = to_pixels(sharp)
+        layers = [_layer("blurry", to_pixels(blurry), reference), _layer("student", _restored(student, blurry), reference)]
+        if teacher is not None:
+            layers.append(_layer("teacher", _restored(teacher, blurry), reference))
+        layers.append(Layer("sharp", "sharp", centre_crop(reference, SHOWN_SIDE)))
+        made.pictures.append(Picture(name, layers, chosen.get(name), gain_of.get(name)))
+    if not made.pictures:
+        raise ImageError(f"{run.config.data.val.sharp}: none of the images of evaluation.csv is there")
+    if weights.name != f"student_model_{run.config.stages[-1].name}.pth":
+        made.notes.append(f"The student shown is {weights.name}, since the last stage has not ended.")
+    return made
+
+
+def _restored(network: nn.Module, blurry: torch.Tensor) -> Pixels:
+    with torch.no_grad():
+        return to_pixels(network(blurry))
+
+
+def _layer(role: str, pixels: Pixels, reference: Pixels) -> Layer:
+    return Layer(role, role, centre_crop(pixels, SHOWN_SIDE), psnr(pixels, reference))
+
+
+def _student_file(run: RunFolder) -> Path:
+    """What evaluation.csv is about, else the best so far. Raises FileNotFoundError."""
+    for name in (f"student_model_{run.config.stages[-1].name}.pth", "student_best.pth"):
+        if (run.path / name).is_file():
+            return run.path / name
+    raise FileNotFoundError(f"{run.path}: no student has been saved there yet")
+
+
+def _teacher_if_here(config: Config, device: torch.device, made: Gallery) -> Teacher | None:
+    """None where the run has none or its weights are gone, which is noted."""
+    try:
+        if config.teacher.weights in PUBLISHED and config.teacher.mode != "none":
+            _refuse_download(config.teacher.weights)
+        teacher = build_teacher(config.teacher, device)
+    except (FileNotFoundError, WeightsError) as error:
+        made.notes.append(f"The teacher's pictures are missing: {' '.join(str(error).split())}")
+        return None
+    if teacher is not None:
+        made.teacher_parameters = sum(parameter.numel() for parameter in teacher.parameters())
+    return teacher
+
+
+def _refuse_download(name: str) -> None:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / f"restormer_{name}.pth"
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}: its weights are not on this machine, and a report downloads nothing")
+
+
+def _from_samples(run: RunFolder, count: int) -> list[Picture]:
+    """The rows of the newest sample picture that can be read."""
+    for path in sorted((run.path / "samples").glob("step_*.png"), reverse=True):
+        try:
+            pixels = read_image(path)
+        except ImageError as error:
+            logger.warning("%s", error)
+            continue
+        columns = (pixels.shape[1] + SAMPLE_GAP) // (SAMPLE_SIDE + SAMPLE_GAP)
+        roles = ("blurry", "student", "teacher", "sharp") if columns == 4 else ("blurry", "student", "sharp")
+        if columns != len(roles):
+            continue
+        return [_cut(pixels, index, roles, run) for index in range(min(count, pixels.shape[0] // SAMPLE_SIDE))]
+    return []
+
+
+def _cut(pixels: Pixels, index: int, roles: Sequence[str], run: RunFolder) -> Picture:
+    """Sample pictures show the first images that were evaluated."""
+    names, row = list(run.images), pixels[index * SAMPLE_SIDE : (index + 1) * SAMPLE_SIDE]
+    starts = [number * (SAMPLE_SIDE + SAMPLE_GAP) for number in range(len(roles))]
+    layers = [Layer(role, role, row[:, start : start + SAMPLE_SIDE]) for role, start in zip(roles, starts, strict=True)]
+    name = names[index] if index < len(names) else f"image {index + 1}"
+    return Picture(name, layers, None, gains(run.images).get(name))

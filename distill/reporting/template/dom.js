@@ -1,0 +1,98 @@
+"use strict";
+
+// Everything is made of elements and text nodes: what a file's name or a configuration holds cannot become markup.
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(element, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value === null || value === false || value === undefined) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+const h = (tag, attributes = {}, ...children) => fill(document.createElement(tag), attributes, children);
+const s = (tag, attributes = {}, ...children) => fill(document.createElementNS(SVG, tag), attributes, children);
+
+const MISSING = "–";
+const MINUS = "−";
+
+/** A number with so many decimals, with a real minus sign. */
+function fixed(value, digits) {
+  if (value === null || value === undefined) return MISSING;
+  const text = value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  return text.replace("-", MINUS);
+}
+
+/** As `fixed`, with its sign; no sign where it rounds to zero. */
+function signed(value, digits) {
+  if (value === null || value === undefined) return MISSING;
+  const rounded = Number(value.toFixed(digits));
+  return (rounded > 0 ? "+" : "") + fixed(rounded === 0 ? 0 : rounded, digits);
+}
+
+function significant(value, digits = 3) {
+  if (value === null || value === undefined) return MISSING;
+  return value.toLocaleString("en-US", { minimumSignificantDigits: digits, maximumSignificantDigits: digits }).replace("-", MINUS);
+}
+
+function compact(count) {
+  if (count >= 1e6) return `${significant(count / 1e6)} M`;
+  return count >= 1e3 ? `${significant(count / 1e3)} k` : String(count);
+}
+
+const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
+
+/** A table that scrolls by itself where it is wider than the page, and can then be scrolled with the keyboard. */
+function table(caption, head, rows, attributes = {}) {
+  const cell = (tag, value, extra) => h(tag, extra, value);
+  return h(
+    "div",
+    { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
+    h(
+      "table",
+      attributes,
+      h("caption", { class: "unseen" }, caption),
+      h("thead", {}, h("tr", {}, head.map((title) => cell("th", title, { scope: "col" })))),
+      h(
+        "tbody",
+        {},
+        rows.map((row) => h("tr", {}, row.map((value, place) => (place ? cell("td", value, {}) : cell("th", value, { scope: "row" }))))),
+      ),
+    ),
+  );
+}
+
+function section(title, explanation, ...children) {
+  const id = title.toLowerCase().replace(/[^a-z]+/g, "-");
+  return h(
+    "section",
+    { "aria-labelledby": id },
+    h("h2", { id }, title),
+    explanation ? h("p", { class: "explanation" }, explanation) : null,
+    children,
+  );
+}
+
+function callout(kind, title, text) {
+  return h("p", { class: `callout ${kind}` }, h("strong", {}, title), " ", text);
+}
+
+/** Radio buttons in one bar; `choose` gets the value. */
+function bar(legend, name, options, chosen, choose) {
+  return h(
+    "fieldset",
+    { class: "bar" },
+    h("legend", {}, legend),
+    options.map(([value, label]) =>
+      h(
+        "label",
+        {},
+        h("input", { type: "radio", name, value, checked: value === chosen, onchange: () => choose(value) }),
+        h("span", {}, label),
+      ),
+    ),
+  );
+}

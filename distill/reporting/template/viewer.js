@@ -1,0 +1,214 @@
+"use strict";
+
+const ZOOMS = [["2", "2×"], ["4", "4×"], ["8", "8×"]];
+
+/** Blurry, student, teacher and sharp, two at a time with a divider, and a magnified detail of all of them. */
+function viewer(pictures, notes, quality) {
+  const state = { picture: pictures[0], left: 0, right: 1, zoom: 4, x: 0.33, y: 0.36 };
+  const under = h("img", { class: "layer", alt: "", draggable: "false" });
+  const over = h("img", { class: "layer over", alt: "", draggable: "false" });
+  const leftBadge = h("span", { class: "badge left", "aria-hidden": "true" });
+  const rightBadge = h("span", { class: "badge right", "aria-hidden": "true" });
+  const target = h("div", {
+    class: "target",
+    tabindex: 0,
+    role: "slider",
+    "aria-roledescription": "two-dimensional slider",
+    "aria-label": "Magnified detail: arrow keys move it",
+    "aria-valuemin": 0,
+    onkeydown: onTargetKey,
+  });
+  const stage = h("div", { class: "stage" }, under, over, h("div", { class: "divide" }), leftBadge, rightBadge, target);
+  const range = h("input", {
+    type: "range",
+    id: "divider",
+    min: 0,
+    max: 100,
+    step: 1,
+    value: 50,
+    oninput: () => setDivider(Number(range.value)),
+  });
+  const choosers = ["left", "right"].map((side) =>
+    h("select", { id: `${side}-picture`, onchange: (event) => setLayer(side, Number(event.target.value)) }),
+  );
+  const caption = h("p", { class: "picture-name", "aria-live": "polite" });
+  const loupe = h("div", { class: "loupe" });
+  const thumbs = pictures.map((picture, index) => thumbnail(picture, index));
+
+  stage.addEventListener("pointerdown", (event) => {
+    stage.setPointerCapture(event.pointerId);
+    follow(event, true);
+  });
+  stage.addEventListener("pointermove", (event) => follow(event, stage.hasPointerCapture(event.pointerId)));
+
+  function follow(event, divides) {
+    const box = stage.getBoundingClientRect();
+    const x = clamp((event.clientX - box.left) / box.width, 0, 1);
+    moveDetail(x, clamp((event.clientY - box.top) / box.height, 0, 1));
+    if (divides) setDivider(Math.round(x * 100));
+  }
+
+  function setDivider(percent) {
+    range.value = percent;
+    const { left, right } = layersShown();
+    range.setAttribute("aria-valuetext", `${percent} % ${left.label}, ${100 - percent} % ${right.label}`);
+    stage.style.setProperty("--at", `${percent}%`);
+    leftBadge.hidden = percent < 15;
+    rightBadge.hidden = percent > 85;
+  }
+
+  function layersShown() {
+    return { left: state.picture.layers[state.left], right: state.picture.layers[state.right] };
+  }
+
+  function setLayer(side, place) {
+    state[side] = place;
+    showLayers();
+  }
+
+  function showLayers() {
+    const { left, right } = layersShown();
+    over.src = left.src;
+    under.src = right.src;
+    over.alt = `${state.picture.name}, ${left.label}`;
+    under.alt = `${state.picture.name}, ${right.label}`;
+    leftBadge.textContent = left.label;
+    rightBadge.textContent = right.label;
+    choosers.forEach((chooser, index) => {
+      chooser.value = String(index ? state.right : state.left);
+    });
+    setDivider(Number(range.value));
+  }
+
+  function showPicture(picture) {
+    state.picture = picture;
+    const fits = (place) => place < picture.layers.length;
+    if (!fits(state.left) || !fits(state.right)) Object.assign(state, { left: 0, right: 1 });
+    choosers.forEach((chooser) =>
+      chooser.replaceChildren(...picture.layers.map((layer, place) => h("option", { value: place }, layer.label))),
+    );
+    stage.style.aspectRatio = `${picture.width} / ${picture.height}`;
+    thumbs.forEach((thumb, index) => thumb.setAttribute("aria-pressed", String(pictures[index] === picture)));
+    caption.replaceChildren(h("strong", {}, picture.name), gainText(picture));
+    loupe.replaceChildren(...picture.layers.map(loupeCell));
+    showLayers();
+    moveDetail(state.x, state.y);
+  }
+
+  function loupeCell(layer) {
+    const image = new Image();
+    image.onload = () => drawDetail();
+    image.src = layer.src;
+    const canvas = h("canvas", { role: "img", "aria-label": `Detail of ${layer.label}` });
+    canvas.source = image;
+    const score = layer.psnr === null ? "" : `${fixed(layer.psnr, 2)} dB`;
+    return h(
+      "figure",
+      {},
+      canvas,
+      h("figcaption", {}, h("span", { class: `key ${layer.role}` }, layer.label), h("span", { class: "value" }, score)),
+    );
+  }
+
+  function moveDetail(x, y) {
+    Object.assign(state, { x, y });
+    drawDetail();
+  }
+
+  /** How much of the picture a cell shows, in its pixels. */
+  function detail() {
+    const canvas = loupe.querySelector("canvas");
+    const side = (canvas ? canvas.clientWidth : 200) / state.zoom;
+    const { width, height } = state.picture;
+    const [w, hh] = [Math.min(side, width), Math.min(side, height)];
+    return { left: clamp(state.x * width - w / 2, 0, width - w), top: clamp(state.y * height - hh / 2, 0, height - hh), width: w, height: hh };
+  }
+
+  function drawDetail() {
+    const { width, height } = state.picture;
+    const part = detail();
+    Object.assign(target.style, {
+      left: `${(100 * part.left) / width}%`,
+      top: `${(100 * part.top) / height}%`,
+      width: `${(100 * part.width) / width}%`,
+      height: `${(100 * part.height) / height}%`,
+    });
+    const [x, y] = [Math.round(part.left + part.width / 2), Math.round(part.top + part.height / 2)];
+    target.setAttribute("aria-valuemax", width);
+    target.setAttribute("aria-valuenow", x);
+    target.setAttribute("aria-valuetext", `${x} from the left, ${y} from the top, of ${width} by ${height} pixels`);
+    for (const canvas of loupe.querySelectorAll("canvas")) {
+      const side = Math.max(1, Math.round(canvas.clientWidth * (window.devicePixelRatio || 1)));
+      if (canvas.width !== side) canvas.width = canvas.height = side;
+      const brush = canvas.getContext("2d");
+      brush.imageSmoothingEnabled = false;
+      brush.clearRect(0, 0, side, side);
+      brush.drawImage(canvas.source, part.left, part.top, part.width, part.height, 0, 0, side, side);
+    }
+  }
+
+  function onTargetKey(event) {
+    const step = event.shiftKey ? 0.1 : 0.02;
+    const move = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
+    if (move === undefined) return;
+    event.preventDefault();
+    moveDetail(clamp(state.x + move[0], 0, 1), clamp(state.y + move[1], 0, 1));
+  }
+
+  function thumbnail(picture, index) {
+    const student = picture.layers.find((layer) => layer.role === "student") ?? picture.layers[0];
+    return h(
+      "button",
+      { type: "button", class: "thumb", onclick: () => showPicture(pictures[index]) },
+      h("img", { src: student.src, alt: "" }),
+      h("span", { class: "thumb-name" }, picture.name),
+      h("span", { class: "thumb-gain" }, picture.rank ? `${picture.rank} ` : "", picture.gain === null ? "" : `${signed(picture.gain, 2)} dB`),
+    );
+  }
+
+  const element = h(
+    "div",
+    { class: "viewer" },
+    pictures.length > 1 ? h("div", { class: "thumbs", role: "group", "aria-label": "Choose an image" }, thumbs) : null,
+    h(
+      "div",
+      { class: "compare" },
+      h(
+        "div",
+        { class: "look" },
+        caption,
+        stage,
+        h("label", { class: "range" }, h("span", { class: "unseen" }, "Divider between left and right picture"), range),
+        h(
+          "div",
+          { class: "sides" },
+          choosers.map((chooser, index) => h("label", {}, index ? "Right " : "Left ", chooser)),
+        ),
+      ),
+      h(
+        "div",
+        { class: "magnifier" },
+        h("div", { class: "magnifier-head" }, h("h3", {}, "The same detail in each"), bar("Magnification", "zoom", ZOOMS, "4", (value) => {
+          state.zoom = Number(value);
+          drawDetail();
+        })),
+        loupe,
+      ),
+    ),
+    h(
+      "p",
+      { class: "small" },
+      `Centres of validation images, stored as WebP of quality ${quality}. PSNR (dB, higher is better) is of the whole validation image before that.`,
+    ),
+    notes.map((note) => h("p", { class: "small" }, note)),
+  );
+  showPicture(pictures[0]);
+  return { element, redraw: drawDetail };
+}
+
+function gainText(picture) {
+  if (picture.gain === null) return "";
+  const rank = { worst: "the worst of all images", median: "the median of all images", best: "the best of all images" }[picture.rank];
+  const verb = picture.gain < 0 ? "got worse" : "gained";
+  return ` ${verb} by ${fixed(Math.abs(picture.gain), 2)} dB`.replace("gained by", "gained") + (rank ? `, ${rank}` : "");
+}
