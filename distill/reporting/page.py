@@ -29,6 +29,7 @@ TEMPLATE = files("distill.reporting") / "template"
 STYLES = ("report.css", "parts.css")
 SCRIPTS = ("dom.js", "charts.js", "viewer.js", "sections.js", "report.js")
 WEBP_QUALITY = 92
+RUN_LOOKS = 6
 # JSON inside <script> must not end it, and must be a script's string literal in every browser.
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
@@ -124,7 +125,8 @@ def _picture(picture: Picture) -> dict[str, Any]:
     layers = []
     for layer in picture.layers:
         psnr = layer.psnr if layer.psnr is not None and math.isfinite(layer.psnr) else None
-        layers.append({"role": layer.role, "label": layer.label, "psnr": psnr, "src": _webp(layer.pixels)})
+        look = f"run{layer.run % RUN_LOOKS}" if layer.role == "student" else layer.role
+        layers.append({"role": layer.role, "look": look, "label": layer.label, "psnr": psnr, "src": _webp(layer.pixels)})
     return {"name": picture.name, "rank": picture.rank, "gain": picture.gain, "width": width, "height": height, "layers": layers}
 
 

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN_SIDE = 384
 SAMPLE_GAP = 4
+ORDER = ("blurry", "student", "teacher", "sharp")
 # What stands in the way of making the pictures again, and does not make the report wrong.
 NOT_HERE = (ConfigError, FileNotFoundError, PermissionError, ImageError, WeightsError)
 
@@ -38,6 +39,8 @@ class Layer:
     """blurry, student, teacher or sharp."""
     label: str
     pixels: Pixels
+    run: int = 0
+    """Whose student it is, of several runs."""
     psnr: float | None = None
     """dB, of the whole validation image."""
 
@@ -88,12 +91,12 @@ def gallery(runs: Sequence[RunFolder], count: int, device: str) -> Gallery:
     for run in runs:
         chosen = chosen or choose(gains(run.images), count)
     together = Gallery()
-    for run in runs if count > 0 else ():
+    for place, run in enumerate(runs if count > 0 else ()):
         part = _of_run(run, chosen, count, device)
         if not chosen:
             chosen = {picture.name: None for picture in part.pictures}
         if len(runs) > 1:
-            part = _named(part, run.label)
+            part = _named(part, run.label, place)
         together.notes += part.notes
         together.teacher_parameters = together.teacher_parameters or part.teacher_parameters
         for picture in part.pictures:
@@ -105,11 +108,11 @@ def gallery(runs: Sequence[RunFolder], count: int, device: str) -> Gallery:
     return together
 
 
-def _named(part: Gallery, label: str) -> Gallery:
+def _named(part: Gallery, label: str, place: int) -> Gallery:
     """With the run's name on its student, and on what is said about it."""
     pictures = []
     for picture in part.pictures:
-        layers = [replace(x, label=f"student of {label}") if x.role == "student" else x for x in picture.layers]
+        layers = [replace(x, label=f"student of {label}", run=place) if x.role == "student" else x for x in picture.layers]
         pictures.append(replace(picture, layers=layers))
     return Gallery(pictures, [f"{label}: {note}" for note in part.notes], part.teacher_parameters)
 
@@ -124,7 +127,8 @@ def _add(pictures: list[Picture], new: Picture, label: str) -> None:
             for layer in new.layers:
                 if layer.role == "teacher" and not any(_equal(layer.pixels, pixels) for pixels in known):
                     there.append(replace(layer, label=f"teacher of {label}" if known else "teacher"))
-            pictures[place] = replace(old, layers=[*here, *there, old.layers[-1]])
+            layers = sorted([*here, *there, old.layers[-1]], key=lambda layer: ORDER.index(layer.role))
+            pictures[place] = replace(old, layers=layers)
             return
     pictures.append(new)
 
@@ -143,7 +147,9 @@ def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: s
         return _recompute(run, chosen, count, device)
     except NOT_HERE as error:
         reason = " ".join(str(error).split())
-    logger.warning("%s: its pictures cannot be made again (%s); the last sample picture stands in", run.path, reason)
+    logger.warning(
+        "%s: its pictures cannot be made again (%s); the last sample picture is taken, where there is one", run.path, reason
+    )
     pictures = _from_samples(run, count)
     note = f"These pictures were cut from the run's last sample picture, because they could not be made again: {reason}"
     return Gallery(pictures, [note] if pictures else [f"There are no pictures to show: {reason}"])
@@ -178,7 +184,7 @@ def _restored(network: nn.Module, blurry: torch.Tensor) -> Pixels:
 
 
 def _layer(role: str, pixels: Pixels, reference: Pixels) -> Layer:
-    return Layer(role, role, centre_crop(pixels, SHOWN_SIDE), psnr(pixels, reference))
+    return Layer(role, role, centre_crop(pixels, SHOWN_SIDE), psnr=psnr(pixels, reference))
 
 
 def _student_file(run: RunFolder) -> Path:
@@ -218,7 +224,7 @@ def _from_samples(run: RunFolder, count: int) -> list[Picture]:
             logger.warning("%s", error)
             continue
         columns = (pixels.shape[1] + SAMPLE_GAP) // (SAMPLE_SIDE + SAMPLE_GAP)
-        roles = ("blurry", "student", "teacher", "sharp") if columns == 4 else ("blurry", "student", "sharp")
+        roles = ORDER if columns == 4 else ("blurry", "student", "sharp")
         if columns != len(roles):
             continue
         return [_cut(pixels, index, roles, run) for index in range(min(count, pixels.shape[0] // SAMPLE_SIDE))]

@@ -125,7 +125,7 @@ function lineChart({ title, unit, series, marks = [], format }) {
           "g",
           { class: "tick" },
           s("line", { x1: scale.x(value * size), x2: scale.x(value * size), y1: bottom, y2: bottom + 5 }),
-          s("text", { x: scale.x(value * size), y: bottom + 19, "text-anchor": "middle" }, fixed(value, axis === "step" ? 0 : x.digits)),
+          s("text", { x: scale.x(value * size), y: bottom + 19, "text-anchor": anchor(scale.x(value * size), width) }, fixed(value, axis === "step" ? 0 : x.digits)),
         ),
       ),
       s("line", { class: "axis", x1: MARGIN.left, x2: width - MARGIN.right, y1: bottom, y2: bottom }),
@@ -197,6 +197,9 @@ function lineChart({ title, unit, series, marks = [], format }) {
 
   return { figure, draw };
 }
+
+/** The last label ends at its tick, where it would leave the picture. */
+const anchor = (x, width) => (x > width - MARGIN.right - 24 ? "end" : "middle");
 
 function nearest(sorted, x) {
   let best = 0;

@@ -2,7 +2,7 @@
 
 const ROWS = ["blurry", "student", "teacher"];
 const DASH = { blurry: "2 4", teacher: "9 5", student: null, sharp: "9 4 2 4" };
-const RUN_DASHES = [null, "9 5", "2 4", "9 4 2 4"];
+const RUN_DASHES = [null, "6 3", "9 4 2 4", "3 2"];
 const MANY = 30;
 const LISTED = 12;
 
@@ -14,7 +14,7 @@ function heading(content) {
     { class: "top" },
     h("p", { class: "eyebrow" }, single ? "Training report" : "Comparison of training runs"),
     h("h1", {}, content.title),
-    single ? h("p", { class: "lead" }, run.lead) : h("p", { class: "lead" }, content.runs.map((one) => one.label).join(", ")),
+    single ? h("p", { class: "lead" }, run.lead.replaceAll("U-Net", "U\u2011Net")) : h("p", { class: "lead" }, content.runs.map((one) => one.label).join(", ")),
     single ? h("p", { class: `status ${run.status.kind}` }, run.status.text) : null,
     single ? tiles(run) : null,
   );
@@ -46,7 +46,7 @@ function tiles(run) {
       ? null
       : tile("Share of the teacher’s gain", fixed(100 * share, 0), "%", `the teacher gains ${signed(gainOf(scores, "teacher"), 2)} dB`),
     run.time === null ? null : tile("Training time", run.time, "", `${fixed(run.steps, 0)} steps, ${fixed(run.imagesPerS, 1)} images/s`),
-    tile("Size of the student", compact(run.parameters), "", `parameters${run.teacherParameters ? `; the teacher has ${compact(run.teacherParameters)}` : ""}`),
+    tile("Size of the student", compact(run.parameters), "", `parameters${run.teacherParameters ? `, teacher ${compact(run.teacherParameters)}` : ""}`),
   );
 }
 
@@ -62,18 +62,22 @@ function remarks(run, named) {
   ];
 }
 
+/** A mean score, and below it how far it is from the blurry input's. */
+function withGain(scores, row, measure, digits) {
+  const [value, gain] = [scores[row]?.[measure], gainOf(scores, row, measure)];
+  return [fixed(value, digits), row === "blurry" || gain === null ? null : h("small", { class: "below" }, signed(gain, digits))];
+}
+
 function scoreTable(run) {
   const { scores } = run;
   const rows = ROWS.filter((row) => scores[row]).map((row) => [
     h("span", { class: `key ${row}` }, { blurry: "blurry input", student: "student", teacher: "teacher" }[row]),
-    fixed(scores[row].psnr, 2),
-    row === "blurry" ? MISSING : signed(gainOf(scores, row), 2),
-    fixed(scores[row].ssim, 4),
-    row === "blurry" ? MISSING : signed(gainOf(scores, row, "ssim"), 4),
+    withGain(scores, row, "psnr", 2),
+    withGain(scores, row, "ssim", 4),
   ]);
   const source = run.scoresStep === null ? "From evaluation.csv." : `Measured at step ${fixed(run.scoresStep, 0)}.`;
   return [
-    table("Scores on the validation images", ["", "PSNR, dB", "gain, dB", "SSIM", "gain"], rows, { class: "figures" }),
+    table("Scores on the validation images", ["", "PSNR, dB", "SSIM"], rows, { class: "figures" }),
     h("p", { class: "small" }, source),
   ];
 }
@@ -256,7 +260,7 @@ function chartsOfSeveral(runs) {
   };
   return [
     ...SHOWN.map(([measure, title, unit, format]) => over(title, unit, "val", `student_${measure}`, format, sharedLevels(runs, measure))),
-    ...TERMS.map(([key, name]) => over(`Loss: ${name}`, "", "train", key, (value) => significant(value))),
+    ...TERMS.map(([key, name]) => over(name[0].toUpperCase() + name.slice(1), "", "train", key, (value) => significant(value))),
     over("Speed", "images per second", "train", "images_per_s", (value) => fixed(value, 1)),
   ].filter((chart) => chart !== null);
 }
@@ -275,22 +279,20 @@ function sharedLevels(runs, measure) {
 function comparison(content) {
   const { runs, differences } = content;
   const rows = runs.map((run) => {
-    const share = shareOf(run.scores);
+    const [share, of] = [shareOf(run.scores), gainOf(run.scores, "teacher")];
+    const state = { complete: "complete", unfinished: "not finished", empty: "no steps yet" }[run.status.kind];
     return [
-      run.label,
-      fixed(run.scores.student?.psnr, 2),
-      signed(gainOf(run.scores, "student"), 2),
-      fixed(run.scores.student?.ssim, 4),
-      fixed(run.scores.teacher?.psnr, 2),
-      share === null ? MISSING : `${fixed(100 * share, 0)} %`,
+      [run.label, h("small", { class: "below" }, state)],
+      withGain(run.scores, "student", "psnr", 2),
+      withGain(run.scores, "student", "ssim", 4),
+      share === null ? MISSING : [`${fixed(100 * share, 0)} %`, h("small", { class: "below" }, `of ${signed(of, 2)} dB`)],
       fixed(run.steps, 0),
       run.time ?? MISSING,
       fixed(run.imagesPerS, 1),
       compact(run.parameters),
-      { complete: "complete", unfinished: "not finished", empty: "no steps yet" }[run.status.kind],
     ];
   });
-  const head = ["run", "PSNR, dB", "gain, dB", "SSIM", "teacher, dB", "of teacher’s gain", "steps", "time", "images/s", "parameters", "state"];
+  const head = ["run", "PSNR, dB", "SSIM", "teacher’s gain", "steps", "time", "images/s", "parameters"];
   const changed = differences.map((row) => [row.key, ...row.values.map((value) => (value === "" ? MISSING : value))]);
   return [
     section("Results", SCORES_EXPLAINED, table("Results of the runs", head, rows, { class: "figures wide" })),

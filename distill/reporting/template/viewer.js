@@ -4,7 +4,7 @@ const ZOOMS = [["2", "2×"], ["4", "4×"], ["8", "8×"]];
 
 /** Blurry, student, teacher and sharp, two at a time with a divider, and a magnified detail of all of them. */
 function viewer(pictures, notes, quality) {
-  const state = { picture: pictures[0], left: 0, right: 1, zoom: 4, x: 0.33, y: 0.36 };
+  const state = { picture: pictures[0], ...firstSides(pictures[0]), zoom: 4, x: 0.33, y: 0.36 };
   const under = h("img", { class: "layer", alt: "", draggable: "false" });
   const over = h("img", { class: "layer over", alt: "", draggable: "false" });
   const leftBadge = h("span", { class: "badge left", "aria-hidden": "true" });
@@ -83,7 +83,7 @@ function viewer(pictures, notes, quality) {
   function showPicture(picture) {
     state.picture = picture;
     const fits = (place) => place < picture.layers.length;
-    if (!fits(state.left) || !fits(state.right)) Object.assign(state, { left: 0, right: 1 });
+    if (!fits(state.left) || !fits(state.right)) Object.assign(state, firstSides(picture));
     choosers.forEach((chooser) =>
       chooser.replaceChildren(...picture.layers.map((layer, place) => h("option", { value: place }, layer.label))),
     );
@@ -106,7 +106,7 @@ function viewer(pictures, notes, quality) {
       "figure",
       {},
       canvas,
-      h("figcaption", {}, h("span", { class: `key ${layer.role}` }, layer.label), h("span", { class: "value" }, score)),
+      h("figcaption", {}, h("span", { class: `key ${layer.look}` }, layer.label), h("span", { class: "value" }, score)),
     );
   }
 
@@ -204,6 +204,12 @@ function viewer(pictures, notes, quality) {
   );
   showPicture(pictures[0]);
   return { element, redraw: drawDetail };
+}
+
+/** Blurry and student; of several runs, two students. */
+function firstSides(picture) {
+  const students = [...picture.layers.keys()].filter((place) => picture.layers[place].role === "student");
+  return students.length > 1 ? { left: students[0], right: students[1] } : { left: 0, right: 1 };
 }
 
 function gainText(picture) {

@@ -1,0 +1,265 @@
+"""A report as people use it, in a real Chromium: on a desktop and a phone, light and dark, with pointer and keyboard."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from run_folders import STEPS, make_run, training_records, validation_images, write_evaluation, write_records
+
+from distill.report import report
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install -e '.[browser]'")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs a Chromium: apt-get install chromium")
+
+SIZES = {"desktop": (1280, 800), "phone": (390, 844)}
+SCHEMES = ("light", "dark")
+HOSTILE = "</script><img src=x onerror=window.hacked=1>"
+CONTRAST, LARGE_CONTRAST = 4.5, 3.0  # WCAG 2, level AA
+
+# Of every visible text: its contrast with what lies behind it, half-transparent layers blended.
+CONTRASTS = """() => {
+  const parse = (text) => (text.match(/[\\d.]+/g) || []).map(Number);
+  const blend = (over, under) => {
+    const alpha = over[3] ?? 1;
+    return [0, 1, 2].map((i) => over[i] * alpha + under[i] * (1 - alpha));
+  };
+  const light = (c) => {
+    const [r, g, b] = c.map((v) => v / 255).map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    if (!element) return [255, 255, 255];
+    const colour = parse(getComputedStyle(element).backgroundColor);
+    return colour[3] === undefined ? colour : blend(colour, behind(element.parentElement));
+  };
+  const found = [];
+  const walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    const box = element.getBoundingClientRect();
+    if (!walker.currentNode.textContent.trim() || box.width < 2 || element.closest(".unseen, option, [hidden]")) continue;
+    const style = getComputedStyle(element);
+    const ink = parse(element.namespaceURI.endsWith("svg") ? style.fill : style.color);
+    const back = behind(element);
+    const pair = [light(blend(ink, back)), light(back)].sort((a, b) => b - a);
+    const size = parseFloat(style.fontSize);
+    const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+    found.push([walker.currentNode.textContent.trim().slice(0, 40), (pair[0] + 0.05) / (pair[1] + 0.05), large]);
+  }
+  return found;
+}"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Reports of one run, and of two."""
+    root = tmp_path_factory.mktemp("browser")
+    names = ["a", "b", "c", HOSTILE.replace("/", "")]
+    sharp = validation_images(root / "sharp", names)
+    for name in ("run", "other"):
+        make_run(root / name, sharp, optimizer={"lr": 1e-3 if name == "run" else 1e-4})
+        write_evaluation(root / name, {name: (25.0, 29.0, 24.4 + index) for index, name in enumerate(names)})
+        odd = [record | ({"skipped_updates": 1} if record["step"] == STEPS else {}) for record in training_records()]
+        write_records(root / name, odd)
+    two = report([root / "run", root / "other"], root / "two.html", images=3, device="cpu")
+    return {"one": report([root / "run"], images=4, device="cpu"), "two": two}
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=[(size, scheme) for size in SIZES for scheme in SCHEMES], ids="-".join)
+def place(request: pytest.FixtureRequest, chromium: Any) -> Iterator[Any]:
+    """A tab of some size and colour scheme that fails the test for any error or request but the file's own."""
+    size, scheme = request.param
+    width, height = SIZES[size]
+    context = chromium.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    tab, complaints, requests = context.new_page(), [], []
+    tab.on("console", lambda message: complaints.append(message.text) if message.type in ("error", "warning") else None)
+    tab.on("pageerror", lambda error: complaints.append(str(error)))
+    tab.on("request", lambda asked: requests.append(asked.url) if not asked.url.startswith("data:") else None)
+    yield tab
+    assert complaints == []
+    assert requests == [tab.url]
+    context.close()
+
+
+@pytest.fixture
+def page(place: Any, pages: dict[str, Path]) -> Any:
+    place.goto(pages["one"].as_uri())
+    return place
+
+
+def stage_pixels(page: Any) -> np.ndarray:
+    """The lower half of the picture, below its labels and above the detail's frame, without the line in its middle."""
+    pixels = np.asarray(Image.open(io.BytesIO(page.locator(".stage").screenshot())).convert("RGB"))
+    return pixels[int(0.75 * len(pixels)) :].astype(int)
+
+
+def set_divider(page: Any, percent: int) -> None:
+    page.locator("#divider").focus()
+    page.keyboard.press("Home")
+    for _ in range(percent):
+        page.keyboard.press("ArrowRight")
+
+
+def detail(page: Any) -> list[str]:
+    return page.evaluate("[...document.querySelectorAll('.loupe canvas')].map((canvas) => canvas.toDataURL())")
+
+
+def test_the_slider_shows_the_left_picture_left_of_it_and_the_right_one_right_of_it(page: Any) -> None:
+    set_divider(page, 0)
+    right = stage_pixels(page)
+    page.keyboard.press("End")
+    left = stage_pixels(page)
+    assert np.abs(left - right).mean() > 1
+    set_divider(page, 30)
+    both = stage_pixels(page)
+    cut = int(0.3 * both.shape[1])
+    assert np.array_equal(both[:, : cut - 4], left[:, : cut - 4])
+    assert np.array_equal(both[:, cut + 4 :], right[:, cut + 4 :])
+
+
+def test_the_pointer_moves_the_divider(page: Any) -> None:
+    stage = page.locator(".stage")
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 0.7 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 0.7 * box["height"], steps=4)
+    assert page.locator("#divider").input_value() == "80"
+    page.mouse.up()
+    page.mouse.move(box["x"] + 0.2 * box["width"], box["y"] + 0.7 * box["height"])
+    assert page.locator("#divider").input_value() == "80"
+    assert page.locator(".divide").bounding_box()["x"] == pytest.approx(box["x"] + 0.8 * box["width"], abs=3)
+
+
+def test_the_slider_says_what_it_shows(page: Any) -> None:
+    set_divider(page, 30)
+    assert page.locator("#divider").get_attribute("aria-valuetext") == "30 % blurry, 70 % student"
+
+
+def test_another_picture_can_be_put_on_a_side(page: Any) -> None:
+    set_divider(page, 0)
+    student = stage_pixels(page)
+    page.locator("#right-picture").select_option(label="sharp")
+    assert np.abs(stage_pixels(page) - student).mean() > 1
+
+
+def test_the_magnifier_follows_the_pointer_and_the_arrow_keys_and_zooms(page: Any) -> None:
+    seen = [detail(page)]
+    assert len(set(seen[0])) == 4  # blurry, student, teacher, sharp
+    stage = page.locator(".stage")
+    stage.scroll_into_view_if_needed()
+    box = stage.bounding_box()
+    page.mouse.move(box["x"] + 0.55 * box["width"], box["y"] + 0.55 * box["height"])
+    seen.append(detail(page))
+    page.locator(".target").focus()
+    page.keyboard.press("ArrowLeft")
+    seen.append(detail(page))
+    assert "of 80 by 80 pixels" in page.locator(".target").get_attribute("aria-valuetext")
+    page.locator("input[name=zoom][value='8']").check(force=True)
+    seen.append(detail(page))
+    for before, after in pairwise(seen):
+        assert all(one != other for one, other in zip(before, after, strict=True))
+
+
+def test_every_image_can_be_chosen_with_the_keyboard(page: Any) -> None:
+    buttons = page.locator(".thumb")
+    assert buttons.count() == 4
+    assert "worst" in buttons.nth(0).inner_text()
+    assert "best" in buttons.nth(3).inner_text()
+    before = detail(page)
+    buttons.nth(1).focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".thumb[aria-pressed=true]").inner_text() == buttons.nth(1).inner_text()
+    page.wait_for_function("(before) => document.querySelector('.loupe canvas').toDataURL() !== before", arg=before[0])
+
+
+def test_what_has_the_focus_is_seen(page: Any) -> None:
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        state = page.evaluate("""() => {
+            const element = document.activeElement;
+            const shown = element.matches('.bar input') ? element.nextElementSibling : element;
+            const style = getComputedStyle(shown);
+            return [element.id || element.getAttribute('class') || element.tagName,
+                    style.outlineStyle !== 'none' && parseFloat(style.outlineWidth) >= 2];
+        }""")
+        if state[0] == "BODY":
+            break
+        assert state[1], f"{state[0]} has the focus, and does not show it"
+        reached.add(state[0])
+    assert {"divider", "target", "thumb", "left-picture", "right-picture"} <= reached
+
+
+def test_curves_go_against_time_or_steps_and_are_read_with_the_keyboard(page: Any) -> None:
+    chart = page.locator(".charts .chart").first
+    assert "training steps" in chart.inner_text() or "training steps" in chart.text_content()
+    before = chart.locator("polyline").first.get_attribute("points")
+    chart.locator("svg[tabindex]").focus()
+    page.keyboard.press("Home")
+    assert chart.locator(".place").inner_text() == "step 2"
+    page.get_by_label("Time").check(force=True)
+    assert "training time in s" in chart.text_content()
+    assert chart.locator("polyline").first.get_attribute("points") == before  # steps took equal time
+    chart.locator("svg[tabindex]").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    assert chart.locator(".place").inner_text() == "2 s"
+
+
+@pytest.mark.parametrize("which", ["one", "two"])
+def test_nothing_is_wider_than_the_page_and_all_text_can_be_read(place: Any, pages: dict[str, Path], which: str) -> None:
+    place.goto(pages[which].as_uri())
+    place.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
+    place.wait_for_selector(".numbers table")
+    assert place.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    texts = place.evaluate(CONTRASTS)
+    assert len(texts) > 100
+    assert [text for text in texts if text[1] < (LARGE_CONTRAST if text[2] else CONTRAST)] == []
+
+
+def test_everything_that_is_used_has_a_name(page: Any) -> None:
+    nameless = page.evaluate("""() => [...document.querySelectorAll('button, input, select, [tabindex], canvas, svg[role=img]')]
+        .filter((element) => !(element.getAttribute('aria-label') || element.labels?.[0]?.textContent.trim()
+            || element.textContent.trim())).map((element) => element.outerHTML.slice(0, 80))""")
+    assert nameless == []
+
+
+def test_names_of_files_are_text(page: Any) -> None:
+    assert page.evaluate("window.hacked") is None
+    assert page.get_by_text(HOSTILE.replace("/", ""), exact=True).count() >= 1
+
+
+def test_two_runs_are_overlaid_and_their_difference_is_named(place: Any, pages: dict[str, Path]) -> None:
+    place.goto(pages["two"].as_uri())
+    assert place.locator(".charts .chart").first.locator("polyline").count() == 2
+    assert place.locator("table.settings tbody th").all_inner_texts() == ["optimizer.lr"]
+    assert place.locator("#left-picture option").all_inner_texts()[1:3] == ["student of run", "student of other"]
+
+
+def test_a_script_that_is_not_the_reports_own_does_not_run(chromium: Any, pages: dict[str, Path], tmp_path: Path) -> None:
+    """Were something not escaped after all, the page's policy would still keep it from running."""
+    changed = tmp_path / "changed.html"
+    changed.write_text(pages["one"].read_text().replace("</body>", "<script>window.hacked = 1</script></body>"))
+    tab = chromium.new_page()
+    tab.goto(changed.as_uri())
+    assert tab.locator("h1").inner_text() == "run"
+    assert tab.evaluate("window.hacked") is None
+    tab.close()
