@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
+
+import torch
 
 from distill.command import SignalGate, run_command
 from distill.config import ConfigError
 from distill.data.files import write_bytes
+from distill.engine.device import choose_device
 from distill.reporting.page import render
 from distill.reporting.pictures import gallery
 from distill.reporting.run_folder import read_runs
@@ -36,7 +40,8 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, images: in
 
     `out` is by default report.html in the run folder, or comparison.html in the first of several. `images` is how many
     validation images are shown, 0 for none; they are made on `device` (auto, cpu, mps, cuda or cuda:N). Raises FileNotFoundError
-    for a folder that is no run, ConfigError for a configuration that cannot be read or a folder given twice, and WriteError.
+    for a folder that is no run, ConfigError for a configuration that cannot be read, a folder given twice or a device that
+    is not here, and WriteError.
     """
     folders = [Path(folder) for folder in runs]
     if not folders:
@@ -46,11 +51,19 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, images: in
     if images < 0:
         raise ConfigError(f"--images: 0 or more, found {images}")
     read = read_runs(folders)
+    place = _device(device)
     target = Path(out) if out is not None else folders[0] / (ONE if len(folders) == 1 else SEVERAL)
-    page = render(read, gallery(read, images, device))
+    page = render(read, gallery(read, images, place))
     write_bytes(target, page)
     logger.info("%s: %.1f MB", target, len(page) / 1e6)
     return target
+
+
+def _device(name: str) -> torch.device:
+    """Raises ConfigError for a name that is none, and for a device that is not here."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ConfigError(f"--device: auto, cpu, mps, cuda or cuda:N; found {name!r}")
+    return choose_device(name)
 
 
 def _parser() -> argparse.ArgumentParser:

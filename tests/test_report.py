@@ -30,7 +30,6 @@ from distill import report as report_command
 from distill.command import Interrupted
 from distill.config import Config, ConfigError
 from distill.data.images import centre_crop, read_image
-from distill.engine.device import choose_device
 from distill.engine.student import load_student
 from distill.engine.teacher import build_teacher
 from distill.engine.validate import SAMPLE_SIDE, Validation
@@ -43,6 +42,7 @@ from distill.train import train
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked=1">&lt;b&gt;'
 NAMES = ["a", "b", "c"]
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="session")
@@ -226,11 +226,10 @@ def test_the_images_shown_are_the_worst_the_best_and_the_median_first(gains: lis
 
 def test_pictures_and_their_scores_are_those_of_the_validation(run: Path) -> None:
     read = read_run(run)
-    device = choose_device("cpu")
-    student, teacher = load_student(run / "student_model_v1.pth"), build_teacher(read.config.teacher, device)
-    validation = Validation(read.config, teacher, device)
+    student, teacher = load_student(run / "student_model_v1.pth"), build_teacher(read.config.teacher, CPU)
+    validation = Validation(read.config, teacher, CPU)
     expected = validation.evaluate(student).images
-    shown = gallery([read], 3, "cpu").pictures
+    shown = gallery([read], 3, CPU).pictures
     assert [picture.name for picture in shown] == NAMES
     for picture in shown:
         assert {x.role: x.psnr for x in picture.layers if x.role != "sharp"} == pytest.approx(
@@ -252,7 +251,7 @@ def test_where_the_images_are_gone_the_last_sample_picture_is_cut_up(tmp_path: P
     rows = [np.concatenate([part for column in row for part in (column, gap)][:-1], axis=1) for row in columns]
     Image.fromarray(np.concatenate(rows)).save(folder / "samples" / "step_0000040.png")
     (folder / "samples" / "step_0000050.png").write_bytes(b"half a picture")
-    shown = gallery([read_run(folder)], 6, "cpu")
+    shown = gallery([read_run(folder)], 6, CPU)
     assert [picture.name for picture in shown.pictures] == ["a", "b"]
     for picture, row in zip(shown.pictures, columns, strict=True):
         assert [layer.role for layer in picture.layers] == ["blurry", "student", "teacher", "sharp"]
@@ -271,7 +270,7 @@ def test_a_teacher_that_is_not_here_is_left_out_and_not_downloaded(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
     config = run / "config.yaml"
     config.write_text(config.read_text().replace("weights: embedded", f"weights: {weights}"))
-    shown = gallery([read_run(run)], 1, "cpu")
+    shown = gallery([read_run(run)], 1, CPU)
     assert [layer.role for layer in shown.pictures[0].layers] == ["blurry", "student", "sharp"]
     assert "The teacher's pictures are missing" in shown.notes[0]
     assert weights in shown.notes[0]
@@ -280,7 +279,7 @@ def test_a_teacher_that_is_not_here_is_left_out_and_not_downloaded(
 def test_of_several_runs_the_same_image_is_one_picture_with_a_student_of_each(run: Path, tmp_path: Path, sharp: Path) -> None:
     other = tmp_path / "other"
     make_run(other, sharp, optimizer={"lr": 0.5})
-    shown = gallery(read_runs([run, other]), 2, "cpu").pictures
+    shown = gallery(read_runs([run, other]), 2, CPU).pictures
     assert [[layer.label for layer in picture.layers] for picture in shown] == 2 * [
         ["blurry", "student of run", "student of other", "teacher", "sharp"]
     ]
@@ -291,7 +290,7 @@ def test_of_several_runs_the_same_image_is_one_picture_with_a_student_of_each(ru
 def test_another_blur_is_another_picture(run: Path, tmp_path: Path, sharp: Path) -> None:
     other = tmp_path / "other"
     make_run(other, sharp, degrade=[{"kind": "gaussian_blur", "sigma": [3.0, 3.0]}])
-    assert [picture.name for picture in gallery(read_runs([run, other]), 2, "cpu").pictures] == ["a", "a", "c", "c"]
+    assert [picture.name for picture in gallery(read_runs([run, other]), 2, CPU).pictures] == ["a", "a", "c", "c"]
 
 
 def test_runs_with_one_name_are_told_apart_by_their_paths(run: Path, tmp_path: Path, sharp: Path) -> None:
@@ -318,8 +317,15 @@ def test_what_is_no_run_is_one_line_and_status_2(
 
 def test_the_command_takes_its_options(run: Path, tmp_path: Path, call: Callable[..., int]) -> None:
     out = tmp_path / "elsewhere" / "page.html"
-    assert call(report_command.main, run, "--out", out, "--images", 2, "--device", "cpu") == 0
+    assert call(report_command.main, run, "--out", out, "--images", 2, "--device", CPU) == 0
     assert len(content(out)["pictures"]) == 2
+    assert not (run / "report.html").exists()
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])
+def test_a_device_that_is_not_here_is_refused(run: Path, device: str) -> None:
+    with pytest.raises(ConfigError, match="device"):
+        report([run], device=device)
     assert not (run / "report.html").exists()
 
 

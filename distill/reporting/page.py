@@ -45,6 +45,7 @@ def render(runs: Sequence[RunFolder], pictures: Gallery) -> bytes:
         "differences": differences(runs),
         "pictures": [_picture(picture) for picture in pictures.pictures],
         "pictureNotes": pictures.notes,
+        "rankedBy": pictures.ranked_by,
         "webpQuality": WEBP_QUALITY,
     }
     style, script = ("\n".join((TEMPLATE / name).read_text("utf-8") for name in names) for names in (STYLES, SCRIPTS))

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from distill.config import Config, ConfigError
 from distill.data.images import ImageError, Pixels, centre_crop, read_image
-from distill.engine.device import choose_device
 from distill.engine.metrics import psnr
 from distill.engine.student import inference_copy, load_student
 from distill.engine.teacher import Teacher, build_teacher
@@ -62,6 +61,8 @@ class Gallery:
     notes: list[str] = field(default_factory=list)
     """What a reader should know about where they come from."""
     teacher_parameters: int | None = None
+    ranked_by: str | None = None
+    """Whose gains are meant, of several runs."""
 
 
 def gains(images: dict[str, dict[str, Score]], row: str = "student") -> dict[str, float]:
@@ -85,18 +86,18 @@ def choose(gain_of: dict[str, float], count: int) -> dict[str, str | None]:
     return {ranked[place]: places.get(place) for place in kept}
 
 
-def gallery(runs: Sequence[RunFolder], count: int, device: str) -> Gallery:
-    """At most `count` pictures; of several runs the same images, with a student of each. Downloads nothing."""
-    chosen: dict[str, str | None] = {}
-    for run in runs:
-        chosen = chosen or choose(gains(run.images), count)
-    together = Gallery()
+def gallery(runs: Sequence[RunFolder], count: int, device: torch.device) -> Gallery:
+    """At most `count` pictures; of several runs the same images, ranked by the first that has scores, with a student of each.
+    Downloads nothing."""
+    ranked_by = next((run for run in runs if gains(run.images)), None)
+    chosen = choose(gains(ranked_by.images), count) if ranked_by is not None else {}
+    together = Gallery(ranked_by=ranked_by.label if ranked_by is not None and len(runs) > 1 else None)
     for place, run in enumerate(runs if count > 0 else ()):
         part = _of_run(run, chosen, count, device)
         if not chosen:
             chosen = {picture.name: None for picture in part.pictures}
         if len(runs) > 1:
-            part = _named(part, run.label, place)
+            part = _named(part, run.label, place, run is ranked_by)
         together.notes += part.notes
         together.teacher_parameters = together.teacher_parameters or part.teacher_parameters
         for picture in part.pictures:
@@ -108,12 +109,12 @@ def gallery(runs: Sequence[RunFolder], count: int, device: str) -> Gallery:
     return together
 
 
-def _named(part: Gallery, label: str, place: int) -> Gallery:
-    """With the run's name on its student, and on what is said about it."""
+def _named(part: Gallery, label: str, place: int, ranks: bool) -> Gallery:
+    """With the run's name on its student, and on what is said about it; with gains where this run's rank the pictures."""
     pictures = []
     for picture in part.pictures:
         layers = [replace(x, label=f"student of {label}", run=place) if x.role == "student" else x for x in picture.layers]
-        pictures.append(replace(picture, layers=layers))
+        pictures.append(replace(picture, layers=layers) if ranks else replace(picture, layers=layers, rank=None, gain=None))
     return Gallery(pictures, [f"{label}: {note}" for note in part.notes], part.teacher_parameters)
 
 
@@ -128,7 +129,8 @@ def _add(pictures: list[Picture], new: Picture, label: str) -> None:
                 if layer.role == "teacher" and not any(_equal(layer.pixels, pixels) for pixels in known):
                     there.append(replace(layer, label=f"teacher of {label}" if known else "teacher"))
             layers = sorted([*here, *there, old.layers[-1]], key=lambda layer: ORDER.index(layer.role))
-            pictures[place] = replace(old, layers=layers)
+            gain = old.gain if old.gain is not None else new.gain
+            pictures[place] = replace(old, layers=layers, rank=old.rank or new.rank, gain=gain)
             return
     pictures.append(new)
 
@@ -142,7 +144,7 @@ def _equal(one: Pixels, other: Pixels) -> bool:
     return one.shape == other.shape and bool((one == other).all())
 
 
-def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: str) -> Gallery:
+def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: torch.device) -> Gallery:
     try:
         return _recompute(run, chosen, count, device)
     except NOT_HERE as error:
@@ -155,10 +157,9 @@ def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: s
     return Gallery(pictures, [note] if pictures else [f"There are no pictures to show: {reason}"])
 
 
-def _recompute(run: RunFolder, chosen: dict[str, str | None], count: int, device_name: str) -> Gallery:
+def _recompute(run: RunFolder, chosen: dict[str, str | None], count: int, device: torch.device) -> Gallery:
     """Raises NOT_HERE."""
-    device, made = choose_device(device_name), Gallery()
-    weights = _student_file(run)
+    made, weights = Gallery(), _student_file(run)
     student = inference_copy(load_student(weights)).to(device)
     teacher = _teacher_if_here(run.config, device, made)
     validation = Validation(run.config, teacher, device)

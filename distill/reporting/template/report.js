@@ -9,9 +9,9 @@ function build(content) {
   if (!single) parts.push(...comparison(content));
   parts.push(h("div", { class: "callouts" }, content.runs.map((run) => remarks(run, !single))));
   if (content.pictures.length) {
-    const { element, redraw } = viewer(content.pictures, content.pictureNotes, content.webpQuality);
+    const { element, redraw } = viewer(content);
     REDRAWN.push(redraw);
-    parts.push(section("See for yourself", "Drag the divider across the picture, or use the slider below it. The square is magnified beside it.", element));
+    parts.push(section("See for yourself", "Drag the divider across the picture, or use the slider below it. The square is what is magnified.", element));
   } else if (content.pictureNotes.length) {
     parts.push(section("See for yourself", null, content.pictureNotes.map((note) => h("p", {}, note))));
   }

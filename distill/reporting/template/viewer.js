@@ -3,7 +3,7 @@
 const ZOOMS = [["2", "2×"], ["4", "4×"], ["8", "8×"]];
 
 /** Blurry, student, teacher and sharp, two at a time with a divider, and a magnified detail of all of them. */
-function viewer(pictures, notes, quality) {
+function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
   const state = { picture: pictures[0], ...firstSides(pictures[0]), zoom: 4, x: 0.33, y: 0.36 };
   const under = h("img", { class: "layer", alt: "", draggable: "false" });
   const over = h("img", { class: "layer over", alt: "", draggable: "false" });
@@ -89,7 +89,7 @@ function viewer(pictures, notes, quality) {
     );
     stage.style.aspectRatio = `${picture.width} / ${picture.height}`;
     thumbs.forEach((thumb, index) => thumb.setAttribute("aria-pressed", String(pictures[index] === picture)));
-    caption.replaceChildren(h("strong", {}, picture.name), gainText(picture));
+    caption.replaceChildren(h("strong", {}, picture.name), gainText(picture, rankedBy));
     loupe.replaceChildren(...picture.layers.map(loupeCell));
     showLayers();
     moveDetail(state.x, state.y);
@@ -198,9 +198,9 @@ function viewer(pictures, notes, quality) {
     h(
       "p",
       { class: "small" },
-      `Centres of validation images, stored as WebP of quality ${quality}. PSNR (dB, higher is better) is of the whole validation image before that.`,
+      `Centres of validation images, stored as WebP of quality ${webpQuality}. PSNR (dB, higher is better) is of the whole validation image before that.`,
     ),
-    notes.map((note) => h("p", { class: "small" }, note)),
+    pictureNotes.map((note) => h("p", { class: "small" }, note)),
   );
   showPicture(pictures[0]);
   return { element, redraw: drawDetail };
@@ -212,9 +212,9 @@ function firstSides(picture) {
   return students.length > 1 ? { left: students[0], right: students[1] } : { left: 0, right: 1 };
 }
 
-function gainText(picture) {
+function gainText(picture, rankedBy) {
   if (picture.gain === null) return "";
   const rank = { worst: "the worst of all images", median: "the median of all images", best: "the best of all images" }[picture.rank];
   const verb = picture.gain < 0 ? "got worse" : "gained";
-  return ` ${verb} by ${fixed(Math.abs(picture.gain), 2)} dB`.replace("gained by", "gained") + (rank ? `, ${rank}` : "");
+  return ` ${verb} by ${fixed(Math.abs(picture.gain), 2)} dB`.replace("gained by", "gained") + (rank ? `, ${rank}` : "") + (rankedBy ? ` (${rankedBy})` : "");
 }
