@@ -190,6 +190,17 @@ def test_every_image_can_be_chosen_with_the_keyboard(page: Any) -> None:
     page.wait_for_function("(before) => document.querySelector('.loupe canvas').toDataURL() !== before", arg=before[0])
 
 
+def test_the_bars_of_all_images_have_one_zero(page: Any) -> None:
+    zeros = page.evaluate("[...document.querySelectorAll('.gain-bar .zero')].map((line) => line.getBoundingClientRect().x)")
+    assert len(zeros) == 4
+    assert max(zeros) - min(zeros) < 0.5
+
+
+def test_a_long_name_does_not_widen_its_thumbnail(page: Any) -> None:
+    widths = page.evaluate("[...document.querySelectorAll('.thumb')].map((thumb) => thumb.offsetWidth)")
+    assert len(set(widths)) == 1
+
+
 def test_what_has_the_focus_is_seen(page: Any) -> None:
     reached = set()
     for _ in range(60):

@@ -75,13 +75,14 @@ function scoreTable(run) {
     withGain(scores, row, "psnr", 2),
     withGain(scores, row, "ssim", 4),
   ]);
-  const source = run.scoresStep === null ? "From evaluation.csv." : `Measured at step ${fixed(run.scoresStep, 0)}.`;
+  const source = run.scoresStep === null ? "From evaluation.csv" : `Measured at step ${fixed(run.scoresStep, 0)}`;
   return [
     table("Scores on the validation images", ["", "PSNR, dB", "SSIM"], rows, { class: "figures" }),
-    h("p", { class: "small" }, source),
+    h("p", { class: "small" }, `${source}; ${BELOW}.`),
   ];
 }
 
+const BELOW = "small figures are the gain over the blurry input";
 const SCORES_EXPLAINED =
   "How close each picture is to the sharp original, on average over validation images that were not trained on. PSNR measures the" +
   " error of the pixels: 1 dB more is about 11 % less error. SSIM measures likeness of structure, 1 being equal.";
@@ -295,7 +296,7 @@ function comparison(content) {
   const head = ["run", "PSNR, dB", "SSIM", "teacher’s gain", "steps", "time", "images/s", "parameters"];
   const changed = differences.map((row) => [row.key, ...row.values.map((value) => (value === "" ? MISSING : value))]);
   return [
-    section("Results", SCORES_EXPLAINED, table("Results of the runs", head, rows, { class: "figures wide" })),
+    section("Results", SCORES_EXPLAINED, table("Results of the runs", head, rows, { class: "figures" }), h("p", { class: "small" }, `Of each run’s last validation; ${BELOW}.`)),
     section(
       "Where the configurations differ",
       differences.length ? "Everything else is the same in all runs." : "Nowhere, but for the folder that each run writes.",
