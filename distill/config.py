@@ -28,6 +28,7 @@ from distill.strict_yaml import apply_override, dump_yaml, parse_yaml
 
 MAX_BYTES = 2**20
 SHOWN_ERRORS = 3
+DEVICE_NAMES = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
 
 class ConfigError(ValueError):
@@ -42,7 +43,7 @@ class RunConfig(Section):
     """The run folder. A run whose folder holds a checkpoint goes on from it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Every random draw is a function of this, the epoch and the sample's index."""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=DEVICE_NAMES)] = "auto"
     """`auto` takes the GPU where there is one."""
     save_minutes: Positive = 10.0
     """A checkpoint at least this often, besides those at the ends of epochs."""

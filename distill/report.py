@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from distill.command import SignalGate, run_command
+from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError
 from distill.data.files import write_bytes
 from distill.engine.device import choose_device
@@ -51,7 +48,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, images: in
     if images < 0:
         raise ConfigError(f"--images: 0 or more, found {images}")
     read = read_runs(folders)
-    place = _device(device)
+    place = choose_device(device, key="--device")
     target = Path(out) if out is not None else folders[0] / (ONE if len(folders) == 1 else SEVERAL)
     page = render(read, gallery(read, images, place))
     write_bytes(target, page)
@@ -59,20 +56,8 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, images: in
     return target
 
 
-def _device(name: str) -> torch.device:
-    """Raises ConfigError for a name that is none, and for a device that is not here."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise ConfigError(f"--device: auto, cpu, mps, cuda or cuda:N; found {name!r}")
-    return choose_device(name)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m distill.report",
-        description="Shows a run, or several compared, in one HTML file that fetches nothing.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def make_parser() -> argparse.ArgumentParser:
+    parser = new_parser("report", "Shows a run, or several compared, in one HTML file that fetches nothing.", EXAMPLE)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN_DIR", help="a run folder, also of a run that is going on; several are compared")
     add("--out", metavar="FILE", help=f"the HTML file (default: {ONE} in the run folder)")
@@ -82,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    arguments = make_parser().parse_args()
     SignalGate().install()
     print(report(arguments.runs, arguments.out, arguments.images, arguments.device))
 

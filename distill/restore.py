@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -92,10 +91,7 @@ def restore(
     result. Raises WriteError where `out` cannot be written.
     """
     jobs = select(inputs, out, None if file_format is None else f".{file_format}")
-    try:
-        place = choose_device(device)
-    except ConfigError as error:  # which names the key of a configuration
-        raise ConfigError(str(error).replace("run.device", "--device")) from None
+    place = choose_device(device, key="--device")
     chosen = teacher_precision(precision, place)
     if chosen != "fp32" and place.type == "cpu":
         logger.warning("--precision: %s is many times slower than fp32 on a CPU", chosen)
@@ -167,12 +163,6 @@ def _centre(pixels: Samples) -> Pixels:
     return centre.repeat(3, axis=2) if centre.shape[2] == 1 else centre
 
 
-def _device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", text):
-        raise argparse.ArgumentTypeError(f"auto, cpu, mps, cuda or cuda:N; found {text!r}")
-    return text
-
-
 def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("restore", "Restores image files with a trained student, or a teacher; run again, it goes on.", EXAMPLE)
     add = parser.add_argument
@@ -193,7 +183,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="the network sees NxN pixels at once; fewer need less memory (default %(default)s)",
     )
-    add("--device", type=_device, default="auto", help="auto, cpu, mps, cuda or cuda:N (default %(default)s)")
+    add("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N (default %(default)s)")
     add("--precision", choices=("auto", "fp32", "fp16"), default="auto", help="auto is fp16 on CUDA, fp32 elsewhere (default)")
     add("--overwrite", action="store_true", help="restore again what is done, and replace files that are no results")
     add("--compare", action="store_true", help=f"also write the centres before and after, side by side, to DIR/{COMPARISONS}/")

@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
-from distill.config import ConfigError
+from distill.config import DEVICE_NAMES, ConfigError
 from distill.data.datasets import Batch
 from distill.engine.distributed import Ranks
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
-def choose_device(name: str, ranks: Ranks | None = None) -> torch.device:
-    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`; of several processes on a machine each gets a GPU of its own. Raises ConfigError
-    for a device this machine does not have."""
+def choose_device(name: str, ranks: Ranks | None = None, key: str = "run.device") -> torch.device:
+    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`; of several processes on a machine each gets a GPU of its own. Raises ConfigError,
+    which names the `key` that the user gave, for any other name and for a device this machine does not have."""
+    if not re.fullmatch(DEVICE_NAMES, name):
+        raise ConfigError(f"{key}: auto, cpu, mps, cuda or cuda:N; found {name!r}")
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if ranks is not None and ranks.count > 1 and name.startswith("cuda"):
         if name != "cuda":
-            raise ConfigError(f"run.device: {name} is one GPU, but there are {ranks.count} processes; cuda gives each its own")
+            raise ConfigError(f"{key}: {name} is one GPU, but there are {ranks.count} processes; cuda gives each its own")
         name = f"cuda:{ranks.rank_on_node}"
     device = torch.device(name)
     present = {
@@ -33,7 +36,7 @@ def choose_device(name: str, ranks: Ranks | None = None) -> torch.device:
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
     }
     if not present[device.type]:
-        raise ConfigError(f"run.device: {name} is not available here; auto takes what there is")
+        raise ConfigError(f"{key}: {name} is not available here; auto takes what there is")
     if device.type == "cpu":
         _keep_freed_pages()
     # What is computed in float32 on a GPU is so because half precision would not do, and TF32 has fp16's ten bits.
