@@ -41,7 +41,7 @@ def evaluate(config: Config, weights: Path | None = None, csv: Path | None = Non
         with ranks.first_of_node_first():
             teacher = build_teacher(config.teacher, device)
         student = load_student(weights).to(device)
-        validation = Validation(config, teacher, device, ranks)
+        validation = Validation(config, teacher, device, ranks, distance=True)
         turns = ranks.turns(len(validation.dataset))
         with progress_bar(turns, "image", silent=not ranks.first, leave=False) as bar:
 

@@ -87,9 +87,13 @@ class Validation:
     """The validation images of a run, shared out among its ranks. What does not change, the scores of blurry input and teacher,
     is computed once."""
 
-    def __init__(self, config: Config, teacher: Teacher | None, device: torch.device, ranks: Ranks | None = None) -> None:
-        """Raises FileNotFoundError and ImageError where the images are not as the config says."""
+    def __init__(
+        self, config: Config, teacher: Teacher | None, device: torch.device, ranks: Ranks | None = None, distance: bool = False
+    ) -> None:
+        """`distance`: also score how far a student is from the teacher, in the first evaluation alone: the teacher's pictures are
+        not kept. Raises FileNotFoundError and ImageError where the images are not as the config says."""
         self.config, self.teacher, self.device, self.ranks = config, teacher, device, ranks or Ranks()
+        self.distance = distance
         self.dataset = ValidationImages(config)
         self.skipped: dict[str, Skipped] = {}
         self._unchanging: dict[str, dict[str, Score]] = {}
@@ -127,11 +131,7 @@ class Validation:
     @torch.no_grad()
     def evaluate(self, student: nn.Module | None, pause: Callable[[], None] = lambda: None) -> Evaluation:
         """Scores a student, of which a copy is used; without one, blurry input and teacher alone. Every rank scores its share and
-        returns all. `pause` is called between images, as often on every rank, and may raise.
-
-        The teacher restores each image once, and its pictures are not kept: how far the student is from the teacher is known of
-        the first evaluation alone.
-        """
+        returns all. `pause` is called between images, as often on every rank, and may raise."""
         part = _Part()
         student = None if student is None else inference_copy(student)
         for turn in range(self.ranks.turns(len(self.dataset))):
@@ -158,7 +158,7 @@ class Validation:
         if student is not None:
             restored = to_pixels(student(blurry))
             scores["student"] = _score(restored, reference)
-            if by_teacher is not None:
+            if self.distance and by_teacher is not None:
                 scores[DISTANCE] = _score(restored, by_teacher)
             columns.append(_sample(restored))
         if name in self._teacher_samples:

@@ -69,7 +69,7 @@ class Shifts(nn.Module):
 
 def test_rows_are_scored_on_the_same_images_and_the_teacher_once(tiny_config: Callable[..., Config]) -> None:
     network = Shifts(0.0)
-    validation = Validation(tiny_config(eval={"samples": 2}), Teacher(network), CPU)
+    validation = Validation(tiny_config(eval={"samples": 2}), Teacher(network), CPU, distance=True)
     student = Shifts(26 / 255).train()
     first, second = validation.evaluate(student), validation.evaluate(student)
     assert network.calls == 6
