@@ -21,7 +21,7 @@ import torch
 from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config, ConfigError
 from distill.data.files import write_bytes
-from distill.engine.device import choose_device
+from distill.engine.device import choose_device, describe_device
 from distill.engine.forward_bench import Row, student_rows, teacher_rows
 from distill.engine.loop_bench import LoopFigures, measure_loop
 from distill.engine.probe import stop_children
@@ -77,7 +77,7 @@ def bench(config: Config, parts: Sequence[str] = PARTS, keep: Callable[[Report],
     device = choose_device(config.run.device)
     logger.info("matrix products and copies")
     machine = Machine(device)
-    report = Report(machine.describe(), date.today().isoformat(), {}, machine.copy_bandwidth / 1e9)
+    report = Report(describe_device(device), date.today().isoformat(), {}, machine.copy_bandwidth / 1e9)
     for part in parts:
         if part == "teacher":
             report.forward += teacher_rows(config, machine)

@@ -29,14 +29,14 @@ from distill.data.picture_files import (
     read_picture,
     reduce_to_8_bits,
 )
-from distill.data.results import is_done, results_since, settings_of
+from distill.data.results import is_done, results_since
 from distill.data.selection import COMPARISONS, Job, select
 from distill.engine.device import choose_device
 from distill.engine.progress import progress_bar
 from distill.engine.restoration import TILE, NotFiniteError, Restorer
 from distill.engine.student import load_student
 from distill.engine.teacher import teacher_precision
-from restormer.weights import locate_weights
+from restormer.weights import locate_weights, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +97,9 @@ def restore(
         logger.warning("--precision: %s is many times slower than fp32 on a CPU", chosen)
     file = locate_weights(weights)
     restorer = Restorer(load_student(file), place, chosen, tile)
-    settings = settings_of(file, quality)
+    # Not device, precision and tile: they change next to nothing, and whoever goes on with smaller tiles wants to keep
+    # what is there.
+    settings: dict[str, str | int] = {"weights_sha256": sha256_of(file), "quality": quality}
     max_pixels = None if allow_large else MAX_PIXELS
     summary = Summary()
     with locked(out), logging_redirect_tqdm(), progress_bar(len(jobs), "image") as bar:

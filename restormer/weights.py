@@ -82,7 +82,7 @@ def _is_published(path: Path) -> bool:
     if not path.is_file():
         return False
     size = path.stat().st_size
-    return any(size == known.size and _hash(path) == known.sha256 for known in PUBLISHED.values() if known.sha256)
+    return any(size == known.size and sha256_of(path) == known.sha256 for known in PUBLISHED.values() if known.sha256)
 
 
 def load_restormer(weights: str, sha256: str | None = None) -> Restormer:
@@ -117,6 +117,11 @@ def locate_weights(weights: str, sha256: str | None = None) -> Path:
     return path
 
 
+def published_file(name: str) -> Path:
+    """Where a published name's weights are, or would be, once downloaded: in torch's hub cache."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / f"restormer_{name}.pth"
+
+
 def download(name: str, published: Published, sha256: str | None = None) -> Path:
     """The file in torch's hub cache, downloaded with a progress bar if it is not there; it appears whole and checked, or not at
     all. Raises WeightsError for a hash that is missing or wrong, and where the server cannot be reached."""
@@ -125,7 +130,7 @@ def download(name: str, published: Published, sha256: str | None = None) -> Path
         raise WeightsError(
             f"{name}: no sha256 is known for this file; give teacher.sha256, or download {published.url} and give the file"
         )
-    path = Path(torch.hub.get_dir()) / "checkpoints" / f"restormer_{name}.pth"
+    path = published_file(name)
     if path.is_file():
         _check_hash(path, expected)
         return path
@@ -144,20 +149,17 @@ def download(name: str, published: Published, sha256: str | None = None) -> Path
 
 
 def _check_hash(path: Path, expected: str) -> None:
-    found = _hash(path)
+    found = sha256_of(path)
     if found != expected:
         raise WeightsError(f"{path}: sha256 is {found}, expected {expected}; delete the file if it is a broken download")
 
 
-def _hash(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 

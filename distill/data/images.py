@@ -23,6 +23,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 MIN_SIDE = 16
 PNG_SIGNATURE, PNG_RGB = b"\x89PNG\r\n\x1a\n", 2
 BAND_ROWS = 256
+COLUMN_GAP = 4
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow refuses larger ones
 
 
@@ -258,9 +259,9 @@ def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
     return pixels[top : top + side, left : left + side]
 
 
-def side_by_side(columns: Sequence[Pixels], gap: int = 4) -> Pixels:
+def side_by_side(columns: Sequence[Pixels]) -> Pixels:
     """Images of equal size in one row, white between them."""
-    white = np.full((columns[0].shape[0], gap, 3), 255, np.uint8)
+    white = np.full((columns[0].shape[0], COLUMN_GAP, 3), 255, np.uint8)
     row: list[Pixels] = []
     for column in columns:
         row += [column, white]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -15,16 +14,6 @@ from distill.data.selection import Job
 logger = logging.getLogger(__name__)
 
 RECORD = ".restored.json"
-
-
-def settings_of(weights: Path, quality: int) -> dict[str, str | int]:
-    """What results are told apart by. Device, precision and tile are not among it: they change next to nothing, and whoever goes
-    on with smaller tiles, or elsewhere, wants to keep what is there."""
-    digest = hashlib.sha256()
-    with weights.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return {"weights_sha256": digest.hexdigest(), "quality": quality}
 
 
 def results_since(

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from distill.engine.device import describe_device
-
 REPETITIONS = 7
 
 
@@ -67,10 +65,6 @@ class Machine:
     def rates(self) -> dict[str, float]:
         """The matrix rates that were asked for, by the dtype's name."""
         return {str(dtype).removeprefix("torch."): rate for dtype, rate in self._rates.items()}
-
-    def describe(self) -> str:
-        """Device and versions, in one line."""
-        return describe_device(self.device)
 
 
 @dataclass(frozen=True)

@@ -12,21 +12,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from distill.config import Config, ConfigError
-from distill.data.images import ImageError, Pixels, centre_crop, read_image
+from distill.data.images import COLUMN_GAP, ImageError, Pixels, centre_crop, read_image
 from distill.engine.metrics import psnr
+from distill.engine.progress import progress_bar
 from distill.engine.student import inference_copy, load_student
 from distill.engine.teacher import Teacher, build_teacher
 from distill.engine.validate import SAMPLE_SIDE, Score, Validation, to_pixels
 from distill.reporting.run_folder import RunFolder
-from restormer.weights import PUBLISHED, WeightsError
+from restormer.weights import PUBLISHED, WeightsError, published_file
 
 logger = logging.getLogger(__name__)
 
 SHOWN_SIDE = 384
-SAMPLE_GAP = 4
 ORDER = ("blurry", "student", "teacher", "sharp")
 # What stands in the way of making the pictures again, and does not make the report wrong.
 NOT_HERE = (ConfigError, FileNotFoundError, PermissionError, ImageError, WeightsError)
@@ -165,18 +164,24 @@ def _recompute(run: RunFolder, chosen: dict[str, str | None], count: int, device
     validation = Validation(run.config, teacher, device)
     names = list(chosen) or [image.stem for image in validation.dataset.images[:count]]
     gain_of = gains(run.images)
-    for name, blurry, sharp in tqdm(validation.named(names), f"{run.label}: pictures", len(names), unit="image", leave=False):
-        reference = to_pixels(sharp)
-        layers = [_layer("blurry", to_pixels(blurry), reference), _layer("student", _restored(student, blurry), reference)]
-        if teacher is not None:
-            layers.append(_layer("teacher", _restored(teacher, blurry), reference))
-        layers.append(Layer("sharp", "sharp", centre_crop(reference, SHOWN_SIDE)))
-        made.pictures.append(Picture(name, layers, chosen.get(name), gain_of.get(name)))
+    with progress_bar(len(names), "image", desc=f"{run.label}: pictures", leave=False) as bar:
+        for name, blurry, sharp in validation.named(names):
+            layers = _layers(blurry, sharp, student, teacher)
+            made.pictures.append(Picture(name, layers, chosen.get(name), gain_of.get(name)))
+            bar.update()
     if not made.pictures:
         raise ImageError(f"{run.config.data.val.sharp}: none of the images of evaluation.csv is there")
     if weights.name != f"student_model_{run.config.stages[-1].name}.pth":
         made.notes.append(f"The student shown is {weights.name}, since the last stage has not ended.")
     return made
+
+
+def _layers(blurry: torch.Tensor, sharp: torch.Tensor, student: nn.Module, teacher: Teacher | None) -> list[Layer]:
+    reference = to_pixels(sharp)
+    layers = [_layer("blurry", to_pixels(blurry), reference), _layer("student", _restored(student, blurry), reference)]
+    if teacher is not None:
+        layers.append(_layer("teacher", _restored(teacher, blurry), reference))
+    return [*layers, Layer("sharp", "sharp", centre_crop(reference, SHOWN_SIDE))]
 
 
 def _restored(network: nn.Module, blurry: torch.Tensor) -> Pixels:
@@ -211,8 +216,7 @@ def _teacher_if_here(config: Config, device: torch.device, made: Gallery) -> Tea
 
 
 def _refuse_download(name: str) -> None:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / f"restormer_{name}.pth"
-    if not path.is_file():
+    if not published_file(name).is_file():
         raise FileNotFoundError(f"{name}: its weights are not on this machine, and a report downloads nothing")
 
 
@@ -224,7 +228,7 @@ def _from_samples(run: RunFolder, count: int) -> list[Picture]:
         except ImageError as error:
             logger.warning("%s", error)
             continue
-        columns = (pixels.shape[1] + SAMPLE_GAP) // (SAMPLE_SIDE + SAMPLE_GAP)
+        columns = (pixels.shape[1] + COLUMN_GAP) // (SAMPLE_SIDE + COLUMN_GAP)
         roles = ORDER if columns == 4 else ("blurry", "student", "sharp")
         if columns != len(roles):
             continue
@@ -235,7 +239,7 @@ def _from_samples(run: RunFolder, count: int) -> list[Picture]:
 def _cut(pixels: Pixels, index: int, roles: Sequence[str], run: RunFolder) -> Picture:
     """Sample pictures show the first images that were evaluated."""
     names, row = list(run.images), pixels[index * SAMPLE_SIDE : (index + 1) * SAMPLE_SIDE]
-    starts = [number * (SAMPLE_SIDE + SAMPLE_GAP) for number in range(len(roles))]
+    starts = [number * (SAMPLE_SIDE + COLUMN_GAP) for number in range(len(roles))]
     layers = [Layer(role, role, row[:, start : start + SAMPLE_SIDE]) for role, start in zip(roles, starts, strict=True)]
     name = names[index] if index < len(names) else f"image {index + 1}"
     return Picture(name, layers, None, gains(run.images).get(name))
