@@ -82,7 +82,7 @@ def _apply(step: Degradation, image: Tensor, draws: Draws) -> Tensor:
         case MotionBlur():
             return _motion_blur(image, strength, draws["angle"].float(), step.length[1])
         case Rescale():
-            return _rescale(image, strength)
+            return _rescale(image, strength, step.antialias)
         case Noise():
             return _noise(image, strength / 255, draws["seed"])
         case Jpeg():
@@ -110,16 +110,16 @@ def _odd(length: float) -> int:
     return 2 * round((length - 1) / 2) + 1
 
 
-def _rescale(image: Tensor, factor: Tensor) -> Tensor:
+def _rescale(image: Tensor, factor: Tensor, antialias: bool) -> Tensor:
     height, width = image.shape[-2:]
     sizes = [(max(1, round(height / f)), max(1, round(width / f))) for f in factor.tolist()]
     out = torch.empty_like(image)
     for size in dict.fromkeys(sizes):
         # Not image[list]: that waits for the list to arrive.
         rows = torch.tensor([row for row, own in enumerate(sizes) if own == size]).to(image.device, non_blocking=True)
-        # Antialiased in both directions, as PIL does it, and rounded between, as a small file would be.
-        small = quantize(F.interpolate(image.index_select(0, rows), size, mode="bicubic", antialias=True))
-        out.index_copy_(0, rows, F.interpolate(small, (height, width), mode="bicubic", antialias=True))
+        # Rounded between, as a small file would be.
+        small = quantize(F.interpolate(image.index_select(0, rows), size, mode="bicubic", antialias=antialias))
+        out.index_copy_(0, rows, F.interpolate(small, (height, width), mode="bicubic", antialias=antialias))
     return out
 
 

@@ -44,14 +44,23 @@ class Settings:
 
 
 def split(stems: Sequence[str], seed: int) -> dict[str, str]:
-    """{stem: folder}: whole images, so that no photograph is in two parts. Raises ImageError where a part would be empty."""
+    """{stem: folder}: whole images, so that no photograph is in two parts. Raises ImageError where a part would be empty.
+
+    With seed 42 the original's split, which scikit-learn's `train_test_split` made of its sorted file names.
+    """
     if len(stems) < MIN_IMAGES:
         raise ImageError(f"{len(stems)} images cannot be split into training, test and benchmark; {MIN_IMAGES} can")
-    order = np.random.default_rng(seed).permutation(len(stems))
-    benchmark = math.ceil(0.1 * len(stems))
-    test = math.ceil(0.2 * (len(stems) - benchmark))
-    folders = [BENCHMARK] * benchmark + [TEST] * test + [TRAIN] * (len(stems) - benchmark - test)
-    return dict(sorted((sorted(stems)[index], folder) for index, folder in zip(order, folders, strict=True)))
+    rest, benchmark = _set_apart(sorted(stems), 0.1, seed)
+    train, test = _set_apart(rest, 0.2, seed)
+    parts = {TRAIN: train, TEST: test, BENCHMARK: benchmark}
+    return dict(sorted((stem, folder) for folder, part in parts.items() for stem in part))
+
+
+def _set_apart(stems: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """The rest, shuffled, and the share, rounded up."""
+    shuffled = [stems[index] for index in np.random.RandomState(seed).permutation(len(stems))]
+    count = math.ceil(share * len(stems))
+    return shuffled[count:], shuffled[:count]
 
 
 @dataclass(frozen=True)
@@ -85,15 +94,15 @@ class PatchWriter(Dataset[Prepared]):
         except ImageError as error:
             return Prepared(folder, 0, False, Skipped(str(path), str(error).removeprefix(f"{path}: ")))
         pairs = self._pairs(stem, pixels.shape[:2])
-        for (row, column), pair in pairs.items():
-            self._write(f"{stem}_{row}_{column}", pair, pixels, row * self.settings.patch, column * self.settings.patch)
+        for (top, left), pair in pairs.items():
+            self._write(f"{stem}_{top}_{left}", pair, pixels, top, left)
         return Prepared(folder, len(pairs), new=True)
 
     def _pairs(self, stem: str, size: tuple[int, ...]) -> dict[tuple[int, int], tuple[Path, Path]]:
-        """{(row, column): (sharp file, blurry file)} of an (H, W) image; incomplete patches at right and bottom are dropped."""
-        rows, columns = size[0] // self.settings.patch, size[1] // self.settings.patch
-        grid = [(row, column) for row in range(rows) for column in range(columns)]
-        return {(row, column): self._files(stem, f"{stem}_{row}_{column}") for row, column in grid}
+        """{(top, left): (sharp file, blurry file)} of an (H, W) image; incomplete patches at right and bottom are dropped."""
+        side = self.settings.patch
+        corners = [(top, left) for top in range(0, size[0] - side + 1, side) for left in range(0, size[1] - side + 1, side)]
+        return {(top, left): self._files(stem, f"{stem}_{top}_{left}") for top, left in corners}
 
     def _files(self, stem: str, name: str) -> tuple[Path, Path]:
         sharp, blurry = (self.out / kind / self.folders[stem] / f"{name}{self.settings.suffix}" for kind in ("sharp", "blurry"))

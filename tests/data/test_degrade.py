@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.ndimage import gaussian_filter
 from skimage import data
 
 from distill.data.degrade import degrade, draw
-from distill.degradations import Degradation
+from distill.degradations import Degradation, Degradations
 
 
 def steps(*descriptions: dict[str, Any]) -> list[Any]:
@@ -60,6 +61,31 @@ def test_rescale_equals_pils_bicubic(photo: torch.Tensor) -> None:
         # PIL computes in fixed point and rounds between its two passes as well
         assert difference.max() <= 2
         assert difference.mean() < 0.3
+
+
+def keys_matrix(inputs: int, outputs: int) -> np.ndarray:
+    """Bicubic interpolation of one side as OpenCV does it, without antialiasing: the kernel of Keys (1981) with a = -0.75."""
+
+    def kernel(x: float) -> float:
+        x, a = abs(x), -0.75
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1 if x <= 1 else a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+    matrix = np.zeros((outputs, inputs))
+    for row in range(outputs):
+        place = (row + 0.5) * inputs / outputs - 0.5
+        for tap in range(math.floor(place) - 1, math.floor(place) + 3):
+            matrix[row, min(max(tap, 0), inputs - 1)] += kernel(place - tap)
+    return matrix
+
+
+def test_the_originals_blur_is_opencvs_bicubic(photo: torch.Tensor) -> None:
+    original = TypeAdapter(Degradations).validate_python("bicubic_x4")
+    out = levels(degrade(photo, original, draws_of(original, 4)))
+    for row in range(4):
+        small = np.einsum("ih,jw,hwc->ijc", keys_matrix(64, 16), keys_matrix(96, 24), levels(photo)[row])
+        large = np.einsum("ih,jw,hwc->ijc", keys_matrix(16, 64), keys_matrix(24, 96), small.clip(0, 255).round())
+        # a value near a half may be rounded either way, before and after
+        assert np.abs(out[row] - large.clip(0, 255)).max() <= 1.51
 
 
 @pytest.mark.parametrize("length", [3, 9, 15])

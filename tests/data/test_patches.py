@@ -28,6 +28,13 @@ def test_the_originals_800_images_are_split_as_it_split_them() -> None:
     stems = [f"{number:04d}" for number in range(1, 801)]
     folders = split(stems, 42)
     assert [sum(folder == part for folder in folders.values()) for part in (TRAIN, TEST, BENCHMARK)] == [576, 144, 80]
+    # scikit-learn 1.9.1: the first eight images of each part, and the sums of the numbers of all
+    first = {BENCHMARK: "24 31 32 34 40 50 64 66", TEST: "1 11 12 13 23 29 35 39", TRAIN: "2 3 4 5 6 7 8 9"}
+    sums = {BENCHMARK: 32557 + 80, TEST: 58599 + 144, TRAIN: 228444 + 576}
+    for part, expected in first.items():
+        numbers = [int(stem) for stem, folder in folders.items() if folder == part]
+        assert numbers[:8] == [int(word) for word in expected.split()]
+        assert sum(numbers) == sums[part]
     assert list(folders) == stems
     assert split(list(reversed(stems)), 42) == folders
     assert split(stems, 43) != folders
@@ -68,21 +75,21 @@ def test_patches_lie_on_the_grid_of_the_image_under_the_originals_names(photos: 
         (BENCHMARK, 6, True, None),
     ]
     names = sorted(files(tmp_path / "out"))
-    grid = [f"{row}_{column}.png" for row in range(2) for column in range(3)]
-    turned = [f"{row}_{column}.png" for row in range(3) for column in range(2)]  # 100 high, 70 wide
+    grid = [f"{top}_{left}.png" for top in (0, 32) for left in (0, 32, 64)]
+    turned = [f"{top}_{left}.png" for top in (0, 32, 64) for left in (0, 32)]  # 100 high, 70 wide
     expected = [f"benchmark/turned_{end}" for end in turned] + [f"train/test/sub/b_{end}" for end in grid]
     expected += [f"train/train/a_{end}" for end in grid]
     assert names == [f"{kind}/{name}" for kind in ("blurry", "sharp") for name in expected]
-    assert np.array_equal(read_image(tmp_path / "out/sharp/train/train/a_1_2.png"), read_image(photos["a"])[32:64, 64:96])
+    assert np.array_equal(read_image(tmp_path / "out/sharp/train/train/a_32_64.png"), read_image(photos["a"])[32:64, 64:96])
 
 
 def test_blur_is_degrades_of_this_patch_and_its_name_alone(photos: dict[str, Path], tmp_path: Path) -> None:
     writer(photos, tmp_path / "out")[1]
-    sharp = read_image(tmp_path / "out/sharp/train/test/sub/b_1_0.png")
-    draws = draw(RECIPE, sample_generator(1, 0, "sub/b_1_0", "prepare"))
+    sharp = read_image(tmp_path / "out/sharp/train/test/sub/b_32_0.png")
+    draws = draw(RECIPE, sample_generator(1, 0, "sub/b_32_0", "prepare"))
     image = torch.from_numpy(sharp.copy()).permute(2, 0, 1)[None].float() / 255
     expected = degrade(image, RECIPE, {key: torch.tensor([value]) for key, value in draws.items()})
-    found = read_image(tmp_path / "out/blurry/train/test/sub/b_1_0.png")
+    found = read_image(tmp_path / "out/blurry/train/test/sub/b_32_0.png")
     assert np.array_equal(found, (expected[0].permute(1, 2, 0) * 255).round().byte().numpy())
     assert not np.array_equal(found, sharp)
 
@@ -94,7 +101,7 @@ def test_an_image_whose_patches_are_there_is_left_alone_and_a_missing_one_is_mad
     assert writer(photos, out)[0].new
     before = files(out)
     assert not writer(photos, out)[0].new
-    (out / "blurry/train/train/a_0_1.png").unlink()
+    (out / "blurry/train/train/a_0_32.png").unlink()
     assert writer(photos, out)[0].new
     assert files(out) == before
 
@@ -108,7 +115,8 @@ def test_a_tiff_turned_by_its_exif_is_cut_as_it_is_read(tmp_path: Path) -> None:
     pixels = read_image(path)
     PatchWriter({"t": path}, {"t": TRAIN}, tmp_path / "out", SETTINGS)[0]
     names = {file.name for file in (tmp_path / "out" / "sharp").rglob("*.png")}
-    assert names == {f"t_{row}_{column}.png" for row in range(pixels.shape[0] // 32) for column in range(pixels.shape[1] // 32)}
+    height, width = pixels.shape[:2]
+    assert names == {f"t_{top}_{left}.png" for top in range(0, height - 31, 32) for left in range(0, width - 31, 32)}
 
 
 def test_jpeg_of_the_quality_asked_for(photos: dict[str, Path], tmp_path: Path) -> None:
