@@ -17,6 +17,11 @@ from distill.engine.teacher import Teacher
 logger = logging.getLogger(__name__)
 
 FORMAT = "online-distill checkpoint 1"
+# What has no part in how a student is trained.
+BESIDE_TRAINING = (
+    *("run.", "data.val.", "data.workers", "data.keep_mb", "student.compile", "eval.", "bench.", "optimizer.max_skipped"),
+    *(f"teacher.{key}" for key in ("micro_batch", "compile", "check", "cache", "on_missing", "tile")),
+)
 
 
 def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> None:
@@ -51,7 +56,8 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
         return None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConfigError(f"{folder / CHECKPOINT}: not a checkpoint of this version; --fresh starts over")
-    _check_same_run(folder, parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
+    changes = _changes(parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
+    _check_same_run(folder, changes)
     step: int = content["step"]
     before = Plan(stages=plan.stages, **content["plan"])
     plan = before.changed(step, plan.steps_per_epoch, plan.batch)
@@ -62,8 +68,16 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
     if step > plan.total_steps:
         ends = f"step {step}, but stages now end at {plan.total_steps}"
         raise ConfigError(f"{folder} holds a checkpoint of {ends}; give more epochs, or --fresh to start over")
+    finished = step == plan.total_steps
+    if finished:
+        _check_nothing_to_train(folder, changes)
+    if changes:
+        logger.warning("the configuration has changed since the checkpoint: %s", _in_words(changes))
     _restore(content, state, teacher)
-    logger.info("going on from step %d of %s", state.step, folder / CHECKPOINT)
+    if finished:
+        logger.info("%s: the run is finished, and is evaluated again; --fresh starts over", folder)
+    else:
+        logger.info("going on from step %d of %s", state.step, folder / CHECKPOINT)
     return plan
 
 
@@ -81,19 +95,33 @@ def _restore(content: dict[str, Any], state: TrainingState, teacher: Teacher | N
     state.step, state.best_psnr, state.validated_step = content["step"], content["best_psnr"], content["validated_step"]
 
 
-def _check_same_run(folder: Path, saved: Config, config: Config) -> None:
-    """Settings that make a checkpoint meaningless refuse it; other changes take effect, and are named."""
+def _changes(saved: Config, config: Config) -> dict[str, tuple[Any, Any]]:
+    """What each key that differs was, and is now."""
     before, now = _flatten(saved.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
-    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
-    settled = [key for key in before if key.startswith("student.") and key != "student.compile"]
-    fatal = [key for key in changed if key in (*settled, "run.seed")]
-    describe = ", ".join(f"{key}: {before.get(key)} is now {now.get(key)}" for key in fatal or changed)
+    return {key: (old, new) for key in sorted(before.keys() | now.keys()) if (old := before.get(key)) != (new := now.get(key))}
+
+
+def _in_words(changes: dict[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{key}: {old} is now {new}" for key, (old, new) in changes.items())
+
+
+def _check_same_run(folder: Path, changes: dict[str, tuple[Any, Any]]) -> None:
+    """Settings that make a checkpoint meaningless refuse it; other changes take effect, and are named."""
+    fatal = {k: v for k, v in changes.items() if k == "run.seed" or (k.startswith("student.") and k != "student.compile")}
     if fatal:
         raise ConfigError(
-            f"{folder} holds a checkpoint of another run ({describe}); give another run.dir, or --fresh to start over"
+            f"{folder} holds a checkpoint of another run ({_in_words(fatal)}); give another run.dir, or --fresh to start over"
         )
-    if changed:
-        logger.warning("the configuration has changed since the checkpoint: %s", describe)
+
+
+def _check_nothing_to_train(folder: Path, changes: dict[str, tuple[Any, Any]]) -> None:
+    """A finished run may be evaluated in another way; what would have trained another student is a mistake."""
+    lost = {k: v for k, v in changes.items() if not k.startswith(BESIDE_TRAINING)}
+    if lost:
+        raise ConfigError(
+            f"{folder} holds a finished run, and would train nothing with {_in_words(lost)}; give another run.dir, or --fresh to"
+            " start over"
+        )
 
 
 def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
