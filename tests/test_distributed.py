@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from running import checkpoint, finish, records, same_bits, start, tensors, wait_until, write_config
@@ -15,6 +16,7 @@ from running import checkpoint, finish, records, same_bits, start, tensors, wait
 from distill.cache import build_cache
 from distill.config import Config, ConfigError, load_config
 from distill.data.datasets import TrainingPatches, training_loader
+from distill.data.images import read_image
 from distill.data.manifest import LINES, PARTS, Manifest, merge_parts
 from distill.engine.distributed import Ranks
 from distill.evaluate import evaluate
@@ -158,8 +160,11 @@ def test_two_ranks_fill_the_cache_that_one_process_fills(pairs_tree: dict[str, A
     assert together.header == alone.manifest.header
     assert together.entries.keys() == alone.manifest.entries.keys()
     assert sorted(path.name for path in folders[1].iterdir()) == sorted(path.name for path in folders[0].iterdir())
-    for path in folders[0].rglob("*.png"):
-        assert path.read_bytes() == (folders[1] / path.relative_to(folders[0])).read_bytes()
+    # The ranks' smaller batches may sum in another order, and a value near a half be rounded to the other 8-bit level.
+    pixels = [np.concatenate([read_image(path).ravel() for path in sorted(folder.rglob("*.png"))]) for folder in folders]
+    differences = np.abs(pixels[0].astype(int) - pixels[1])
+    assert differences.max() <= 1
+    assert differences.mean() < 1e-4
 
 
 def test_lines_of_a_killed_rank_are_taken_over(pairs_tree: dict[str, Any]) -> None:
