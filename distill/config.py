@@ -44,7 +44,7 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Every random draw is a function of this, the epoch and the sample's index."""
     device: Annotated[str, Field(pattern=DEVICE_NAMES)] = "auto"
-    """`auto` takes the GPU where there is one."""
+    """`auto` is `cuda` where there is one, else `cpu`; Apple's GPU is taken where `mps` is named."""
     save_minutes: Positive = 10.0
     """A checkpoint at least this often, besides those at the ends of epochs."""
     log_steps: Count = 20
@@ -112,11 +112,13 @@ class TeacherConfig(Section):
     """`online`: the teacher restores every batch inside the loop. `cached`: its images are read from `cache`. `none`: no
     teacher; L1 and VGG alone."""
     weights: str = "motion_deblurring"
-    """A published name, a file, or `embedded` (the small teacher that comes with the package)."""
+    """`embedded` (the small teacher that comes with the package), a file, or a published Restormer: `motion_deblurring`,
+    `real_denoising`, `gaussian_color_denoising_blind`; `single_image_defocus_deblurring` and `deraining` need `sha256` too. The
+    architecture is read off the file; BasicSR's files will do."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Of the weights file: checked when given, needed for a published name whose hash is not known."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
-    """`auto` is fp16 on a GPU and fp32 on a CPU, where half precision is slower."""
+    """`auto` is fp16 on CUDA and fp32 elsewhere; on a CPU half precision is slower."""
     micro_batch: Count | None = None
     """The teacher takes at most so many patches at a time; null: the whole batch. Bounds memory, changes no result."""
     compile: bool = False

@@ -34,7 +34,7 @@ class Rescale(_Degradation):
     factor: range_of(1, 16)  # type: ignore[valid-type]
     """Bicubic down by this factor and up again."""
     antialias: bool = True
-    """As PIL does it; false: as OpenCV does it, which takes every n-th pixel's surroundings and lets fine patterns turn coarse."""
+    """As PIL does it; false: as OpenCV does it, which lets fine patterns turn into coarse ones."""
 
 
 class Noise(_Degradation):

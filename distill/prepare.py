@@ -1,4 +1,4 @@
-"""The original project's patch data set from a folder of sharp images: `python -m distill.prepare --sharp PHOTOS --out data`.
+"""The original project's patch data set from a folder of sharp images: `python -m distill.prepare --sharp PHOTOS --out DIR`.
 
 Writes `OUT/{sharp,blurry}/train/train`, `.../train/test` and `.../benchmark`; run again, it goes on.
 """
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 RECORD = "prepare.json"
 EXAMPLE = """example:
-  python -m distill.prepare --sharp PHOTOS/train --out data --patch 256 --degrade configs/photos_online.yaml
+  python -m distill.prepare --sharp PHOTOS/train --out data/photos --patch 256 --degrade configs/photos_online.yaml
 """
 
 
