@@ -106,10 +106,9 @@ def _forward_table(rows: Sequence[Row]) -> list[str]:
     lines: list[list[str]] = []
     before = ""
     for row in rows:
-        shape = f"{row.shape[0]}x3x{row.shape[1]}x{row.shape[2]}"
-        if (group := f"{row.network}, {row.precision}, {shape}") != before:
-            lines.append([group])
-            before = group
+        if row.title != before:
+            lines.append([row.title])
+            before = row.title
         if row.failure is not None:
             lines.append([f"  {row.form}", f"failed: {row.failure}"])
             continue

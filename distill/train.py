@@ -26,17 +26,17 @@ from distill.config import Config, ConfigError, dump_config
 from distill.data.datasets import Batch, Skipped, TrainingPatches, training_loader
 from distill.data.files import locked, write_bytes
 from distill.engine.about import about_training
-from distill.engine.checkpoint import CHECKPOINT, PREVIOUS
+from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, has_checkpoint
 from distill.engine.device import choose_device, describe_device, on_device
 from distill.engine.distributed import Ranks
 from distill.engine.fast_teacher import speed_up_for_training
 from distill.engine.fill import OnlineFiller, cache_lock, open_for_training
 from distill.engine.log import METRICS, RunLog
-from distill.engine.losses import VggFeatures
+from distill.engine.losses import VggFeatures, learns_from_teacher
 from distill.engine.plan import Plan
 from distill.engine.progress import progress_bar
 from distill.engine.resume import resume_run, save_run
-from distill.engine.step import DivergedError, TrainingState, learning_rate, needs_target, new_training_state, training_step
+from distill.engine.step import DivergedError, TrainingState, learning_rate, new_training_state, training_step
 from distill.engine.student import build_student, continue_optimizer, save_student
 from distill.engine.teacher import Teacher, build_teacher, check_teacher
 from distill.engine.validate import Evaluation, Validation
@@ -71,11 +71,12 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     with ExitStack() as held:
         held.enter_context(ranks.connected(device))
         held.enter_context(cache_lock(config.teacher))
-        run = _build(config, device, ranks)
+        begins = fresh or not ranks.from_first(lambda: has_checkpoint(folder))
+        run = _build(config, device, ranks, begins)
         if ranks.first:
             held.enter_context(locked(folder))
             if fresh:  # only now: a mistake in the configuration must not cost the run that is there
-                _clear(folder)
+                _clear(folder, config)
         plan = _resume(run)
         _speed_up(run)
         if ranks.first:
@@ -89,6 +90,9 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
                 try:
                     batches = on_device(_completed(loader, run.filler), device)
                     evaluation = _run_steps(run, plan, batches, log, checkpoints, pause)
+                except DivergedError:
+                    checkpoints.save()  # updates that were not finite have changed nothing
+                    raise
                 except Interrupted as stop:
                     if stop.between_steps:
                         checkpoints.save()
@@ -162,7 +166,7 @@ class _Checkpoints:
 
     def __init__(self, run: Run, plan: Plan) -> None:
         self.run, self.plan = run, plan
-        self._saved_step, self._saved_at = -1, time.monotonic()
+        self._saved_step, self._saved_at = run.state.step or -1, time.monotonic()
 
     def save_if_due(self) -> None:
         """At the ends of epochs, and where `run.save_minutes` have passed. Raises WriteError."""
@@ -191,19 +195,21 @@ def _check_shares(config: Config, ranks: Ranks) -> None:
         )
 
 
-def _build(config: Config, device: torch.device, ranks: Ranks) -> Run:
+def _build(config: Config, device: torch.device, ranks: Ranks, begins: bool) -> Run:
+    """`begins`: no checkpoint will replace the student's weights."""
     dataset, filler = TrainingPatches(config), None
+    start = config if begins else config.model_copy(update={"student": config.student.model_copy(update={"init": None})})
     with ranks.first_of_node_first():
         teacher = build_teacher(config.teacher, device)
         vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
-        student = build_student(config)
+        student = build_student(start)
     if config.teacher.mode == "cached":
         images = dataset.sources[0]
         assert teacher is not None
         assert images is not None, "mode cached has one folder of pairs"
         dataset.cache, filler = open_for_training(config, teacher, images, device)
     state = new_training_state(student, config.optimizer, device, ranks)
-    continued = continue_optimizer(state.optimizer, state.student, config.student)
+    continued = continue_optimizer(state.optimizer, state.student, start.student)
     validation = Validation(config, teacher, device, ranks)
     _check_teacher(validation, config)
     return Run(config, dataset, teacher, filler, vgg, state, continued, validation)
@@ -243,7 +249,7 @@ def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
             " optimizer.lr or optimizer.clip_norm"
         )
     # Not by the record: the run may have been stopped between the overflow and this.
-    if run.teacher is not None and run.teacher.dtype != torch.float32 and float(run.state.teacher_finite) < 1:
+    if run.teacher is not None and run.teacher.dtype != torch.float32 and float(run.state.teacher_failed) > 0:
         precision = str(run.teacher.dtype).removeprefix("torch.")
         run.teacher.use_full_precision()
         logger.warning(
@@ -257,8 +263,7 @@ def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
 def _speed_up(run: Run) -> None:
     """Last, because it takes time, and a checkpoint that does not fit should not cost it."""
     config = run.config
-    asked = config.teacher.mode == "online" and any(needs_target(stage, run.vgg) for stage in config.stages)
-    if run.teacher is not None and asked:
+    if run.teacher is not None and config.teacher.mode == "online" and learns_from_teacher(config):
         speed_up_for_training(run.teacher, config, run.state.ranks)
     if config.student.compile:
         run.state.student.compile()
@@ -272,10 +277,15 @@ def _completed(batches: Iterable[Batch], filler: OnlineFiller | None) -> Iterato
         yield batch
 
 
-def _clear(folder: Path) -> None:
-    """Removes what a run writes, and nothing else that may lie in its folder."""
-    files = [CHECKPOINT, PREVIOUS, BEST, METRICS, EVALUATION, "config.yaml"]
-    for path in [*(folder / name for name in files), *folder.glob("student_model_*.pth")]:
+def _clear(folder: Path, config: Config) -> None:
+    """Removes what a run writes, and nothing else that may lie in its folder. Raises ConfigError where the run would begin with
+    that."""
+    names = [CHECKPOINT, PREVIOUS, BEST, METRICS, EVALUATION, "config.yaml"]
+    files = [*(folder / name for name in names), *folder.glob("student_model_*.pth")]
+    for key, value in (("student.init", config.student.init), ("teacher.weights", config.teacher.weights)):
+        if value is not None and Path(value).resolve() in [path.resolve() for path in files]:
+            raise ConfigError(f"{key}: {value} is what --fresh would remove; copy it elsewhere, or give another run.dir")
+    for path in files:
         path.unlink(missing_ok=True)
     for name in ("samples", "tensorboard"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -284,7 +294,7 @@ def _clear(folder: Path) -> None:
 def _check_teacher(validation: Validation, config: Config) -> None:
     # Read even where there is nothing to check: validation images that are all broken are better found now.
     pairs = [(blurry, sharp) for _, blurry, sharp in islice(validation.pairs(), CHECK_IMAGES)]
-    if validation.teacher is None or config.teacher.check == "off":
+    if validation.teacher is None or config.teacher.check == "off" or not learns_from_teacher(config):
         return
     result = check_teacher(validation.teacher, pairs)
     half = "" if result.half_error is None else f", half precision changes its correction by {result.half_error:.2%}"

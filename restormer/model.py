@@ -277,11 +277,11 @@ class Restormer(nn.Module):
                 pad_hidden(module)
         return network
 
-    def use_kernels(self, use: bool) -> None:
-        """Whether depthwise convolutions are Triton's kernels where no gradient is needed: on CUDA, for `kernels.AVAILABLE`."""
+    def use_kernels(self) -> None:
+        """From now on depthwise convolutions without gradients are Triton's kernels: on CUDA, for `kernels.AVAILABLE`."""
         for module in self.modules():
             if isinstance(module, Attention | FeedForward):
-                module.use_kernels = use
+                module.use_kernels = True
 
     def _correction(self, x: Tensor) -> Tensor:
         """(b, h, w, 3), sides multiples of 8 -> (b, h, w, 3)."""

@@ -103,11 +103,9 @@ def load_restormer(weights: str, sha256: str | None = None) -> Restormer:
 def locate_weights(weights: str, sha256: str | None = None) -> Path:
     """The file of `embedded`, a published name (downloading it where it is not in the cache yet) or a path, its hash checked
     where one is known. Raises WeightsError and FileNotFoundError."""
-    if weights == EMBEDDED:
-        return Path(str(files("restormer") / "pretrained" / "embedded.safetensors"))
     if weights in PUBLISHED:
         return download(weights, PUBLISHED[weights], sha256)
-    path = Path(weights)
+    path = Path(weights) if weights != EMBEDDED else Path(str(files("restormer") / "pretrained" / "embedded.safetensors"))
     if not path.is_file():
         close = difflib.get_close_matches(weights, [EMBEDDED, *PUBLISHED], n=1)
         hint = f"did you mean {close[0]}?" if close else f"a file, {EMBEDDED}, or one of {', '.join(PUBLISHED)}"
@@ -128,7 +126,7 @@ def download(name: str, published: Published, sha256: str | None = None) -> Path
     expected = sha256 or published.sha256
     if expected is None:
         raise WeightsError(
-            f"{name}: no sha256 is known for this file; give teacher.sha256, or download {published.url} and give the file"
+            f"{name}: no sha256 is known for this file; give it (teacher.sha256), or download {published.url} and give the file"
         )
     path = published_file(name)
     if path.is_file():

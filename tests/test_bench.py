@@ -67,6 +67,15 @@ def test_everything_is_measured_and_written(
     assert Image.open(files[1]).size[0] == 1080
 
 
+def test_forms_of_a_gpu_alone_leave_nothing_to_measure_here(
+    config_file: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        assert call(bench.main, "--config", config_file, "--only", "teacher", "--set", "bench.teacher_forms=[ours_eager]") == 0
+    assert "bench.teacher_forms: ours_eager: only on a GPU, left out" in caplog.text
+    assert "ours_eager" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

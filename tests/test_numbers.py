@@ -79,7 +79,7 @@ def test_too_many_in_a_row_stop_the_run_with_its_last_good_weights(
     with pytest.raises(DivergedError, match=r"step 5: 3 updates in a row were not finite \(optimizer.max_skipped: 2\)"):
         train(config)
     kept = checkpoint(config)
-    assert kept["step"] == 4
+    assert kept["step"] == 5
     assert all(value.isfinite().all() for value in kept["student"].values())
     assert {float(slot["step"]) for slot in kept["optimizer"]["state"].values()} == {2.0}  # as after the second update
 
@@ -124,6 +124,28 @@ def test_a_teacher_that_overflows_goes_on_in_full_precision_and_so_does_a_resume
         assert hooks[-1].teacher.dtype == torch.float32
     assert caplog.text.count("the teacher leaves the range of bfloat16") == len(results)
     assert [line.get("images_without_kd") for line in records(tmp_path / "straight", "train")] == [1, None]
-    assert all(result["teacher_in_full_precision"] and result["teacher_finite"] == 0.75 for result in results)
+    assert all(result["teacher_in_full_precision"] and result["teacher_failed"] == 0.25 for result in results)
     assert same_bits(results[0], results[1])
     assert same_bits(results[0], results[2])
+
+
+def test_another_precision_is_taken_when_a_run_goes_on_after_an_overflow(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, built = train_command.build_teacher, []
+
+    def hooked(*arguments: Any) -> Teacher:
+        teacher = build(*arguments)
+        assert teacher is not None
+        Overflows(teacher, 1 if not built else 10**9)
+        built.append(teacher)
+        return teacher
+
+    monkeypatch.setattr(train_command, "build_teacher", hooked)
+    with pytest.raises(Interrupted):
+        train(tiny_config(teacher={"precision": "bf16"}), gate=StopAt(4))
+    assert built[-1].dtype == torch.float32
+    config = tiny_config(teacher={"precision": "fp16"})
+    train(config)
+    assert built[-1].dtype == torch.float16
+    assert checkpoint(config)["teacher_failed"] == 0

@@ -22,6 +22,7 @@ from distill.data.files import WriteError, locked
 from distill.engine import checkpoint as checkpoint_files
 from distill.engine import validate
 from distill.train import train
+from restormer.weights import load_restormer
 
 
 @pytest.mark.parametrize("looks", [1, 3, 5, 7])
@@ -93,6 +94,29 @@ def test_fresh_starts_over_and_leaves_foreign_files_alone(tiny_config: Callable[
     assert checkpoint(config)["step"] == 3
     assert not (Path(config.run.dir) / "student_model_v1.pth").exists()
     assert (Path(config.run.dir) / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(("key", "name"), [("student", "init"), ("teacher", "weights")])
+def test_fresh_does_not_remove_what_the_run_begins_with(tiny_config: Callable[..., Config], key: str, name: str) -> None:
+    folder = Path(tiny_config().run.dir)
+    train(tiny_config())
+    if key == "teacher":
+        torch.save(load_restormer("embedded").state_dict(), folder / "student_best.pth")
+    with pytest.raises(ConfigError, match=rf"{key}\.{name}: .* is what --fresh would remove"):
+        train(tiny_config(**{key: {name: str(folder / ".." / folder.name / "student_best.pth")}}), fresh=True)
+    assert (folder / "student_best.pth").is_file()
+
+
+def test_a_run_goes_on_without_the_file_it_began_with(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    train(tiny_config(run={"dir": str(tmp_path / "first")}))
+    start_from = tmp_path / "start.pth"
+    (tmp_path / "first" / "student_best.pth").rename(start_from)
+    config = tiny_config(run={"dir": str(tmp_path / "second")}, student={"init": str(start_from)})
+    with pytest.raises(Interrupted):
+        train(config, gate=StopAt(2))
+    start_from.unlink()
+    train(config)
+    assert checkpoint(config)["step"] == 8
 
 
 @pytest.mark.parametrize("wrong", [{"teacher": {"weights": "none.pth"}}, {"data": {"sharp": "nowhere"}}])
@@ -197,6 +221,39 @@ def test_another_batch_size_goes_on_with_the_next_sample(
     assert [line["step"] for line in records(config.run.dir, "val")] == [5, 13]  # where the epochs end
     assert "data.batch: 4 is now 2" in caplog.text
     assert "from step 3 on a step takes 2 samples, not 4" in caplog.text
+
+
+@pytest.mark.parametrize("sections", [{"optimizer": {"lr": 5e-4}}, {"teacher": {"mode": "none"}}, {"augment": {"flip": False}}])
+def test_a_finished_run_refuses_what_would_have_trained_another_student(
+    tiny_tree: dict[str, Any], sections: dict[str, dict[str, Any]]
+) -> None:
+    if "teacher" in sections:
+        tiny_tree["stages"][0]["kd"] = 0
+    train(changed(tiny_tree))
+    (section,) = sections
+    with pytest.raises(ConfigError, match=rf"holds a finished run, and would train nothing with {section}\..*run\.dir"):
+        train(changed(tiny_tree, **sections))
+    longer = changed(tiny_tree, **sections)
+    longer = longer.model_copy(update={"stages": [longer.stages[0].model_copy(update={"epochs": 3})]})
+    train(longer)
+    assert checkpoint(longer)["step"] == 12
+
+
+def test_a_finished_run_is_evaluated_in_another_way(tiny_tree: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    train(changed(tiny_tree))
+    with caplog.at_level("INFO"):
+        assert len(train(changed(tiny_tree, eval={"images": 2}, teacher={"micro_batch": 1})).images) == 2
+    assert "the run is finished" in caplog.text
+
+
+def test_the_best_score_is_of_the_images_that_are_validated_now(tiny_tree: dict[str, Any]) -> None:
+    with pytest.raises(Interrupted):
+        train(changed(tiny_tree), gate=StopAt(12))  # in the second epoch
+    best = Path(tiny_tree["run"]["dir"]) / "student_best.pth"
+    assert best.is_file()
+    best.unlink()
+    train(changed(tiny_tree, eval={"crop": 32}))
+    assert best.is_file()
 
 
 @pytest.mark.parametrize(("key", "value"), [("run", {"seed": 1}), ("student", {"width": 8}), ("student", {"residual": False})])

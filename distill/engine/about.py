@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from distill.config import Config, load_config
+from distill.engine.losses import learns_from_teacher
 from distill.engine.student import About, architecture, describe_network, read_student
 from distill.engine.validate import ROWS, Evaluation
 from restormer.weights import WeightsError, licence_note
@@ -32,7 +33,7 @@ def about_training(config: Config, step: int, stage: str, evaluation: Evaluation
 def about_config(config: Config) -> dict[str, str | int | float]:
     """What a configuration tells without its run: `config`, `teacher`, `teacher_licence`, `init` and `init_licence`."""
     about: dict[str, str | int | float] = {"project": project(), "config": config.model_dump_json()}
-    if _has_teacher(config):
+    if learns_from_teacher(config):
         about |= {"teacher": config.teacher.weights, "teacher_licence": licence(config.teacher.weights)}
     if config.student.init is not None:
         about |= {"init": config.student.init, "init_licence": licence(config.student.init)}
@@ -79,8 +80,3 @@ def _describes(config: Config, model: nn.Module) -> bool:
     arch, keywords = describe_network(model)
     asked = architecture(config.student)
     return arch == config.student.arch and all(keywords[key] == value for key, value in asked.items())
-
-
-def _has_teacher(config: Config) -> bool:
-    against = config.vgg.against == "teacher"
-    return config.teacher.mode != "none" and any(stage.kd > 0 or (stage.vgg > 0 and against) for stage in config.stages)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from distill.data.datasets import to_tensor
 from distill.data.degrade import to_float
 from distill.data.images import ImageFile
 from distill.data.teacher_cache import TeacherCache
+from distill.engine.metrics import decibel
 from distill.engine.teacher import Teacher
 
 
@@ -18,7 +20,8 @@ def measure_approximation(
     teacher: Teacher, cache: TeacherCache, images: Sequence[ImageFile], patch: int, device: torch.device
 ) -> dict[str, tuple[float, float]]:
     """By augmentation: the PSNR between cached and online target, and for scale the one between blurry patch and online target,
-    in dB over all pixels of all images. Crops are of the centre; images of at most that size leave them out. Raises ImageError.
+    in dB, of the mean over images of their mean squared errors. Crops are of the centre; images of at most that size leave them
+    out. Raises ImageError.
     """
     errors: dict[str, list[tuple[float, float]]] = {}
     for image in images:
@@ -30,7 +33,7 @@ def measure_approximation(
             online = teacher(transform(blurry))
             pair = [float((transform(other) - online).square().mean()) for other in (cached, blurry)]
             errors.setdefault(name, []).append((pair[0], pair[1]))
-    return {name: (_decibel([e for e, _ in pairs]), _decibel([e for _, e in pairs])) for name, pairs in errors.items()}
+    return {name: (decibel(fmean(e for e, _ in pairs)), decibel(fmean(e for _, e in pairs))) for name, pairs in errors.items()}
 
 
 def _transforms(patch: int, image: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -44,7 +47,3 @@ def _transforms(patch: int, image: Tensor) -> dict[str, Callable[[Tensor], Tenso
     if min(top, left) >= 0 and max(height, width) > patch:
         transforms[f"crop {patch}x{patch}"] = lambda x: x[..., top : top + patch, left : left + patch]
     return transforms
-
-
-def _decibel(errors: Sequence[float]) -> float:
-    return float(-10 * torch.tensor(errors).double().mean().clamp_min(1e-12).log10())

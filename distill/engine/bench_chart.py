@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from distill.data.files import write_bytes
 from distill.engine.forward_bench import Row
 from distill.engine.loop_bench import LoopFigures
 
@@ -19,12 +21,11 @@ OURS_COLOUR, OTHER_COLOUR = "#1f6f8b", "#b8b8b8"
 
 def draw_chart(path: Path, title: str, rows: Sequence[Row], loop: LoopFigures | None) -> None:
     """Writes a PNG, where anything was measured: milliseconds of every form, network by network, and a training step beside the
-    sum of its parts."""
+    sum of its parts. Raises WriteError."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.failure is None:
-            shape = f"{row.shape[0]}x3x{row.shape[1]}x{row.shape[2]}"
-            groups.setdefault(f"{row.network}, {row.precision}, {shape}", []).append(row)
+            groups.setdefault(row.title, []).append(row)
     if not groups and loop is None:
         return
     bars = [len(group) for group in groups.values()] + ([3] if loop is not None else [])
@@ -45,7 +46,9 @@ def draw_chart(path: Path, title: str, rows: Sequence[Row], loop: LoopFigures | 
         ax.margins(x=0.3)
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
-    figure.savefig(path, dpi=120)
+    drawing = io.BytesIO()
+    figure.savefig(drawing, format="png", dpi=120)
+    write_bytes(path, drawing.getvalue())
 
 
 def _draw_loop(ax: Axes, loop: LoopFigures) -> None:

@@ -47,6 +47,11 @@ def _check_sums(path: Path) -> None:
         raise WeightsError(f"{path}: damaged: the checksum of {damaged} is wrong")
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether there is one to go on from, whole or not."""
+    return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS))
+
+
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint that can be read, or None where there is none. A damaged one is named, and the previous one taken.
 

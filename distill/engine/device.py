@@ -19,8 +19,8 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def choose_device(name: str, ranks: Ranks | None = None, key: str = "run.device") -> torch.device:
-    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`; of several processes on a machine each gets a GPU of its own. Raises ConfigError,
-    which names the `key` that the user gave, for any other name and for a device this machine does not have."""
+    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`, prepared; of several processes on a machine each gets a GPU of its own. Raises
+    ConfigError, which names the `key` that the user gave, for any other name and for a device this machine does not have."""
     if not re.fullmatch(DEVICE_NAMES, name):
         raise ConfigError(f"{key}: auto, cpu, mps, cuda or cuda:N; found {name!r}")
     if name == "auto":
@@ -36,12 +36,17 @@ def choose_device(name: str, ranks: Ranks | None = None, key: str = "run.device"
         "cuda": torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count(),
     }
     if not present[device.type]:
-        raise ConfigError(f"{key}: {name} is not available here; auto takes what there is")
+        raise ConfigError(f"{key}: {name} is not available here; auto takes CUDA or the CPU")
+    prepare_process(device)
+    return device
+
+
+def prepare_process(device: torch.device) -> None:
+    """Sets, for all of the process, what makes the device fast, or exact."""
     if device.type == "cpu":
         _keep_freed_pages()
     # What is computed in float32 on a GPU is so because half precision would not do, and TF32 has fp16's ten bits.
     torch.backends.cudnn.allow_tf32 = False
-    return device
 
 
 def describe_device(device: torch.device) -> str:

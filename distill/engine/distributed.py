@@ -116,20 +116,22 @@ class Ranks:
         return things[0]  # type: ignore[return-value]
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Over the ranks, each a 0-dimensional tensor on the device, all in one message."""
+        """Over the ranks, each a 0-dimensional tensor on the device, all in one message. Raises LostRankError."""
         if self.count == 1:
             return values
         means = torch.stack([value.float() for value in values.values()])
-        dist.all_reduce(means)
+        with _losses_named():
+            dist.all_reduce(means)
         return dict(zip(values, (means / self.count).unbind(), strict=True))
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Replaces floating tensors by their means over the ranks, all in one message."""
+        """Replaces floating tensors by their means over the ranks, all in one message. Raises LostRankError."""
         floating = [tensor for tensor in tensors if tensor.is_floating_point()]
         if self.count == 1 or not floating:
             return
         flat = torch.cat([tensor.flatten() for tensor in floating])
-        dist.all_reduce(flat)
+        with _losses_named():
+            dist.all_reduce(flat)
         means = (flat / self.count).split([tensor.numel() for tensor in floating])
         for tensor, mean in zip(floating, means, strict=True):
             tensor.copy_(mean.view_as(tensor))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from statistics import median
 from typing import cast
 
@@ -65,15 +66,17 @@ def _fastest(teacher: Teacher, sample: Tensor, compile_blocks: bool) -> Form | N
     """None where nothing can be recorded on this GPU."""
     network = teacher.network
     assert isinstance(network, Restormer)
-    plain = _try("compiled blocks", network.padded_copy(), teacher, sample, compile_blocks=True) if compile_blocks else None
+    image = torch.rand_like(sample)  # another than the one that is recorded
+    example = _Example(image, network(image).clone(), MAX_DIFFERENCE[teacher.dtype])
+    plain = _try("compiled blocks", network.padded_copy(), sample, example, compile_blocks=True) if compile_blocks else None
     compiled = plain is not None
     if plain is None:
-        plain = _try("a CUDA graph", network.padded_copy(), teacher, sample, compile_blocks=False)
+        plain = _try("a CUDA graph", network.padded_copy(), sample, example, compile_blocks=False)
     if plain is None or not kernels.AVAILABLE or teacher.dtype == torch.float32:
         return plain
     with_kernels = network.padded_copy()
-    with_kernels.use_kernels(True)
-    form = _try("Triton kernels", with_kernels, teacher, sample, compiled)
+    with_kernels.use_kernels()
+    form = _try("Triton kernels", with_kernels, sample, example, compiled)
     if form is None:
         return plain
     gain = _time(plain, sample) / _time(form, sample)
@@ -82,19 +85,29 @@ def _fastest(teacher: Teacher, sample: Tensor, compile_blocks: bool) -> Form | N
     return form if gain >= MIN_GAIN else plain
 
 
-def _try(what: str, network: Restormer, teacher: Teacher, sample: Tensor, compile_blocks: bool) -> Form | None:
+@dataclass(frozen=True)
+class _Example:
+    """What the teacher makes of an image by itself, and how far another form of it may be from that."""
+
+    image: Tensor
+    expected: Tensor
+    largest: float
+
+    def difference(self, form: Form) -> float:
+        correction = (self.expected - self.image).square().mean().sqrt()
+        return float((form(self.image) - self.expected).square().mean().sqrt() / correction.clamp_min(1e-6))
+
+
+def _try(what: str, network: Restormer, sample: Tensor, example: _Example, compile_blocks: bool) -> Form | None:
     """The network, recorded; None, and a warning, where that fails or gives other images than the teacher's own."""
     try:
         form = _record(network, sample, compile_blocks)
+        difference = example.difference(form)
     except Exception as error:  # noqa: BLE001 (whatever a GPU, a driver or a compiler that nobody has tried raises)
         reason = " ".join(str(error).split())[:200]
         logger.warning("WARNING: the teacher goes without %s: it fails here: %s: %s", what, type(error).__name__, reason)
         return None
-    image = torch.rand_like(sample)  # another than the one it was recorded with
-    expected = teacher.network(image).clone()
-    correction = (expected - image).square().mean().sqrt()
-    difference = float((form(image) - expected).square().mean().sqrt() / correction.clamp_min(1e-6))
-    if not difference <= MAX_DIFFERENCE[teacher.dtype]:
+    if not difference <= example.largest:
         changed = 100 * difference
         logger.warning("WARNING: the teacher goes without %s: it changes its correction by %.1f %% here", what, changed)
         return None
@@ -108,7 +121,8 @@ def _record(network: Restormer, sample: Tensor, compile_blocks: bool) -> Form:
         for module in network.modules():
             if isinstance(module, TransformerBlock):
                 module.compile(dynamic=False)
-    with torch._dynamo.config.patch(cache_size_limit=RECOMPILE_LIMIT):
+    # A capture that fails leaves its own stream the current one; the outer context sets it back.
+    with torch._dynamo.config.patch(cache_size_limit=RECOMPILE_LIMIT), torch.cuda.stream(torch.cuda.current_stream()):
         return cast(Form, torch.cuda.make_graphed_callables(network, (sample.clone(),)))
 
 

@@ -58,6 +58,11 @@ class Row:
     """RMS of that difference over the RMS of what the network changes in its input."""
     failure: str | None
 
+    @property
+    def title(self) -> str:
+        """What was measured, such as `student (unet, width 32), fp32, 1x3x512x512`; its forms are compared."""
+        return f"{self.network}, {self.precision}, {_by(self.shape)}"
+
 
 def teacher_rows(config: Config, machine: Machine) -> list[Row]:
     """Every form, precision and shape that `bench` names. Raises what loading the weights raises."""
@@ -68,6 +73,8 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
     forms = [form for form in config.bench.teacher_forms if device.type == "cuda" or form not in GPU_FORMS]
     if left_out := [form for form in config.bench.teacher_forms if form not in forms]:
         logger.info("bench.teacher_forms: %s: only on a GPU, left out", ", ".join(left_out))
+    if not forms:
+        return rows
     for shape in config.bench.teacher_shapes or [_training_shape(config)]:
         exact: Tensor | None = None
         for asked in config.bench.precisions:

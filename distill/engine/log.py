@@ -21,7 +21,7 @@ from distill.data.datasets import Skipped
 from distill.data.files import WriteError, append_bytes, write_bytes
 from distill.data.images import write_image
 from distill.engine.distributed import Ranks
-from distill.engine.validate import Evaluation
+from distill.engine.validate import ROWS, Evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class RunLog:
             return {}
         measured, names = zip(*self._pending, strict=True)
         values = {name: torch.stack([terms[name].float() for terms in measured]).cpu() for name in measured[0]}
-        finite, teacher_finite = (values.pop(name, None) for name in ("finite", "teacher_finite"))
+        finite, teacher_failed = (values.pop(name, None) for name in ("finite", "teacher_failed"))
         assert finite is not None
         record: dict[str, Any] = {"step": step, "time": _now(), **constants}
         if finite.any():
@@ -98,8 +98,8 @@ class RunLog:
         }
         if record["skipped_updates"]:
             record["skipped_images"] = self._names_of([n for n, good in zip(names, finite.tolist(), strict=True) if not good])
-        if teacher_finite is not None and teacher_finite.min() < 1:
-            record["images_without_kd"] = round(float((1 - teacher_finite).sum()) * self._images / len(measured))
+        if teacher_failed is not None and teacher_failed.any():
+            record["images_without_kd"] = round(float(teacher_failed.sum()) * self._images / len(measured))
         self._count_row(finite.tolist())
         self._pending.clear()
         self.restart_clock()
@@ -119,7 +119,7 @@ class RunLog:
     def validation(self, step: int, evaluation: Evaluation) -> None:
         """Writes the mean scores, and the picture to samples/."""
         record: dict[str, Any] = {"step": step}
-        for row in ("blurry", "teacher", "student"):
+        for row in ROWS:
             if (score := evaluation.mean(row)) is not None:
                 record |= {f"{row}_psnr": score.psnr, f"{row}_ssim": score.ssim}
         self._write(record, "val")

@@ -25,6 +25,7 @@ from distill.engine.distributed import Ranks
 from distill.engine.fast_teacher import speed_up_for_training
 from distill.engine.fill import fill
 from distill.engine.losses import VggFeatures
+from distill.engine.roofline import synchronize
 from distill.engine.step import TrainingState, learning_rate, new_training_state, prepare, training_step
 from distill.engine.student import build_student
 from distill.engine.teacher import Teacher, build_teacher, identify
@@ -189,12 +190,10 @@ class _Known(nn.Module):
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
     """Milliseconds until the device has done it too."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    synchronize(device)
     return 1e3 * (time.perf_counter() - start)
 
 
@@ -213,9 +212,7 @@ def _step(batch: Batch, state: TrainingState, teacher: nn.Module | None, vgg: Vg
 
 def _cached_config(config: Config, folder: Path, device: torch.device) -> Config:
     """The same run, on pairs of a patch's size that are written to the folder, with cached teacher images."""
-    dataset = TrainingPatches(config)
-    batch_config = config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})})
-    dataset.config = batch_config
+    dataset = TrainingPatches(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}))
     written = 0
     with closing(training_loader(dataset, 0, 10**9, pin=False)) as loader:
         for batch in loader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from distill.config import ConfigError, StageConfig, VggConfig
+from distill.config import Config, ConfigError, StageConfig, VggConfig
 from restormer.weights import read_weights
 
 RELU2_2 = 9  # torchvision's vgg16().features[:9] ends with relu2_2
@@ -42,7 +43,7 @@ class VggFeatures(nn.Module):
 
     def _load(self, weights: str) -> None:
         if weights == "imagenet":
-            state = torchvision.models.VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=True, check_hash=True)
+            state = _download(torchvision.models.VGG16_Weights.IMAGENET1K_V1)
         else:
             state = read_weights(Path(weights))
         wanted = {f"features.{key}": value for key, value in self.features.state_dict().items()}
@@ -58,6 +59,26 @@ class VggFeatures(nn.Module):
         if self.config.normalize:
             image = (image - self.mean) / self.std
         return self.features(image)
+
+
+def needs_target(stage: StageConfig, vgg: VggConfig) -> bool:
+    """Whether a stage's loss asks for the teacher's image."""
+    return stage.kd > 0 or (stage.vgg > 0 and vgg.against == "teacher")
+
+
+def learns_from_teacher(config: Config) -> bool:
+    """Whether any of its losses does."""
+    return config.teacher.mode != "none" and any(needs_target(stage, config.vgg) for stage in config.stages)
+
+
+def _download(weights: torchvision.models.VGG16_Weights) -> Mapping[str, Tensor]:
+    """From torch's hub cache, where they are. Raises ConfigError."""
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:  # no network, or another file than expected
+        raise ConfigError(
+            f"vgg.weights: imagenet: cannot download {weights.url} ({error}); fetch it elsewhere and give the file"
+        ) from None
 
 
 def distillation_loss(

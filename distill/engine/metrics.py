@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
@@ -14,7 +16,12 @@ SSIM_BORDER = 4
 def psnr(image: Pixels, reference: Pixels) -> float:
     """Peak signal-to-noise ratio in dB of (H, W, 3) uint8 RGB, over all pixels and channels; infinite for equal images."""
     error = np.mean((image.astype(np.float64) - reference.astype(np.float64)) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+    return decibel(float(error) / 255**2)
+
+
+def decibel(error: float) -> float:
+    """PSNR in dB of a mean squared error of images in [0, 1]; infinite for none."""
+    return float("inf") if error == 0 else -10 * math.log10(error)
 
 
 def ssim(image: Pixels, reference: Pixels) -> float:

@@ -17,6 +17,10 @@ from distill.engine.teacher import Teacher
 logger = logging.getLogger(__name__)
 
 FORMAT = "online-distill checkpoint 1"
+# What decides which images are validated, and how blurry they are.
+VALIDATION = ("data.val.", "degrade", "eval.crop", "eval.images")
+# What makes another teacher.
+TEACHER = ("teacher.weights", "teacher.sha256", "teacher.precision")
 # What has no part in how a student is trained.
 BESIDE_TRAINING = (
     *("run.", "data.val.", "data.workers", "data.keep_mb", "student.compile", "eval.", "bench.", "optimizer.max_skipped"),
@@ -37,7 +41,7 @@ def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | 
         "ema": state.ema.state_dict() if state.ema is not None else None,
         "optimizer": state.optimizer.state_dict(),
         "scaler": state.scaler.state_dict(),
-        "teacher_finite": float(state.teacher_finite),
+        "teacher_failed": float(state.teacher_failed),
         "teacher_in_full_precision": teacher is not None and teacher.dtype == torch.float32,
         "best_psnr": state.best_psnr,
         "validated_step": state.validated_step,
@@ -73,7 +77,11 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
         _check_nothing_to_train(folder, changes)
     if changes:
         logger.warning("the configuration has changed since the checkpoint: %s", _in_words(changes))
-    _restore(content, state, teacher)
+    _restore(content, state)
+    if any(key.startswith(VALIDATION) for key in changes):
+        state.best_psnr = float("-inf")  # it is of other images
+    if teacher is not None and not any(key in changes for key in TEACHER):
+        _restore_teacher(content, state, teacher)
     if finished:
         logger.info("%s: the run is finished, and is evaluated again; --fresh starts over", folder)
     else:
@@ -81,7 +89,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
     return plan
 
 
-def _restore(content: dict[str, Any], state: TrainingState, teacher: Teacher | None) -> None:
+def _restore(content: dict[str, Any], state: TrainingState) -> None:
     state.student.load_state_dict(content["student"])
     if state.ema is not None:
         # A run that had no average begins one with its student.
@@ -89,10 +97,14 @@ def _restore(content: dict[str, Any], state: TrainingState, teacher: Teacher | N
     state.optimizer.load_state_dict(content["optimizer"])
     if content["scaler"]:
         state.scaler.load_state_dict(content["scaler"])
-    state.teacher_finite.fill_(content["teacher_finite"])
-    if teacher is not None and content["teacher_finite"] < 1 and content["teacher_in_full_precision"]:
-        teacher.use_full_precision()
     state.step, state.best_psnr, state.validated_step = content["step"], content["best_psnr"], content["validated_step"]
+
+
+def _restore_teacher(content: dict[str, Any], state: TrainingState, teacher: Teacher) -> None:
+    state.teacher_failed.fill_(content["teacher_failed"])
+    if content["teacher_failed"] > 0 and content["teacher_in_full_precision"]:
+        teacher.use_full_precision()
+        logger.info("the teacher goes on in fp32, as before")
 
 
 def _changes(saved: Config, config: Config) -> dict[str, tuple[Any, Any]]:

@@ -19,6 +19,8 @@ def synchronize(device: torch.device) -> None:
     """Waits for the device; on a CPU there is nothing to wait for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:

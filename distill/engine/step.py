@@ -16,7 +16,7 @@ from distill.data.augment import augment
 from distill.data.datasets import Batch
 from distill.data.degrade import degrade, to_float
 from distill.engine.distributed import Ranks
-from distill.engine.losses import VggFeatures, distillation_loss
+from distill.engine.losses import VggFeatures, distillation_loss, needs_target
 from distill.engine.teacher import Teacher
 
 
@@ -38,8 +38,9 @@ class TrainingState:
     optimizer: torch.optim.Adam
     scaler: torch.amp.GradScaler
     amp_dtype: torch.dtype | None
-    teacher_finite: Tensor
-    """On the device: 1 until an image of the teacher's was not finite."""
+    teacher_failed: Tensor
+    """On the device: above 0 once an image of the teacher's was not finite. Not its complement: a mean of zeros is exactly zero,
+    and one of ones need not be one."""
     best_psnr: float = float("-inf")
     validated_step: int = 0
     """The step that was validated last: a run that was stopped in the middle of a validation begins with it."""
@@ -62,14 +63,15 @@ def new_training_state(
     return TrainingState(
         step=0,
         student=student,
-        replica=DistributedDataParallel(student) if ranks.count > 1 else student,
+        # Buffers are the same on all ranks after every step, by SyncBatchNorm or by `Ranks.average`.
+        replica=DistributedDataParallel(student, broadcast_buffers=False) if ranks.count > 1 else student,
         ranks=ranks,
         ema=copy.deepcopy(student).requires_grad_(False).eval() if config.ema is not None else None,
         # Fused: one kernel, and it can skip an update on the device's own decision.
         optimizer=torch.optim.Adam(student.parameters(), lr=config.lr, fused=True),
         scaler=torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16),
         amp_dtype=amp_dtype,
-        teacher_finite=torch.ones((), device=device),
+        teacher_failed=torch.zeros((), device=device),
     )
 
 
@@ -93,7 +95,7 @@ def training_step(
     """One step on a batch, or a rank's part of it, whose images are on the device. Changes `state`.
 
     Returns each loss term, the gradient's norm, whether the update was `finite`, and where the teacher was asked the share of its
-    images that were (`teacher_finite`): means over all ranks, as tensors on the device that nobody has waited for.
+    images that were not (`teacher_failed`): means over all ranks, as tensors on the device that nobody has waited for.
     """
     sharp, blurry = prepare(batch, config)
     cached = [] if batch.teacher is None else [to_float(batch.teacher)]
@@ -104,7 +106,7 @@ def training_step(
     measurements: list[dict[str, Tensor]] = []
     targets = cached[0].chunk(parts) if cached else [None] * parts
     for sharp_part, blurry_part, target in zip(sharp.chunk(parts), blurry.chunk(parts), targets, strict=True):
-        asked = target is None and teacher is not None and needs_target(stage, vgg)
+        asked = target is None and teacher is not None and needs_target(stage, config.vgg)
         if asked:
             assert teacher is not None
             target = teacher(blurry_part)
@@ -116,12 +118,12 @@ def training_step(
             state.scaler.scale(terms["loss"] / parts).backward()
         measurements.append({name: term.detach() for name, term in terms.items()})
         if usable is not None:
-            measurements[-1]["teacher_finite"] = usable.float().mean()
+            measurements[-1]["teacher_failed"] = (~usable).float().mean()
 
     means = {name: torch.stack([terms[name] for terms in measurements]).mean() for name in measurements[0]}
     means = state.ranks.mean(means)
-    if "teacher_finite" in means:
-        state.teacher_finite = torch.minimum(state.teacher_finite, means["teacher_finite"])
+    if "teacher_failed" in means:
+        state.teacher_failed = torch.maximum(state.teacher_failed, means["teacher_failed"])
     return means | _update(state, means["loss"], buffers, lr, config.optimizer)
 
 
@@ -145,11 +147,6 @@ def prepare(batch: Batch, config: Config) -> tuple[Tensor, Tensor]:
     sharp = to_float(batch.sharp)
     blurry = degrade(sharp, config.degrade, batch.draws) if batch.blurry is None else to_float(batch.blurry)
     return sharp, blurry
-
-
-def needs_target(stage: StageConfig, vgg: VggFeatures | None) -> bool:
-    """Whether a stage's loss asks for the teacher's image."""
-    return stage.kd > 0 or (stage.vgg > 0 and vgg is not None and vgg.config.against == "teacher")
 
 
 def _update(state: TrainingState, loss: Tensor, buffers: list[Tensor], lr: float, config: OptimizerConfig) -> dict[str, Tensor]:

@@ -45,7 +45,8 @@ def build_student(config: Config) -> nn.Module:
         _load_init(model, student)
     elif isinstance(model, Restormer):
         # As the U-Net's: the first prediction is the input, and training starts from there, not from noise.
-        nn.init.zeros_(model.output.weight)
+        for parameter in model.output.parameters():
+            nn.init.zeros_(parameter)
     return model
 
 
@@ -71,11 +72,11 @@ def _load_init(model: nn.Module, student: UNetConfig | RestormerConfig) -> None:
         path = Path(student.init)
         loaded = load_student(path, residual=student.residual)
         state = loaded.state_dict()
-        if getattr(loaded, "residual", None) != student.residual:
-            raise ConfigError(f"student.init: {path} is of a network with residual: {not student.residual}")
     own = model.state_dict()
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
         raise ConfigError(f"student.init: {path} is of another network than student describes ({architecture(student)})")
+    if isinstance(student, UNetConfig) and loaded.residual != student.residual:
+        raise ConfigError(f"student.init: {path} is of a network with residual: {not student.residual}")
     model.load_state_dict(dict(state))
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from distill.config import TeacherConfig
 from distill.data.degrade import quantize
 from distill.data.manifest import Identity, Precision
+from distill.engine.metrics import decibel
 from restormer.weights import infer_architecture, load_restormer
 
 logger = logging.getLogger(__name__)
@@ -110,7 +111,8 @@ class TeacherCheck:
     def complaint(self) -> str | None:
         """What is wrong with this teacher, in one line; None where it helps."""
         if not self.finite:
-            return "the teacher's output is not finite on validation images; try teacher.precision: fp32"
+            advice = "try teacher.precision: fp32" if self.half_error is not None else "its weights do not suit them"
+            return f"the teacher's output is not finite on validation images; {advice}"
         if self.teacher_psnr <= self.blurry_psnr:
             return (
                 f"the teacher makes the validation images worse ({self.teacher_psnr:.2f} dB, its blurry input"
@@ -125,17 +127,21 @@ class TeacherCheck:
 
 # The embedded teacher on photographs: fp16 0.7 %, bf16 5.8 %.
 MAX_HALF_ERROR = 0.05
+# Stands for the infinite PSNR of a blank page, which would be all that a mean says.
+LOSSLESS_DB = 120.0
 
 
 def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> TeacherCheck:
     """Measures the teacher on (blurry, sharp) pairs of (1, 3, H, W), on its device."""
-    blurry_db, teacher_db, finite = [], [], True
+    finite = True
+    blurry_db: list[float] = []
+    teacher_db: list[float] = []
     errors, corrections = [], []
     for blurry, sharp in pairs:
         restored = teacher(blurry)
         finite = finite and bool(restored.isfinite().all())
-        blurry_db.append(_psnr(blurry, sharp))
-        teacher_db.append(_psnr(quantize(restored), sharp))
+        for scores, image in ((blurry_db, blurry), (teacher_db, quantize(restored))):
+            scores.append(min(decibel(float((image - sharp).square().mean())), LOSSLESS_DB))
         if teacher.dtype != torch.float32:
             exact = _in_full_precision(teacher, blurry)
             errors.append(float((restored - exact).square().mean()))
@@ -148,7 +154,3 @@ def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> T
 def _in_full_precision(teacher: Teacher, blurry: Tensor) -> Tensor:
     with torch.no_grad():
         return copy.deepcopy(teacher.network).float()(blurry).clamp(0, 1)
-
-
-def _psnr(image: Tensor, sharp: Tensor) -> float:
-    return float(-10 * (image - sharp).square().mean().clamp_min(1e-12).log10())

@@ -47,11 +47,14 @@ class Evaluation:
     """Some of the images: blurry | student | teacher | sharp."""
 
     def mean(self, row: str) -> Score | None:
-        """Over all images; None for a row that was not evaluated."""
+        """Over all images; None for a row that was not evaluated. PSNR leaves out images for which any row's is infinite, as of a
+        blank page that blur leaves as it is: one would be all that a mean says, and rows are of the same images."""
         scores = [image[row] for image in self.images.values() if row in image]
         if not scores:
             return None
-        return Score(float(np.mean([s.psnr for s in scores])), float(np.mean([s.ssim for s in scores])))
+        finite = [image for image in self.images.values() if all(np.isfinite(score.psnr) for score in image.values())]
+        psnrs = [image[row].psnr for image in finite if row in image]
+        return Score(float(np.mean(psnrs or np.inf)), float(np.mean([s.ssim for s in scores])))
 
     def table(self) -> str:
         """The rows that there are, such as `student  28.40  0.8449`: mean PSNR in dB and SSIM."""
@@ -129,11 +132,10 @@ class Validation:
             raise ImageError(f"data.val: none of its {len(self.dataset)} images can be used; {first.path}: {first.reason}")
 
     @torch.no_grad()
-    def evaluate(self, student: nn.Module | None, pause: Callable[[], None] = lambda: None) -> Evaluation:
-        """Scores a student, of which a copy is used; without one, blurry input and teacher alone. Every rank scores its share and
-        returns all. `pause` is called between images, as often on every rank, and may raise."""
-        part = _Part()
-        student = None if student is None else inference_copy(student)
+    def evaluate(self, student: nn.Module, pause: Callable[[], None] = lambda: None) -> Evaluation:
+        """Scores a student, of which a copy is used. Every rank scores its share and returns all. `pause` is called between
+        images, as often on every rank, and may raise."""
+        part, student = _Part(), inference_copy(student)
         for turn in range(self.ranks.turns(len(self.dataset))):
             pause()
             index = turn * self.ranks.count + self.ranks.rank
@@ -148,24 +150,21 @@ class Validation:
         scores = {index: score for other in parts for index, score in other.scores.items()}
         samples = {index: sample for other in parts for index, sample in other.samples.items()}
         rows = [samples[index] for index in sorted(samples)][: self.config.eval.samples]
-        return Evaluation({name: score for _, (name, score) in sorted(scores.items())}, np.concatenate(rows))
+        picture = np.concatenate(rows) if rows else None
+        return Evaluation({name: score for _, (name, score) in sorted(scores.items())}, picture)
 
-    def _evaluate_one(self, index: int, name: str, blurry: Tensor, sharp: Tensor, student: nn.Module | None, part: _Part) -> None:
-        reference = to_pixels(sharp)
+    def _evaluate_one(self, index: int, name: str, blurry: Tensor, sharp: Tensor, student: nn.Module, part: _Part) -> None:
+        reference, restored = to_pixels(sharp), to_pixels(student(blurry))
         unchanging, by_teacher = self._score_unchanging(name, blurry, reference, len(part.samples))
-        scores = dict(unchanging)
-        columns = [_sample(to_pixels(blurry))]
-        if student is not None:
-            restored = to_pixels(student(blurry))
-            scores["student"] = _score(restored, reference)
-            if self.distance and by_teacher is not None:
-                scores[DISTANCE] = _score(restored, by_teacher)
-            columns.append(_sample(restored))
-        if name in self._teacher_samples:
-            columns.append(self._teacher_samples[name])
-        columns.append(_sample(reference))
+        scores = unchanging | {"student": _score(restored, reference)}
+        if self.distance and by_teacher is not None:
+            scores[DISTANCE] = _score(restored, by_teacher)
         part.scores[index] = name, scores
-        if len(part.samples) < self.config.eval.samples:
+        # An image that takes the place of one that can no longer be read has no teacher's picture, and would be a shorter row.
+        kept = self.teacher is None or name in self._teacher_samples
+        if kept and len(part.samples) < self.config.eval.samples:
+            teachers = [self._teacher_samples[name]] if self.teacher is not None else []
+            columns = [_sample(to_pixels(blurry)), _sample(restored), *teachers, _sample(reference)]
             part.samples[index] = side_by_side(columns)
 
     def _score_unchanging(

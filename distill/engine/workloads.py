@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.config import Config, RestormerConfig, TeacherForm, UNetConfig
 from distill.data.degrade import quantize, to_float
 from distill.data.manifest import Precision
-from distill.engine.device import choose_device
+from distill.engine.device import prepare_process
 from distill.engine.fast_teacher import speed_up
 from distill.engine.student import architecture, build_network, inference_copy
 from distill.engine.teacher import DTYPES, Teacher
@@ -70,7 +70,7 @@ def teacher_forward(
         return _without_gradient(reference, image.contiguous())
     if form == "ours_kernels":
         network = network.padded_copy()
-        network.use_kernels(True)
+        network.use_kernels()
     teacher = Teacher(network, dtype).to(device)
     if form == "ours":
         speed_up(teacher, tuple(image.shape), compile_blocks=config.teacher.compile)
@@ -108,7 +108,7 @@ def student_forward(
 def _set_up(keep_pages: bool, device: torch.device) -> None:
     """As our commands do, but for the allocator of a CPU where its own habits are asked for."""
     if keep_pages or device.type != "cpu":
-        choose_device(str(device))
+        prepare_process(device)
 
 
 def _without_gradient(network: Callable[[Tensor], Tensor], image: Tensor) -> Callable[[], Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -112,6 +113,16 @@ def test_random_vgg_weights_are_the_same_in_every_run() -> None:
     first, second = VggFeatures(VggConfig(weights="random")), VggFeatures(VggConfig(weights="random"))
     assert torch.equal(first.features[0].weight, second.features[0].weight)
     assert not any(parameter.requires_grad for parameter in first.parameters())
+
+
+@pytest.mark.parametrize("error", [URLError("no route to host"), RuntimeError("invalid hash value")])
+def test_weights_that_cannot_be_downloaded_are_the_users_to_mend(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(torchvision.models.VGG16_Weights, "get_state_dict", fails)
+    with pytest.raises(ConfigError, match=r"vgg\.weights: imagenet: cannot download https://.*; fetch it elsewhere"):
+        VggFeatures(VggConfig())
 
 
 def test_other_weights_are_refused(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_the_student_learns_and_the_teacher_never_changes(tiny_config: Callable[
     assert not any(p.requires_grad or p.grad is not None for p in teacher.parameters())
     optimised = {id(p) for group in state.optimizer.param_groups for p in group["params"]}
     assert optimised == {id(p) for p in state.student.parameters()}
-    assert set(measured) == {"l1", "kd", "loss", "gradient_norm", "finite", "teacher_finite"}
+    assert set(measured) == {"l1", "kd", "loss", "gradient_norm", "finite", "teacher_failed"}
     assert float(measured["finite"]) == 1
     assert state.step == 3
 
@@ -142,8 +142,8 @@ def test_a_patch_whose_teacher_is_not_finite_loses_that_term_alone(
 
     (lost, state), (expected, same_state) = measure(True), measure(False)
     assert float(lost["finite"]) == 1
-    assert float(lost["teacher_finite"]) == float(state.teacher_finite) == 0.75
-    assert float(expected["teacher_finite"]) == 1
+    assert float(lost["teacher_failed"]) == float(state.teacher_failed) == 0.25
+    assert float(expected["teacher_failed"]) == 0
     assert {name: float(lost[name]) for name in ("l1", "kd", "vgg", "loss", "gradient_norm")} == {
         name: float(expected[name]) for name in ("l1", "kd", "vgg", "loss", "gradient_norm")
     }
@@ -193,8 +193,10 @@ def test_the_average_follows_the_student_with_its_buffers(tiny_config: Callable[
     assert state.kept is state.ema
 
 
-def test_a_restormer_student_starts_as_the_identity_and_learns(tiny_config: Callable[..., Config]) -> None:
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_restormer_student_starts_as_the_identity_and_learns(tiny_config: Callable[..., Config], bias: bool) -> None:
     small = {"arch": "restormer", "dim": 8, "num_blocks": [1, 1, 1, 1], "heads": [1, 1, 1, 1], "num_refinement_blocks": 0}
+    small["bias"] = bias
     tree: dict[str, Any] = {"teacher": {"mode": "none"}, "stages": [{"name": "a", "epochs": 1, "kd": 0.0}]}
     config = tiny_config(**tree)
     config = Config.model_validate({**config.model_dump(mode="json"), "student": small})
@@ -235,7 +237,7 @@ def test_a_step_reads_nothing_back(tiny_config: Callable[..., Config], monkeypat
     state = new_training_state(build_student(config), config.optimizer, device)
     teacher = build_teacher(config.teacher, device)
     measured = training_step(first_batch(config).to(device), state, teacher, None, config.stages[0], 1e-3, config)
-    assert measured.keys() == {"l1", "kd", "loss", "gradient_norm", "finite", "teacher_finite"}
+    assert measured.keys() == {"l1", "kd", "loss", "gradient_norm", "finite", "teacher_failed"}
     assert all(value.device == device for value in measured.values())
     assert state.step == 1
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from distill.config import Config, UNetConfig
+from distill.config import Config, ConfigError, UNetConfig
 from distill.engine.step import TrainingState, new_training_state
 from distill.engine.student import (
     FORMAT,
@@ -24,7 +24,7 @@ from distill.engine.student import (
     student_safetensors,
 )
 from distill.train import train
-from restormer.weights import WeightsError
+from restormer.weights import WeightsError, load_restormer
 from unet.model import UNet
 
 CPU = torch.device("cpu")
@@ -87,6 +87,12 @@ def test_the_next_step_is_the_one_the_original_would_take(
             its.step()
         for name, parameter in state.student.named_parameters():
             torch.testing.assert_close(parameter, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_a_u_net_does_not_start_from_a_restormer(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    torch.save(load_restormer("embedded").state_dict(), tmp_path / "teacher.pth")
+    with pytest.raises(ConfigError, match="is of another network than student describes"):
+        build_student(tiny_config(student={"init": str(tmp_path / "teacher.pth")}))
 
 
 def test_weights_alone_start_adam_anew(resume_file: Path, tiny_config: Callable[..., Config], tmp_path: Path) -> None:

@@ -96,6 +96,32 @@ def test_the_teacher_row_is_absent_without_a_teacher(tiny_config: Callable[..., 
     assert "teacher" not in evaluation.table()
 
 
+def test_an_image_that_takes_anothers_place_in_the_picture_does_not_end_the_run(
+    tiny_config: Callable[..., Config], sharp_folder: Path, tmp_path: Path
+) -> None:
+    """A network folder may come and go: the image's row has no teacher's picture, which is kept of the first images alone."""
+    shutil.copytree(sharp_folder, tmp_path / "val")
+    config = tiny_config(data={"val": {"sharp": str(tmp_path / "val")}}, eval={"samples": 2})
+    validation = Validation(config, Teacher(Shifts(0.0)), CPU)
+    validation.evaluate(Shifts(0.0))
+    (tmp_path / "val" / "0.png").unlink()
+    evaluation = validation.evaluate(Shifts(0.0))
+    assert len(evaluation.images) == 5
+    assert evaluation.picture is not None
+    assert evaluation.picture.shape == (256, 4 * 256 + 3 * 4, 3)
+    (tmp_path / "val" / "1.png").unlink()
+    assert validation.evaluate(Shifts(0.0)).picture is None
+
+
+def test_a_blank_page_has_no_say_in_the_mean_of_psnr() -> None:
+    """Blur leaves it as it is, and its PSNR is infinite."""
+    blank = {"blurry": Score(float("inf"), 1.0), "student": Score(60.0, 1.0)}
+    evaluation = Evaluation({"a": {"blurry": Score(20.0, 0.5), "student": Score(25.0, 0.7)}, "blank": blank})
+    assert evaluation.mean("blurry") == Score(20.0, 0.75)
+    assert evaluation.mean("student") == Score(25.0, 0.85)
+    assert Evaluation({"blank": blank}).mean("student") == Score(float("inf"), 1.0)
+
+
 def test_the_table_has_two_and_four_places() -> None:
     scores = {"blurry": Score(20.0, 0.5), "student": Score(25.129, 0.70006)}
     table = Evaluation({"a": scores, "b": {"blurry": Score(21.0, 0.7), "student": Score(25.129, 0.70006)}}).table()

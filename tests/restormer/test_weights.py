@@ -235,6 +235,8 @@ def test_a_name_without_known_hash_needs_one() -> None:
 def test_the_embedded_teacher_is_small_and_loads() -> None:
     assert locate_weights("embedded").stat().st_size <= 4_000_000
     assert load_restormer("embedded").output.weight.isfinite().all()
+    with pytest.raises(WeightsError, match="sha256 is"):
+        locate_weights("embedded", "0" * 64)
 
 
 @pytest.fixture
