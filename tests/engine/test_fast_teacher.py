@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.config import Config
 from distill.data.datasets import TrainingPatches, training_loader
