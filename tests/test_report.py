@@ -322,6 +322,19 @@ def test_the_command_takes_its_options(run: Path, tmp_path: Path, call: Callable
     assert not (run / "report.html").exists()
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_its_pictures_are_made(
+    run: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_command, "gallery", None)
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    (tmp_path / "folder").mkdir()
+    for out in (run / "config.yaml" / "page.html", tmp_path / "folder"):
+        assert call(report_command.main, run, "--out", out) == 2
+        assert f"{out}: cannot be written: " in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert list((tmp_path / "folder").iterdir()) == []
+
+
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])
 def test_a_device_that_is_not_here_is_refused(run: Path, device: str) -> None:
     with pytest.raises(ConfigError, match="device"):

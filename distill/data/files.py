@@ -45,6 +45,20 @@ def write_bytes(path: Path, data: bytes | memoryview, durable: bool = False, pre
         raise WriteError(f"{path}: cannot be written: {error.strerror}{needed}") from error
 
 
+def check_writable(path: Path) -> None:
+    """Raises WriteError where `write_bytes` would for another reason than a full disk: before a long computation, not after it.
+    Leaves nothing but the folder."""
+    temporary = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror}") from error
+
+
 def _temporary(path: Path) -> Path:
     """Beside the file, hidden, and short: the file's own name may be as long as a name can be. It is another for every file, also
     where processes of two machines have one number."""
