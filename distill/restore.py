@@ -129,9 +129,9 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
         try:
             picture.pixels = restorer.restore(blurry, bar.update)
         except NotFiniteError as error:
-            raise ImageError(f"{job.source}: {error}; --precision fp32 is the one that can mend this") from None
+            raise ImageError(f"{error}; --precision fp32 is the one that can mend this", job.source) from None
         except (torch.cuda.OutOfMemoryError, MemoryError):
-            raise ImageError(f"{job.source}: there is not enough memory; a smaller --tile needs less") from None
+            raise ImageError("there is not enough memory; a smaller --tile needs less", job.source) from None
     if compare:
         write_bytes(job.comparison, encode_picture(_comparison(blurry, picture), ".png"))
     del blurry  # encoding needs its memory
@@ -151,7 +151,7 @@ def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
         if left_out:
             logger.warning("%s: its %s cannot be written, and is left out: %s", job.source, " and ".join(left_out), reasons[0])
         return data
-    raise ImageError(f"{job.source}: cannot be written as {suffix[1:]}: {reasons[0]}")
+    raise ImageError(f"cannot be written as {suffix[1:]}: {reasons[0]}", job.source)
 
 
 def _comparison(blurry: Samples, restored: Picture) -> Picture:

@@ -28,7 +28,12 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow refuses larger ones
 
 
 class ImageError(ValueError):
-    """An image file, or a set of them, that cannot be used. The message is one line that begins with the path."""
+    """An image file, or a set of them, that cannot be used. The message is one line, which begins with the path."""
+
+    def __init__(self, reason: str, path: Path | None = None) -> None:
+        """`path` is None where `reason` is the whole message, such as one about several files."""
+        super().__init__(reason if path is None else f"{path}: {reason}")
+        self.path, self.reason = path, reason
 
 
 class NoImagesError(ImageError):
@@ -91,7 +96,7 @@ def check_size(pixels: Pixels, path: Path, sharp: Pixels, sharp_path: Path) -> P
     """The pixels, when they have their sharp image's size. Raises ImageError."""
     if pixels.shape != sharp.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (pixels, sharp)]
-        raise ImageError(f"{path}: {sizes[0]} pixels, but its sharp image {sharp_path} has {sizes[1]}")
+        raise ImageError(f"{sizes[0]} pixels, but its sharp image {sharp_path} has {sizes[1]}", path)
     return pixels
 
 
@@ -115,7 +120,7 @@ def read_image(path: Path, data: bytes | None = None) -> Pixels:
     except Exception as error:
         raise unreadable(path, error) from error
     if min(pixels.shape[:2]) < MIN_SIDE:
-        raise ImageError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels; the smallest side that can be used is {MIN_SIDE}")
+        raise ImageError(f"{pixels.shape[1]}x{pixels.shape[0]} pixels; the smallest side that can be used is {MIN_SIDE}", path)
     return pixels
 
 
@@ -134,9 +139,11 @@ def _decode_plain_png(data: bytes) -> Pixels | None:
 
 
 def unreadable(path: Path, error: Exception) -> ImageError:
-    """What a decoder's error means to the user, in one line."""
+    """What the system's or a decoder's error means to the user, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return ImageError(error.strerror, path)  # its whole text has the path in it
     reason = "an empty file" if path.is_file() and path.stat().st_size == 0 else _reason(error)
-    return ImageError(f"{path}: {reason}")
+    return ImageError(reason, path)
 
 
 def _reason(error: Exception) -> str:
@@ -198,7 +205,7 @@ def find_images(folder: str) -> dict[str, Path]:
         for path in images_below(root):
             stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
             if stem in found:
-                raise ImageError(f"{path}: has the same stem as {found[stem]}; rename one of them")
+                raise ImageError(f"has the same stem as {found[stem]}; rename one of them", path)
             found[stem] = path
     if not found:
         raise NoImagesError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below it")

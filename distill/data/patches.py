@@ -92,7 +92,7 @@ class PatchWriter(Dataset[Prepared]):
                 return Prepared(folder, len(pairs), new=False)
             pixels = read_image(path)
         except ImageError as error:
-            return Prepared(folder, 0, False, Skipped(str(path), str(error).removeprefix(f"{path}: ")))
+            return Prepared(folder, 0, False, Skipped.of(error))
         pairs = self._pairs(stem, pixels.shape[:2])
         for (top, left), pair in pairs.items():
             self._write(f"{stem}_{top}_{left}", pair, pixels, top, left)
@@ -126,4 +126,4 @@ def _size(path: Path) -> tuple[int, int]:
             width, height = image.size
             return (width, height) if image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS else (height, width)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: {' '.join(str(error).split())}") from error
+        raise ImageError(" ".join(str(error).split()), path) from error

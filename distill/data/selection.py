@@ -48,7 +48,7 @@ def _find(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     path = Path(text)
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
-            raise ImageError(f"{path}: not named as an image is ({', '.join(sorted(SUFFIXES))})")
+            raise ImageError(f"not named as an image is ({', '.join(sorted(SUFFIXES))})", path)
         yield path, Path(path.name)
     elif path.is_dir():
         yield from _below(path, images_below(path), out)
@@ -72,7 +72,7 @@ def _find_matches(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
 def _below(base: Path, images: Iterable[Path], out: Path) -> Iterator[tuple[Path, Path]]:
     """(image file, its path below `base`), of those that are no results of before."""
     if out == base.resolve():
-        raise ImageError(f"{base}: results there would lie among the inputs, and count as such the next time; give another --out")
+        raise ImageError("results there would lie among the inputs, and count as such the next time; give another --out", base)
     with_results = out.is_relative_to(base.resolve())
     for image in images:
         if not (with_results and image.resolve().is_relative_to(out)):
@@ -86,9 +86,9 @@ def _refuse_collisions(jobs: Sequence[Job]) -> None:
     for job in jobs:
         for written in (job.target, job.comparison):
             if written.resolve() in sources:
-                raise ImageError(f"{job.source}: its result would replace {written}, which is an input; give another --out")
+                raise ImageError(f"its result would replace {written}, which is an input; give another --out", job.source)
             other = writers.setdefault(str(written).casefold(), job)
             if other is not job:
                 raise ImageError(
-                    f"{job.source}: its result would be {written}, as that of {other.source}; give another name or --out"
+                    f"its result would be {written}, as that of {other.source}; give another name or --out", job.source
                 )

@@ -146,6 +146,14 @@ def test_a_bad_image_is_replaced_by_the_next_of_its_pass_and_named(
     assert all(isinstance(bad, Skipped) and bad.reason for bad in skipped)
 
 
+def test_a_bad_image_is_named_whatever_its_path_holds(tiny_config: Callable[..., Config], damaged: Path, tmp_path: Path) -> None:
+    folder = damaged.rename(tmp_path / "Trip: Rome")
+    config = tiny_config(data={"sharp": str(folder), "val": {"sharp": str(folder)}})
+    skipped = Skipped(str(folder / "2.png"), "an empty file")
+    assert skipped in {bad for batch in batches(config, 0, 3) for bad in batch.skipped}
+    assert skipped in list(ValidationImages(config))  # type: ignore[call-overload]
+
+
 def test_bad_images_alone_end_the_run(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_text("text")

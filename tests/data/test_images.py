@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 import tracemalloc
 import zlib
@@ -112,7 +113,14 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path, name: str, content:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=reason) as caught:
         read_image(tmp_path / name)
-    assert str(caught.value).startswith(str(tmp_path / name))
+    assert str(caught.value) == f"{tmp_path / name}: {caught.value.reason}"
+    assert caught.value.path == tmp_path / name
+    assert name not in caught.value.reason
+
+
+def test_an_error_keeps_what_it_carries_on_its_way_between_processes(tmp_path: Path) -> None:
+    sent = pickle.loads(pickle.dumps(ImageError("truncated", tmp_path / "a: b.png")))
+    assert (str(sent), sent.path, sent.reason) == (f"{tmp_path}/a: b.png: truncated", tmp_path / "a: b.png", "truncated")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp", "bmp"])
