@@ -24,17 +24,17 @@ def error_line(capfd: pytest.CaptureFixture[str]) -> str:
     return [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("command: ")][-1]
 
 
+@pytest.mark.parametrize(("name", "out"), [("div2k_cached", "data/div2k"), ("seed", "data")])
 def test_it_makes_the_folders_that_the_cached_configurations_read(
-    sharp_folder: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+    sharp_folder: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str], name: str, out: str
 ) -> None:
-    assert call(prepare_command.main, "--sharp", sharp_folder, "--out", tmp_path / "data", "--patch", 32) == 0
+    assert call(prepare_command.main, "--sharp", sharp_folder, "--out", tmp_path / out, "--patch", 32) == 0
     # six images of 64 to 69 by 80 pixels: one for the benchmark, one for tests
     assert "patches of 32x32: 16 for training, 4 for tests, 4 for the benchmark" in capsys.readouterr().out
-    for name in ("div2k_cached", "seed"):
-        data = load_config(ROOT / "configs" / f"{name}.yaml").data
-        for images, count in ((data, 16), (data.val, 4)):
-            for folder in (images.sharp, images.blurry):
-                assert len(list((tmp_path / str(folder)).rglob("*.png"))) == count
+    data = load_config(ROOT / "configs" / f"{name}.yaml").data
+    for images, count in ((data, 16), (data.val, 4)):
+        for folder in (images.sharp, images.blurry):
+            assert len(list((tmp_path / str(folder)).rglob("*.png"))) == count
 
 
 def test_workers_and_interruptions_change_no_byte(sharp_folder: Path, tmp_path: Path, call: Call) -> None:
