@@ -114,7 +114,10 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
         packed.restamp(_named(found.touched, images))
         if found.removed:
             packed.remove(found.removed)
-        todo = _named(found.to_compute, images)
+        # What had no teacher's image when it was packed, and has one now.
+        made = cache.manifest.entries
+        mended = [stem for stem, old in packed.manifest.entries.items() if old.output is None and made[stem].output is not None]
+        todo = _named([*found.to_compute, *mended], images)
         shards = pack(cache, todo, packed, config.data.workers)
         with _progress(images, todo, Ranks()) as bar, closing(shards):
             for entries in shards:

@@ -128,11 +128,11 @@ class Entry(_Record):
     sharp: Stamp | None = None
     """Where the sharp image is packed beside the teacher's."""
     output: Stamp | None = None
-    """Of the teacher's image; None for an input that could not be read."""
+    """Of the teacher's image; None where there is none, for the reason that `unreadable` gives."""
     shard: Annotated[str, Field(pattern=r"^\d{6}\.safetensors$")] | None = None
     """The packed file that holds it."""
     unreadable: str | None = None
-    """Why the input could not be read."""
+    """Why there is no teacher's image: the input could not be read, or what the teacher made of it was not finite."""
 
     @field_validator("stem")
     @classmethod

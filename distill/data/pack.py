@@ -21,7 +21,7 @@ class _Packable:
 
     entry: Entry
     triplet: Triplet | None
-    """None where the input cannot be read, as the line says."""
+    """None where there is no teacher's image, as the line says."""
     damaged: str | None = None
     """What is wrong with the cache, whose input can be read."""
 
@@ -40,7 +40,9 @@ class _Packables(Dataset[_Packable]):
             sharp, _ = Stamp.of(image.sharp)
         except OSError as error:
             raise unreadable(image.sharp, error) from error
-        entry = Entry(stem=image.stem, blurry=known.blurry, sharp=sharp)
+        entry = Entry(stem=image.stem, blurry=known.blurry, sharp=sharp, unreadable=known.unreadable)
+        if known.output is None:
+            return _Packable(entry, None)
         try:
             return _Packable(entry, self.cache.read(image))
         except ImageError as error:
