@@ -71,7 +71,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
         if ranks.first:
             merge_parts(folder)
             cache.manifest.refresh()
-            _summarise(cache, len(stems))
+            _summarise(cache, stems)
     return cache
 
 
@@ -123,7 +123,7 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
             for entries in shards:
                 bar.update(len(entries))
         packed.remove_unused_shards()
-    _summarise(packed, len(todo))
+    _summarise(packed, [image.stem for image in todo])
     return packed
 
 
@@ -198,14 +198,16 @@ def _progress(images: Sequence[ImageFile], todo: Sequence[ImageFile], ranks: Ran
     return progress_bar(len(images), "image", silent, initial=known)
 
 
-def _summarise(cache: TeacherCache, computed: int) -> None:
+def _summarise(cache: TeacherCache, tried: Sequence[str]) -> None:
+    """`tried` are the stems whose inputs were read now, with or without success."""
     entries = cache.manifest.entries.values()
     for entry in entries:
         if entry.unreadable is not None:
             logger.warning("skipped %s: %s", entry.stem, entry.unreadable)
     files = {entry.shard or entry.stem: entry.output.size for entry in entries if entry.output is not None}
     total, size = sum(entry.output is not None for entry in entries), sum(files.values()) / 1e6
-    print(f"{cache.folder}: {total} teacher images, {size:.1f} MB; {computed} of them are new")
+    new = sum(cache.manifest.entries[stem].output is not None for stem in tried)
+    print(f"{cache.folder}: {total} teacher images, {size:.1f} MB; {new} of them are new")
 
 
 def make_parser() -> argparse.ArgumentParser:
