@@ -91,6 +91,11 @@ def _stems_to_compute(cache: TeacherCache, images: Sequence[ImageFile], repair: 
 def verify_cache(config: Config) -> TeacherCache:
     """Checksums every input and output of the cache, PNG or packed. Raises CacheError that names what is wrong."""
     images, teacher = _images(config), _teacher(config, choose_device(config.run.device))
+    return _verified(config, images, teacher)
+
+
+def _verified(config: Config, images: Sequence[ImageFile], teacher: Teacher) -> TeacherCache:
+    """Raises as `verify_cache`."""
     cache = TeacherCache(config.teacher.cache)
     if cache.manifest.header is None:
         raise CacheError(f"{cache.folder}: no manifest, nothing to verify", mend="" if cache.bare is None else None)
@@ -133,7 +138,8 @@ def approximation_table(config: Config, count: int) -> str:
     if count < 1:
         raise ConfigError(f"--approximation: at least 1 image, found {count}")
     device = choose_device(config.run.device)
-    cache, images, teacher = verify_cache(config), _images(config), _teacher(config, device)
+    images, teacher = _images(config), _teacher(config, device)
+    cache = _verified(config, images, teacher)
     readable = [image for image in images if cache.manifest.entries[image.stem].output is not None]
     chosen = readable[:: max(1, len(readable) // count)][:count]
     rows = measure_approximation(teacher, cache, chosen, config.data.patch, device)

@@ -195,8 +195,9 @@ class TeacherCache:
 
     def remove(self, stems: Sequence[str]) -> None:
         """Removes teacher images, and their lines."""
-        kept = {stem: entry for stem, entry in self.manifest.entries.items() if stem not in set(stems)}
-        for stem in stems:
+        removed = set(stems)
+        kept = {stem: entry for stem, entry in self.manifest.entries.items() if stem not in removed}
+        for stem in removed:
             if self.manifest.entries[stem].shard is None:
                 _unlink(self.png_path(stem))
         self.manifest.rewrite(kept)
