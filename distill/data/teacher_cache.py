@@ -269,7 +269,6 @@ def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> No
     write_bytes(lines, b"")
     for stem in stems | {image.stem for image in images}:  # a killed run may have left an image without its line
         _unlink(folder / f"{stem}.png")
-    (folder / HEADER).unlink(missing_ok=True)  # it may be what cannot be understood
     write_bytes(folder / HEADER, header_bytes(header))
 
 
