@@ -108,6 +108,29 @@ def test_a_folder_that_another_program_filled_is_left_alone(
 
 
 @pytest.mark.parametrize(
+    ("sharp", "out"),
+    [("photos", "photos"), ("photos", "photos/sub/../patches"), ("photos/*", "photos/new/patches"), ("photos/sharp", "photos")],
+)
+def test_patches_among_the_images_are_refused(
+    sharp_folder: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str], sharp: str, out: str
+) -> None:
+    """The next run would take them for images."""
+    shutil.copytree(sharp_folder, tmp_path / "photos" / "sharp")
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "photos" / "sub").mkdir()
+    assert call(prepare_command.main, "--sharp", tmp_path / sharp, "--out", tmp_path / out, "--patch", 32) == 2
+    assert f"patches in {tmp_path / out} would lie among the images of --sharp" in error_line(capfd)
+    (tmp_path / "photos" / "sub").rmdir()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_patches_beside_the_images_are_not_refused(sharp_folder: Path, tmp_path: Path, call: Call) -> None:
+    shutil.copytree(sharp_folder, tmp_path / "data" / "photos")
+    for _ in range(2):
+        assert call(prepare_command.main, "--sharp", tmp_path / "data/photos", "--out", tmp_path / "data", "--patch", 32) == 0
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         (["--degrade", "haze"], "degrade: a list of degradations, or one of the presets bicubic_x4"),

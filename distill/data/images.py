@@ -219,15 +219,24 @@ def images_below(root: Path) -> Iterator[Path]:
             yield path  # and not macOS's "._x.png", or a file that is still being written
 
 
+def _wild_parts(folder: str) -> list[int]:
+    """The numbers of the parts of a path that have a `*` in them."""
+    return [index for index, part in enumerate(Path(folder).parts) if "*" in part]
+
+
+def fixed_part(folder: str) -> Path:
+    """The folder below which `find_images` looks: the part of the path before its first `*`."""
+    wild = _wild_parts(folder)
+    return Path(*Path(folder).parts[: wild[0]]) if wild else Path(folder)
+
+
 def _expand(folder: str) -> list[tuple[Path, Path]]:
     """[(the part of the stem that the wildcards stand for, folder)]."""
-    parts = Path(folder).parts
-    wild = [index for index, part in enumerate(parts) if "*" in part]
+    parts, wild, base = Path(folder).parts, _wild_parts(folder), fixed_part(folder)
     if not wild:
-        if not Path(folder).is_dir():
+        if not base.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
-        return [(Path(), Path(folder))]
-    base = Path(*parts[: wild[0]])
+        return [(Path(), base)]
     matches = sorted(path for path in base.glob(str(Path(*parts[wild[0] :]))) if path.is_dir())
     if not matches:
         raise FileNotFoundError(f"{folder}: no folder matches")
