@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 from collections import OrderedDict
@@ -213,10 +214,24 @@ def find_images(folder: str) -> dict[str, Path]:
 
 
 def images_below(root: Path) -> Iterator[Path]:
-    """The image files in a folder and its subfolders, sorted."""
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
-        if not any(part.startswith(".") for part in path.relative_to(root).parts):
-            yield path  # and not macOS's "._x.png", or a file that is still being written
+    """The image files in a folder and its subfolders, sorted; links are followed. A folder is looked into once however many links
+    lead there, or round in a circle: under its own name where that is below `root` too."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [os.fspath(root)]  # the links, for after what is there without them
+    while waiting:
+        for here, folders, names in os.walk(waiting.pop(0)):
+            status = os.stat(here)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            # Not macOS's "._x.png", or a file that is still being written.
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            waiting += [link for name in folders if os.path.islink(link := os.path.join(here, name))]
+            images = (name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."))
+            found += [Path(path) for name in images if os.path.isfile(path := os.path.join(here, name))]
+    yield from sorted(found)
 
 
 def _wild_parts(folder: str) -> list[int]:

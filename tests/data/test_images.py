@@ -214,6 +214,19 @@ def test_images_are_found_below_a_folder_by_stem(tmp_path: Path) -> None:
     assert list(find_images(str(tmp_path))) == ["a/c", "b"]
 
 
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for name in ("disk/c.png", "photos/real/a.png", "photos/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    photos = tmp_path / "photos"
+    for link, target in (("disk", tmp_path / "disk"), ("again", photos / "real"), ("real/round", photos), ("up", tmp_path)):
+        (photos / link).symlink_to(target)
+    (photos / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (photos / "linked.png").symlink_to(photos / "b.png")
+    assert list(find_images(str(photos))) == ["b", "disk/c", "linked", "real/a"]
+    assert list(find_images(f"{tmp_path}/p*/disk")) == ["photos/c"]
+
+
 def test_a_wildcard_matches_folders_and_keeps_their_names(tmp_path: Path) -> None:
     """GoPro's layout: the frames of every sequence in folders of their own."""
     for name in ("train/GOPR1/sharp/01.png", "train/GOPR1/blur/01.png", "train/GOPR2/sharp/01.png", "train/GOPR2/blur/01.png"):
