@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from distill.command import SignalGate, new_parser, run_command
@@ -32,6 +31,7 @@ from distill.data.picture_files import (
 from distill.data.results import is_done, results_since
 from distill.data.selection import COMPARISONS, Job, select
 from distill.engine.device import choose_device
+from distill.engine.memory import is_out_of_memory
 from distill.engine.progress import progress_bar
 from distill.engine.restoration import TILE, NotFiniteError, Restorer
 from distill.engine.student import load_student
@@ -130,7 +130,9 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
             picture.pixels = restorer.restore(blurry, bar.update)
         except NotFiniteError as error:
             raise ImageError(f"{error}; --precision fp32 is the one that can mend this", job.source) from None
-        except (torch.cuda.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
             raise ImageError("there is not enough memory; a smaller --tile needs less", job.source) from None
     if compare:
         write_bytes(job.comparison, encode_picture(_comparison(blurry, picture), ".png"))

@@ -34,6 +34,7 @@ from distill.engine.student import load_student
 from distill.engine.teacher import build_teacher
 from distill.engine.validate import ROWS, SAMPLE_SIDE, Validation
 from distill.report import report
+from distill.reporting import pictures
 from distill.reporting.curves import MAX_POINTS, Clock, curves
 from distill.reporting.pictures import SHOWN_SIDE, choose, gallery
 from distill.reporting.run_folder import read_run, read_runs
@@ -257,6 +258,21 @@ def test_where_the_images_are_gone_the_last_sample_picture_is_cut_up(tmp_path: P
         assert [layer.role for layer in picture.layers] == ["blurry", "student", "teacher", "sharp"]
         assert all(np.array_equal(layer.pixels, column) for layer, column in zip(picture.layers, row, strict=True))
     assert "cut from the run's last sample picture" in shown.notes[0]
+
+
+def test_too_little_memory_for_the_pictures_costs_no_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pictures, "_recompute", refuse)
+    error: Exception = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    shown = content(report([run]))
+    assert shown["pictureNotes"] == ["There are no pictures to show: there is not enough memory for them"]
+    notes = gallery([read_run(run)], 1, torch.device("cuda", 0)).notes
+    assert notes[0].endswith("there is not enough memory for them; --device cpu needs none of the GPU's")
+    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        report([run])
 
 
 @pytest.mark.parametrize("weights", ["gone.pth", "motion_deblurring"])

@@ -15,6 +15,7 @@ from torch import nn
 
 from distill.config import Config, ConfigError
 from distill.data.images import COLUMN_GAP, ImageError, Pixels, centre_crop, read_image
+from distill.engine.memory import is_out_of_memory
 from distill.engine.metrics import psnr
 from distill.engine.progress import progress_bar
 from distill.engine.student import inference_copy, load_student
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN_SIDE = 384
 ORDER = ("blurry", "student", "teacher", "sharp")
-# What stands in the way of making the pictures again, and does not make the report wrong.
+# Something that the pictures are made of is gone, or cannot be used.
 NOT_HERE = (ConfigError, FileNotFoundError, PermissionError, ImageError, WeightsError)
 
 
@@ -146,8 +147,10 @@ def _equal(one: Pixels, other: Pixels) -> bool:
 def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: torch.device) -> Gallery:
     try:
         return _recompute(run, chosen, count, device)
-    except NOT_HERE as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:
+        reason = _reason(error, device)
+        if reason is None:
+            raise
     logger.warning(
         "%s: its pictures cannot be made again (%s); the last sample picture is taken, where there is one", run.path, reason
     )
@@ -156,8 +159,16 @@ def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: t
     return Gallery(pictures, [note] if pictures else [f"There are no pictures to show: {reason}"])
 
 
+def _reason(error: Exception, device: torch.device) -> str | None:
+    """What stands in the way of making the pictures again, and does not make the report wrong; None for an error of ours."""
+    if is_out_of_memory(error):
+        elsewhere = "" if device.type == "cpu" else "; --device cpu needs none of the GPU's"
+        return f"there is not enough memory for them{elsewhere}"
+    return " ".join(str(error).split()) if isinstance(error, NOT_HERE) else None
+
+
 def _recompute(run: RunFolder, chosen: dict[str, str | None], count: int, device: torch.device) -> Gallery:
-    """Raises NOT_HERE."""
+    """Raises NOT_HERE, and what torch raises for want of memory."""
     made, weights = Gallery(), _student_file(run)
     student = inference_copy(load_student(weights)).to(device)
     teacher = _teacher_if_here(run.config, device, made)
