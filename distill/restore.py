@@ -90,7 +90,7 @@ def restore(
     small, and ImageError where there is nothing to do, two results would be one file, or one would replace a file that is no
     result. Raises WriteError where `out` cannot be written.
     """
-    jobs = select(inputs, out, None if file_format is None else f".{file_format}")
+    jobs = select(inputs, out, None if file_format is None else f".{file_format}", compare)
     place = choose_device(device, key="--device")
     chosen = teacher_precision(precision, place)
     if chosen != "fp32" and place.type == "cpu":
