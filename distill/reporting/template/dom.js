@@ -65,8 +65,11 @@ function table(caption, head, rows, attributes = {}) {
   );
 }
 
+let sections = 0;
+
 function section(title, explanation, ...children) {
-  const id = title.toLowerCase().replace(/[^a-z]+/g, "-");
+  sections += 1;
+  const id = `section-${sections}`; // not of the title: two runs can differ in what no identifier holds
   return h(
     "section",
     { "aria-labelledby": id },
