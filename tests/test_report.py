@@ -205,6 +205,14 @@ def test_long_runs_are_averaged_and_end_where_they_ended(run: Path) -> None:
     assert table["values"]["loss"][:2] == [2.0, 5.0]
 
 
+def test_validations_are_shown_one_by_one_however_many_there_are(run: Path) -> None:
+    count = 2 * MAX_POINTS + 1
+    write_records(run, [{"kind": "val", "step": step, "student_psnr": float(step)} for step in range(1, count + 1)])
+    table = curves(read_run(run))["val"]
+    assert table["averaged"] == 1
+    assert table["values"]["student_psnr"] == [float(step) for step in range(1, count + 1)]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0.04, "0.0 s"), (59, "59 s"), (59.7, "1 min 0 s"), (97, "1 min 37 s"), (3600, "1 h 0 min"), (200_000, "2 d 7 h")],
