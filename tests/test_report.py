@@ -35,10 +35,10 @@ from distill.engine.teacher import build_teacher
 from distill.engine.validate import ROWS, SAMPLE_SIDE, Validation
 from distill.report import report
 from distill.reporting import pictures
-from distill.reporting.curves import MAX_POINTS, Clock, curves
+from distill.reporting.curves import Clock, curves
 from distill.reporting.pictures import SHOWN_SIDE, choose, gallery
 from distill.reporting.run_folder import read_run, read_runs
-from distill.reporting.words import duration, notes, status, teacher_check, warnings
+from distill.reporting.words import notes, status, teacher_check, warnings
 from distill.train import train
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked=1">&lt;b&gt;'
@@ -194,31 +194,6 @@ def test_without_recorded_times_the_speed_tells_them_and_it_is_said(run: Path) -
 def notes_of_timed(run: Path) -> list[str]:
     write_records(run, training_records())
     return notes(read_run(run))
-
-
-def test_long_runs_are_averaged_and_end_where_they_ended(run: Path) -> None:
-    count = 3 * MAX_POINTS - 1
-    write_records(run, [{"kind": "train", "step": step, "loss": float(step)} for step in range(1, count + 1)])
-    table = curves(read_run(run))["train"]
-    assert len(table["step"]) <= MAX_POINTS
-    assert table["step"][-1] == count
-    assert table["values"]["loss"][:2] == [2.0, 5.0]
-
-
-def test_validations_are_shown_one_by_one_however_many_there_are(run: Path) -> None:
-    count = 2 * MAX_POINTS + 1
-    write_records(run, [{"kind": "val", "step": step, "student_psnr": float(step)} for step in range(1, count + 1)])
-    table = curves(read_run(run))["val"]
-    assert table["averaged"] == 1
-    assert table["values"]["student_psnr"] == [float(step) for step in range(1, count + 1)]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (59, "59 s"), (59.7, "1 min 0 s"), (97, "1 min 37 s"), (3600, "1 h 0 min"), (200_000, "2 d 7 h")],
-)
-def test_durations_have_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
 
 
 @given(gains=st.lists(st.floats(-9, 9), min_size=1, max_size=40), count=st.integers(0, 50))
