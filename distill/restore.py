@@ -16,9 +16,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError
+from distill.config_types import Precision
 from distill.data.files import locked, write_bytes
 from distill.data.images import ImageError, Pixels, centre_crop, side_by_side
-from distill.data.manifest import Precision
 from distill.data.picture_files import (
     DEFAULT_QUALITY,
     Picture,
@@ -28,6 +28,7 @@ from distill.data.picture_files import (
     read_picture,
     reduce_to_8_bits,
 )
+from distill.data.picture_metadata import Metadata
 from distill.data.results import is_done, results_since
 from distill.data.selection import COMPARISONS, Job, select
 from distill.engine.device import choose_device
@@ -158,7 +159,7 @@ def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
 
 def _comparison(blurry: Samples, restored: Picture) -> Picture:
     """The centres of both, at most 512 x 512 pixels each, in 8-bit RGB of the picture's colour profile."""
-    profile = type(restored.metadata)(icc=restored.metadata.icc)
+    profile = Metadata(icc=restored.metadata.icc)
     return Picture(side_by_side([_centre(blurry), _centre(restored.pixels)]), metadata=profile)
 
 

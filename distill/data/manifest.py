@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from distill.config_types import Precision
 from distill.data.files import append_bytes, write_bytes
 
 HEADER = "manifest.json"
@@ -25,8 +26,6 @@ PARTS = "manifest.rank*.jsonl"
 
 # In bytes: a file's name, without a suffix, and its path below the folder.
 MAX_NAME, MAX_STEM = 251, 2048
-
-Precision = Literal["fp32", "fp16", "bf16"]
 
 
 class CacheError(ValueError):
