@@ -71,7 +71,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
         if ranks.first:
             merge_parts(folder)
             cache.manifest.refresh()
-            _summarise(cache, len(stems))
+            _summarise(cache, stems)
     return cache
 
 
@@ -91,6 +91,11 @@ def _stems_to_compute(cache: TeacherCache, images: Sequence[ImageFile], repair: 
 def verify_cache(config: Config) -> TeacherCache:
     """Checksums every input and output of the cache, PNG or packed. Raises CacheError that names what is wrong."""
     images, teacher = _images(config), _teacher(config, choose_device(config.run.device))
+    return _verified(config, images, teacher)
+
+
+def _verified(config: Config, images: Sequence[ImageFile], teacher: Teacher) -> TeacherCache:
+    """Raises as `verify_cache`."""
     cache = TeacherCache(config.teacher.cache)
     if cache.manifest.header is None:
         raise CacheError(f"{cache.folder}: no manifest, nothing to verify", mend="" if cache.bare is None else None)
@@ -114,13 +119,16 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
         packed.restamp(_named(found.touched, images))
         if found.removed:
             packed.remove(found.removed)
-        todo = _named(found.to_compute, images)
+        # What had no teacher's image when it was packed, and has one now.
+        made = cache.manifest.entries
+        mended = [stem for stem, old in packed.manifest.entries.items() if old.output is None and made[stem].output is not None]
+        todo = _named([*found.to_compute, *mended], images)
         shards = pack(cache, todo, packed, config.data.workers)
         with _progress(images, todo, Ranks()) as bar, closing(shards):
             for entries in shards:
                 bar.update(len(entries))
         packed.remove_unused_shards()
-    _summarise(packed, len(todo))
+    _summarise(packed, [image.stem for image in todo])
     return packed
 
 
@@ -130,7 +138,8 @@ def approximation_table(config: Config, count: int) -> str:
     if count < 1:
         raise ConfigError(f"--approximation: at least 1 image, found {count}")
     device = choose_device(config.run.device)
-    cache, images, teacher = verify_cache(config), _images(config), _teacher(config, device)
+    images, teacher = _images(config), _teacher(config, device)
+    cache = _verified(config, images, teacher)
     readable = [image for image in images if cache.manifest.entries[image.stem].output is not None]
     chosen = readable[:: max(1, len(readable) // count)][:count]
     rows = measure_approximation(teacher, cache, chosen, config.data.patch, device)
@@ -195,14 +204,16 @@ def _progress(images: Sequence[ImageFile], todo: Sequence[ImageFile], ranks: Ran
     return progress_bar(len(images), "image", silent, initial=known)
 
 
-def _summarise(cache: TeacherCache, computed: int) -> None:
+def _summarise(cache: TeacherCache, tried: Sequence[str]) -> None:
+    """`tried` are the stems whose inputs were read now, with or without success."""
     entries = cache.manifest.entries.values()
     for entry in entries:
         if entry.unreadable is not None:
             logger.warning("skipped %s: %s", entry.stem, entry.unreadable)
     files = {entry.shard or entry.stem: entry.output.size for entry in entries if entry.output is not None}
     total, size = sum(entry.output is not None for entry in entries), sum(files.values()) / 1e6
-    print(f"{cache.folder}: {total} teacher images, {size:.1f} MB; {computed} of them are new")
+    new = sum(cache.manifest.entries[stem].output is not None for stem in tried)
+    print(f"{cache.folder}: {total} teacher images, {size:.1f} MB; {new} of them are new")
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from distill.config import Config, ConfigError, load_config
@@ -111,7 +112,7 @@ def run_command(main: Callable[[], None]) -> None:
     ranks = Ranks.of_environment()
     level = logging.INFO if ranks.first else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    name = sys.argv[0].rpartition("/")[2].removesuffix(".py") + (f" (rank {ranks.rank})" if ranks.count > 1 else "")
+    name = Path(sys.argv[0]).name.removesuffix(".py") + (f" (rank {ranks.rank})" if ranks.count > 1 else "")
     try:
         main()
     except USER_ERRORS as error:

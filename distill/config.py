@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from distill.config_errors import explain, short
-from distill.config_types import Count, Positive, Probability, Section, Shape, range_of
+from distill.config_types import Count, Positive, Precision, Probability, Section, Shape, range_of
 from distill.degradations import Degradations, Recipe
 from distill.strict_yaml import apply_override, dump_yaml, parse_yaml
 
@@ -117,7 +117,7 @@ class TeacherConfig(Section):
     architecture is read off the file; BasicSR's files will do."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """Of the weights file: checked when given, needed for a published name whose hash is not known."""
-    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    precision: Literal["auto", Precision] = "auto"
     """`auto` is fp16 on CUDA and fp32 elsewhere; on a CPU half precision is slower."""
     micro_batch: Count | None = None
     """The teacher takes at most so many patches at a time; null: the whole batch. Bounds memory, changes no result."""
@@ -277,7 +277,7 @@ class BenchConfig(Section):
     """`reference`: as the paper writes it, uncompiled. `_compiled`: with torch.compile. `_keeping_pages`, on a CPU: with the C
     library told to keep freed memory, as our commands tell it. `ours_eager` and `ours_kernels`, on a GPU: without compiling, and
     with the Triton kernels whatever their speed."""
-    precisions: Annotated[list[Literal["auto", "fp32", "fp16", "bf16"]], Field(min_length=1)] = ["auto"]
+    precisions: Annotated[list[Literal["auto", Precision]], Field(min_length=1)] = ["auto"]
     """Of the teacher."""
     student_shapes: list[Shape] = []
     """Of the student's input at inference; empty: the training batch."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -31,6 +31,7 @@ def range_of(lowest: float, highest: float = math.inf) -> Any:
     return Annotated[tuple[float, float], BeforeValidator(to_tuple), AfterValidator(check), WithJsonSchema(schema)]
 
 
+Precision = Literal["fp32", "fp16", "bf16"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

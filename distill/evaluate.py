@@ -28,11 +28,22 @@ EXAMPLE = """example:
 def evaluate(config: Config, weights: Path | None = None, csv: Path | None = None) -> Evaluation:
     """Scores a student file on the configuration's validation images, and writes one CSV row per image.
 
-    `weights` is by default the model that the last stage wrote; `csv`, the run folder's evaluation.csv. Raises
-    FileNotFoundError, ImageError and WeightsError.
+    `weights` is by default the model that the last stage wrote. `csv` is by default evaluation.csv in the run folder, and
+    evaluation_NAME.csv where `weights` is given, NAME.pth: what the report takes for the run's own scores is left alone. Raises
+    FileNotFoundError, ImageError and WeightsError, and, when all is computed, WriteError.
     """
-    folder = Path(config.run.dir)
-    weights = weights or folder / f"student_model_{config.stages[-1].name}.pth"
+    evaluation = _score(config, weights)
+    if Ranks.of_environment().first:
+        evaluation.write_csv(csv or _csv_of(config, weights))
+    return evaluation
+
+
+def _csv_of(config: Config, weights: Path | None) -> Path:
+    return Path(config.run.dir) / ("evaluation.csv" if weights is None else f"evaluation_{weights.stem}.csv")
+
+
+def _score(config: Config, weights: Path | None) -> Evaluation:
+    weights = weights or Path(config.run.dir) / f"student_model_{config.stages[-1].name}.pth"
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: no such student; train one first, or give --weights")
     ranks = Ranks.of_environment()
@@ -52,7 +63,6 @@ def evaluate(config: Config, weights: Path | None = None, csv: Path | None = Non
     if ranks.first:
         for bad in validation.skipped.values():
             logger.warning("skipped %s: %s", bad.path, bad.reason)
-        evaluation.write_csv(csv or folder / "evaluation.csv")
     return evaluation
 
 
@@ -60,16 +70,23 @@ def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("evaluate", "Scores a student against input and teacher.", EXAMPLE)
     add_config_arguments(parser)
     parser.add_argument("--weights", type=Path, metavar="FILE", help="a student (default: of the run's last stage)")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="one row per image (default: evaluation.csv in the run folder)")
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        metavar="FILE",
+        help="one row per image (default: evaluation.csv in the run folder; of --weights NAME.pth, evaluation_NAME.csv there)",
+    )
     return parser
 
 
 def main() -> None:
     arguments = make_parser().parse_args()
     SignalGate().install()
-    evaluation = evaluate(read_config(arguments), arguments.weights, arguments.csv)
+    config = read_config(arguments)
+    evaluation = _score(config, arguments.weights)
     if Ranks.of_environment().first:
-        print(evaluation.table())
+        print(evaluation.table())  # before the file: a folder that cannot be written does not cost the scores
+        evaluation.write_csv(arguments.csv or _csv_of(config, arguments.weights))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError, parse_recipe
 from distill.data.files import locked, write_bytes
-from distill.data.images import ImageError, find_images
+from distill.data.images import ImageError, find_images, fixed_part
 from distill.data.loader import load
 from distill.data.patches import BENCHMARK, TEST, TRAIN, PatchWriter, Settings, split
 from distill.engine.progress import progress_bar
@@ -32,10 +32,11 @@ EXAMPLE = """example:
 def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Counter[str]:
     """Writes the data set, and returns how many patches each part has.
 
-    Raises ConfigError where `out` holds another data set, FileNotFoundError and ImageError for images that cannot be used, and
-    WriteError.
+    Raises ConfigError where `out` holds another data set or lies among the images, FileNotFoundError and ImageError for images
+    that cannot be used, and WriteError.
     """
     images = find_images(sharp)
+    _refuse_inputs(sharp, out)
     folders = split(list(images), settings.seed)
     patches: Counter[str] = Counter()
     skipped, new = [], 0
@@ -59,6 +60,15 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
         if not patches[folder]:
             logger.warning("WARNING: no image of %s holds a patch of this size; the folder is empty", folder)
     return patches
+
+
+def _refuse_inputs(sharp: str, out: Path) -> None:
+    """Raises ConfigError where patches would lie among the images: the next run would cut them up in turn."""
+    folder = fixed_part(sharp).resolve()
+    for written in ((out / kind).resolve() for kind in ("sharp", "blurry")):
+        if written.is_relative_to(folder) or folder.is_relative_to(written):
+            what = "would lie among the images of --sharp, and count as such the next time"
+            raise ConfigError(f"--out: patches in {out} {what}; give another folder")
 
 
 def _record(images: dict[str, Path], settings: Settings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Shows a run to somebody who has never seen the project: `python -m distill.report RUN_DIR` writes one HTML file.
 
-The file holds everything, pictures included, and fetches nothing. Several run folders give a comparison. The run folder is only
-read, and may be of a run that is still going on.
+The file holds everything, pictures included, and fetches nothing. Several run folders give a comparison. A run folder may be
+of a run that is still going on: what is there is only read, and the page is put beside it where --out names no other place.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError
-from distill.data.files import write_bytes
+from distill.data.files import check_writable, write_bytes
 from distill.engine.device import choose_device
 from distill.reporting.page import render
 from distill.reporting.pictures import gallery
@@ -50,6 +50,7 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, images: in
     read = read_runs(folders)
     place = choose_device(device, key="--device")
     target = Path(out) if out is not None else folders[0] / (ONE if len(folders) == 1 else SEVERAL)
+    check_writable(target)
     page = render(read, gallery(read, images, place))
     write_bytes(target, page)
     logger.info("%s: %.1f MB", target, len(page) / 1e6)

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError
+from distill.config_types import Precision
 from distill.data.files import locked, write_bytes
 from distill.data.images import ImageError, Pixels, centre_crop, side_by_side
-from distill.data.manifest import Precision
 from distill.data.picture_files import (
     DEFAULT_QUALITY,
     Picture,
@@ -29,9 +28,11 @@ from distill.data.picture_files import (
     read_picture,
     reduce_to_8_bits,
 )
+from distill.data.picture_metadata import Metadata
 from distill.data.results import is_done, results_since
 from distill.data.selection import COMPARISONS, Job, select
 from distill.engine.device import choose_device
+from distill.engine.memory import is_out_of_memory
 from distill.engine.progress import progress_bar
 from distill.engine.restoration import TILE, NotFiniteError, Restorer
 from distill.engine.student import load_student
@@ -90,7 +91,7 @@ def restore(
     small, and ImageError where there is nothing to do, two results would be one file, or one would replace a file that is no
     result. Raises WriteError where `out` cannot be written.
     """
-    jobs = select(inputs, out, None if file_format is None else f".{file_format}")
+    jobs = select(inputs, out, None if file_format is None else f".{file_format}", compare)
     place = choose_device(device, key="--device")
     chosen = teacher_precision(precision, place)
     if chosen != "fp32" and place.type == "cpu":
@@ -129,9 +130,11 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
         try:
             picture.pixels = restorer.restore(blurry, bar.update)
         except NotFiniteError as error:
-            raise ImageError(f"{job.source}: {error}; --precision fp32 is the one that can mend this") from None
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            raise ImageError(f"{job.source}: there is not enough memory; a smaller --tile needs less") from None
+            raise ImageError(f"{error}; --precision fp32 is the one that can mend this", job.source) from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ImageError("there is not enough memory; a smaller --tile needs less", job.source) from None
     if compare:
         write_bytes(job.comparison, encode_picture(_comparison(blurry, picture), ".png"))
     del blurry  # encoding needs its memory
@@ -151,12 +154,12 @@ def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
         if left_out:
             logger.warning("%s: its %s cannot be written, and is left out: %s", job.source, " and ".join(left_out), reasons[0])
         return data
-    raise ImageError(f"{job.source}: cannot be written as {suffix[1:]}: {reasons[0]}")
+    raise ImageError(f"cannot be written as {suffix[1:]}: {reasons[0]}", job.source)
 
 
 def _comparison(blurry: Samples, restored: Picture) -> Picture:
     """The centres of both, at most 512 x 512 pixels each, in 8-bit RGB of the picture's colour profile."""
-    profile = type(restored.metadata)(icc=restored.metadata.icc)
+    profile = Metadata(icc=restored.metadata.icc)
     return Picture(side_by_side([_centre(blurry), _centre(restored.pixels)]), metadata=profile)
 
 

@@ -16,7 +16,7 @@ from distill.config_errors import short
 # Far beyond any configuration, and near enough that whatever walks through one (a message, the validation, the copy in the run
 # folder) neither recurses too deeply nor fills the memory, however often a file repeats itself through aliases.
 MAX_DEPTH, MAX_NODES = 32, 10_000
-# A sum over 32 digits is quick whatever their base, and its result can be shown.
+# Such an integer is quickly read, and can be shown.
 MAX_DIGITS = 32
 MAX_PATH = 200
 # What cannot be in the name of a file, or would break a message into lines. What stands for bytes that are no UTF-8 can be.
@@ -36,7 +36,8 @@ def parse_yaml(text: str) -> Any:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML with duplicate keys refused, and YAML 1.2's scalars: `off` is a word, `1e-4` a number."""
+    """Safe YAML with duplicate keys refused, and YAML 1.2's scalars: `off` is a word, `1e-4` a number, `010` ten. Numbers are
+    decimal alone: `0x10`, `1_000` and `1:30` are text, and refused where a number should be."""
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
@@ -78,7 +79,7 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None, None, f"a number of {len(node.value)} characters; {MAX_DIGITS} are allowed", node.start_mark
             )
-        return super().construct_yaml_int(node)
+        return int(node.value)
 
 
 def _refusal(event: yaml.Event, problem: str) -> yaml.YAMLError:
@@ -90,10 +91,11 @@ _BOOL, _INT, _FLOAT, _TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("boo
 _StrictLoader.add_constructor(_INT, _StrictLoader.construct_yaml_int)
 # YAML 1.2 has no times: a run folder may be called 2026-01-31.
 _StrictLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _FLOAT, _TIMESTAMP)]
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _INT, _FLOAT, _TIMESTAMP)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _StrictLoader.add_implicit_resolver(_BOOL, re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_StrictLoader.add_implicit_resolver(_INT, re.compile(r"^[-+]?[0-9]+$"), list("-+0123456789"))
 _StrictLoader.add_implicit_resolver(
     _FLOAT,
     re.compile(r"^[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|Inf|INF|nan|NaN|NAN))$"),

@@ -56,7 +56,7 @@ def schema_text() -> str:
 def configuration(_: str = "") -> str:
     """Every key, section by section, as tables."""
     tree = schema()
-    return "\n".join(_section(tree, path, keys, described) for path, keys, described in _sections(tree))
+    return "\n".join(_section(path, keys, described) for path, keys, described in _sections(tree))
 
 
 def _sections(tree: Tree) -> Iterator[tuple[str, Tree, str]]:
@@ -91,7 +91,7 @@ def _resolve(tree: Tree, node: Tree) -> Tree:
     return tree["definitions"][node["$ref"].rpartition("/")[2]]
 
 
-def _section(tree: Tree, heading: str, keys: Tree, described: str) -> str:
+def _section(heading: str, keys: Tree, described: str) -> str:
     name, _, tag = heading.partition(", ")
     title = f"## `{name}`" + (f", `{tag}`" if tag else "")
     rows = [_row(key, value) for key, value in keys.items() if "$ref" not in value]

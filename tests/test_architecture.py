@@ -25,8 +25,8 @@ ALLOWED = {
     "distill.config_types": [],
     "distill.degradations": ["distill.config_types"],
     "distill.config": ["distill.strict_yaml", "distill.config_errors", "distill.config_types", "distill.degradations"],
-    "distill.data": ["distill.config", "distill.degradations", "distill.data"],
-    "distill.engine": ["distill.config", "distill.data", "distill.engine", "restormer", "unet"],
+    "distill.data": ["distill.config", "distill.config_types", "distill.degradations", "distill.data"],
+    "distill.engine": ["distill.config", "distill.config_types", "distill.data", "distill.engine", "restormer", "unet"],
     "distill.reporting": [
         "distill.config",
         "distill.degradations",

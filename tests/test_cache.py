@@ -65,6 +65,17 @@ def test_it_fills_verifies_and_does_nothing_twice(
     assert "6 images verified" in capsys.readouterr().out
 
 
+def test_what_cannot_be_read_is_not_counted_as_new(
+    config_file: Path, call: Call, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "blurry" / "1.png").write_bytes(b"")
+    for new in (5, 0):
+        assert call(cache_command.main, "--config", config_file) == 0
+        assert f"cache: 5 teacher images, 0.1 MB; {new} of them are new" in capsys.readouterr().out
+    assert call(cache_command.main, "--config", config_file, "--pack", tmp_path / "pack") == 0
+    assert "pack: 5 teacher images, 0.2 MB; 5 of them are new" in capsys.readouterr().out
+
+
 def change_byte(path: Path) -> None:
     """Without changing size and time."""
     status, data = path.stat(), bytearray(path.read_bytes())

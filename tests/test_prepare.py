@@ -24,17 +24,17 @@ def error_line(capfd: pytest.CaptureFixture[str]) -> str:
     return [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("command: ")][-1]
 
 
+@pytest.mark.parametrize(("name", "out"), [("div2k_cached", "data/div2k"), ("seed", "data")])
 def test_it_makes_the_folders_that_the_cached_configurations_read(
-    sharp_folder: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str]
+    sharp_folder: Path, tmp_path: Path, call: Call, capsys: pytest.CaptureFixture[str], name: str, out: str
 ) -> None:
-    assert call(prepare_command.main, "--sharp", sharp_folder, "--out", tmp_path / "data", "--patch", 32) == 0
+    assert call(prepare_command.main, "--sharp", sharp_folder, "--out", tmp_path / out, "--patch", 32) == 0
     # six images of 64 to 69 by 80 pixels: one for the benchmark, one for tests
     assert "patches of 32x32: 16 for training, 4 for tests, 4 for the benchmark" in capsys.readouterr().out
-    for name in ("div2k_cached", "seed"):
-        data = load_config(ROOT / "configs" / f"{name}.yaml").data
-        for images, count in ((data, 16), (data.val, 4)):
-            for folder in (images.sharp, images.blurry):
-                assert len(list((tmp_path / str(folder)).rglob("*.png"))) == count
+    data = load_config(ROOT / "configs" / f"{name}.yaml").data
+    for images, count in ((data, 16), (data.val, 4)):
+        for folder in (images.sharp, images.blurry):
+            assert len(list((tmp_path / str(folder)).rglob("*.png"))) == count
 
 
 def test_workers_and_interruptions_change_no_byte(sharp_folder: Path, tmp_path: Path, call: Call) -> None:
@@ -105,6 +105,29 @@ def test_a_folder_that_another_program_filled_is_left_alone(
     assert call(prepare_command.main, "--sharp", sharp_folder, "--out", tmp_path / "data", "--patch", 32) == 2
     assert "that this command did not write" in error_line(capfd)
     assert [path.name for path in (tmp_path / "data").rglob("*.*g")] == ["0_0_0.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("sharp", "out"),
+    [("photos", "photos"), ("photos", "photos/sub/../patches"), ("photos/*", "photos/new/patches"), ("photos/sharp", "photos")],
+)
+def test_patches_among_the_images_are_refused(
+    sharp_folder: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str], sharp: str, out: str
+) -> None:
+    """The next run would take them for images."""
+    shutil.copytree(sharp_folder, tmp_path / "photos" / "sharp")
+    before = sorted(tmp_path.rglob("*"))
+    (tmp_path / "photos" / "sub").mkdir()
+    assert call(prepare_command.main, "--sharp", tmp_path / sharp, "--out", tmp_path / out, "--patch", 32) == 2
+    assert f"patches in {tmp_path / out} would lie among the images of --sharp" in error_line(capfd)
+    (tmp_path / "photos" / "sub").rmdir()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_patches_beside_the_images_are_not_refused(sharp_folder: Path, tmp_path: Path, call: Call) -> None:
+    shutil.copytree(sharp_folder, tmp_path / "data" / "photos")
+    for _ in range(2):
+        assert call(prepare_command.main, "--sharp", tmp_path / "data/photos", "--out", tmp_path / "data", "--patch", 32) == 0
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,11 @@ from distill.engine.student import load_student
 from distill.engine.teacher import build_teacher
 from distill.engine.validate import ROWS, SAMPLE_SIDE, Validation
 from distill.report import report
-from distill.reporting.curves import MAX_POINTS, Clock, curves
+from distill.reporting import pictures
+from distill.reporting.curves import Clock, curves
 from distill.reporting.pictures import SHOWN_SIDE, choose, gallery
 from distill.reporting.run_folder import read_run, read_runs
-from distill.reporting.words import duration, notes, status, teacher_check, warnings
+from distill.reporting.words import notes, status, teacher_check, warnings
 from distill.train import train
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked=1">&lt;b&gt;'
@@ -195,23 +196,6 @@ def notes_of_timed(run: Path) -> list[str]:
     return notes(read_run(run))
 
 
-def test_long_runs_are_averaged_and_end_where_they_ended(run: Path) -> None:
-    count = 3 * MAX_POINTS - 1
-    write_records(run, [{"kind": "train", "step": step, "loss": float(step)} for step in range(1, count + 1)])
-    table = curves(read_run(run))["train"]
-    assert len(table["step"]) <= MAX_POINTS
-    assert table["step"][-1] == count
-    assert table["values"]["loss"][:2] == [2.0, 5.0]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.04, "0.0 s"), (59, "59 s"), (59.7, "1 min 0 s"), (97, "1 min 37 s"), (3600, "1 h 0 min"), (200_000, "2 d 7 h")],
-)
-def test_durations_have_two_units(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
-
-
 @given(gains=st.lists(st.floats(-9, 9), min_size=1, max_size=40), count=st.integers(0, 50))
 def test_the_images_shown_are_the_worst_the_best_and_the_median_first(gains: list[float], count: int) -> None:
     gain_of = {str(index): gain for index, gain in enumerate(gains)}
@@ -257,6 +241,21 @@ def test_where_the_images_are_gone_the_last_sample_picture_is_cut_up(tmp_path: P
         assert [layer.role for layer in picture.layers] == ["blurry", "student", "teacher", "sharp"]
         assert all(np.array_equal(layer.pixels, column) for layer, column in zip(picture.layers, row, strict=True))
     assert "cut from the run's last sample picture" in shown.notes[0]
+
+
+def test_too_little_memory_for_the_pictures_costs_no_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(pictures, "_recompute", refuse)
+    error: Exception = torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    shown = content(report([run]))
+    assert shown["pictureNotes"] == ["There are no pictures to show: there is not enough memory for them"]
+    notes = gallery([read_run(run)], 1, torch.device("cuda", 0)).notes
+    assert notes[0].endswith("there is not enough memory for them; --device cpu needs none of the GPU's")
+    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        report([run])
 
 
 @pytest.mark.parametrize("weights", ["gone.pth", "motion_deblurring"])
@@ -320,6 +319,19 @@ def test_the_command_takes_its_options(run: Path, tmp_path: Path, call: Callable
     assert call(report_command.main, run, "--out", out, "--images", 2, "--device", CPU) == 0
     assert len(content(out)["pictures"]) == 2
     assert not (run / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_written_is_refused_before_its_pictures_are_made(
+    run: Path, tmp_path: Path, call: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_command, "gallery", None)
+    before = {path: path.read_bytes() for path in run.iterdir()}
+    (tmp_path / "folder").mkdir()
+    for out in (run / "config.yaml" / "page.html", tmp_path / "folder"):
+        assert call(report_command.main, run, "--out", out) == 2
+        assert f"{out}: cannot be written: " in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.iterdir()} == before
+    assert list((tmp_path / "folder").iterdir()) == []
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "cpu:x"])

@@ -71,7 +71,25 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         odd = [record | ({"skipped_updates": 1} if record["step"] == STEPS else {}) for record in training_records()]
         write_records(root / name, odd)
     two = report([root / "run", root / "other"], root / "two.html", images=3, device="cpu")
-    return {"one": report([root / "run"], images=4, device="cpu"), "two": two}
+    numbered = numbered_runs(root, sharp)
+    return {
+        "one": report([root / "run"], images=4, device="cpu"),
+        "two": two,
+        "whole images": report(numbered[:1], images=1, device="cpu"),
+        "numbered": report(numbered, images=0),
+    }
+
+
+def numbered_runs(root: Path, sharp: Path) -> list[Path]:
+    """Two, run1 and run2, on whole images, which are no squares, and with a second stage that begins shortly before their end."""
+    stages = [{"name": "first", "epochs": 3}, {"name": "a-name-of-many-words", "epochs": 1}]
+    for name in ("run1", "run2"):
+        make_run(root / name, sharp, eval={"crop": None}, stages=stages)
+        later = {"stage": "a-name-of-many-words"}
+        known = [record | ({"stage": "first"} if "stage" in record else {}) for record in training_records()]
+        write_records(root / name, [r | (later if "stage" in r and r["step"] > STEPS - 4 else {}) for r in known])
+        (root / name / "student_model_v1.pth").rename(root / name / "student_best.pth")
+    return [root / "run1", root / "run2"]
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +196,22 @@ def test_the_magnifier_follows_the_pointer_and_the_arrow_keys_and_zooms(page: An
         assert all(one != other for one, other in zip(before, after, strict=True))
 
 
+def test_the_magnifier_stops_at_the_edge_and_comes_back_at_once(page: Any) -> None:
+    page.locator(".target").focus()
+    for _ in range(60):
+        page.keyboard.press("ArrowLeft")
+    before = detail(page)
+    page.keyboard.press("ArrowRight")
+    assert all(one != other for one, other in zip(before, detail(page), strict=True))
+
+
+def test_the_magnified_detail_is_a_square(place: Any, pages: dict[str, Path]) -> None:
+    place.goto(pages["whole images"].as_uri())
+    place.locator("input[name=zoom][value='2']").check(force=True)
+    box = place.locator(".target").bounding_box()
+    assert box["width"] == pytest.approx(box["height"], abs=0.5)
+
+
 def test_every_image_can_be_chosen_with_the_keyboard(page: Any) -> None:
     buttons = page.locator(".thumb")
     assert buttons.count() == 4
@@ -233,6 +267,35 @@ def test_curves_go_against_time_or_steps_and_are_read_with_the_keyboard(page: An
     page.keyboard.press("Home")
     page.keyboard.press("ArrowRight")
     assert chart.locator(".place").inner_text() == "2 s"
+
+
+def test_what_the_arrow_keys_read_is_spoken(page: Any) -> None:
+    chart = page.locator(".charts .chart").first
+    spoken = chart.locator("[aria-live=polite]")
+    assert spoken.text_content() == ""
+    chart.locator("svg[tabindex]").focus()
+    page.keyboard.press("Home")
+    assert spoken.text_content().startswith("step 2: loss, weighted sum 0.")
+    assert "; l1, to the sharp image 0." in spoken.text_content()
+
+
+def test_the_name_of_a_stage_near_the_end_is_seen_whole(place: Any, pages: dict[str, Path]) -> None:
+    place.goto(pages["whole images"].as_uri())
+    outside = place.evaluate("""() => [...document.querySelectorAll('.charts .mark text')].map((text) => {
+        const [inner, outer] = [text.getBoundingClientRect(), text.closest('svg').getBoundingClientRect()];
+        return [text.textContent, inner.left - outer.left, outer.right - inner.right];
+    })""")
+    assert "stage a-name-of-many-words" in {name for name, _, _ in outside}
+    assert [name for name, left, right in outside if min(left, right) < 0] == []
+
+
+def test_every_section_has_a_name_of_its_own(place: Any, pages: dict[str, Path]) -> None:
+    place.goto(pages["numbered"].as_uri())
+    ids = place.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
+    assert len(ids) == len(set(ids))
+    named = place.evaluate("""() => [...document.querySelectorAll('section')].map((section) =>
+        document.getElementById(section.getAttribute('aria-labelledby')).textContent)""")
+    assert named[-2:] == ["What was trained: run1", "What was trained: run2"]
 
 
 @pytest.mark.parametrize("which", ["one", "two"])

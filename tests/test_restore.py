@@ -280,15 +280,35 @@ def test_exif_that_cannot_be_written_is_left_out_and_costs_no_picture(
         assert image.size == (40, 30)
 
 
-def test_too_little_memory_for_a_tile_is_said(
-    photos: Path, identity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> None:
-        raise torch.cuda.OutOfMemoryError
+def run_out_of_memory(where: str) -> None:
+    """As numpy and as torch do it on each device."""
+    match where:
+        case "numpy":
+            np.empty(2**60, np.uint8)
+        case "cpu":
+            torch.empty(2**60, dtype=torch.uint8)
+        case "cuda":
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        case "mps":
+            raise RuntimeError("MPS backend out of memory (MPS allocated: 17.89 GB, other allocations: 40.00 KB)")
+    raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(command.Restorer, "restore", refuse)
+
+@pytest.mark.parametrize("where", ["numpy", "cpu", "cuda", "mps"])
+def test_too_little_memory_for_a_tile_is_said(
+    photos: Path, identity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(command.Restorer, "restore", lambda *_: run_out_of_memory(where))
     (error,) = restore([str(photos / "alpha.png")], identity, tmp_path / "out").failed
     assert str(error).endswith("alpha.png: there is not enough memory; a smaller --tile needs less")
+
+
+def test_another_error_of_torchs_is_not_taken_for_it(
+    photos: Path, identity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command.Restorer, "restore", lambda *_: run_out_of_memory("nowhere"))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        restore([str(photos / "alpha.png")], identity, tmp_path / "out")
 
 
 def test_ctrl_c_ends_with_its_status_and_leaves_no_half_file(identity: str, tmp_path: Path) -> None:

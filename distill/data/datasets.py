@@ -63,6 +63,11 @@ class Skipped:
     path: str
     reason: str
 
+    @classmethod
+    def of(cls, error: ImageError) -> Skipped:
+        assert error.path is not None, "an error of one file"
+        return cls(str(error.path), error.reason)
+
 
 @dataclass(frozen=True)
 class Uncached:
@@ -144,8 +149,7 @@ class TrainingPatches(Dataset[Batch]):
                 triplet = self._read(number, image)
                 return self._cut(f"{self.names[number]}/{image.stem}", epoch, triplet, image, skipped)
             except ImageError as error:
-                path, _, reason = str(error).partition(": ")
-                skipped.append(Skipped(path, reason))
+                skipped.append(Skipped.of(error))
         first = skipped[0]
         raise ImageError(f"{self.names[number]}: none of its {len(source)} images can be used; {first.path}: {first.reason}")
 
@@ -205,8 +209,7 @@ class ValidationImages(Dataset[Batch | Skipped]):
         try:
             triplet = image.read()
         except ImageError as error:
-            path, _, reason = str(error).partition(": ")
-            return Skipped(path, reason)
+            return Skipped.of(error)
         draws: Draws = {}
         blurry = None if triplet.blurry is None else centre_crop(triplet.blurry, crop)
         if blurry is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 LOCK = ".lock"
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)  # as `write_bytes` names it: other programs' files can lie here too
+# As `_temporary` names it, and as it did before, with the whole name of the file: other programs' files can lie here too.
+_TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
 
 
 class WriteError(ValueError):
@@ -23,7 +25,7 @@ class WriteError(ValueError):
 def write_bytes(path: Path, data: bytes | memoryview, durable: bool = False, previous: Path | None = None) -> None:
     """Writes a file, which appears whole or not at all; a durable one survives a loss of power. The file that was there becomes
     `previous`, where that is given. A full disk leaves everything as it was. Raises WriteError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
@@ -41,6 +43,27 @@ def write_bytes(path: Path, data: bytes | memoryview, durable: bool = False, pre
             temporary.unlink()
         needed = f"; {len(data)} bytes are needed in {path.parent}" if error.errno == errno.ENOSPC else ""
         raise WriteError(f"{path}: cannot be written: {error.strerror}{needed}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Raises WriteError where `write_bytes` would for another reason than a full disk: before a long computation, not after it.
+    Leaves nothing but the folder."""
+    temporary = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _temporary(path: Path) -> Path:
+    """Beside the file, hidden, and short: the file's own name may be as long as a name can be. It is another for every file, also
+    where processes of two machines have one number."""
+    digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    return path.with_name(f".{digest}.{os.getpid()}.tmp")
 
 
 def _sync_names(folder: Path) -> None:
@@ -86,8 +109,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _sweep(folder: Path) -> None:
-    for path in folder.iterdir():
-        if path.is_dir() and not path.is_symlink() and not (path / LOCK).exists():  # else another process may be writing there
-            _sweep(path)
-        elif _TEMPORARY.fullmatch(path.name):
-            path.unlink()
+    for here, folders, names in os.walk(folder):  # which passes over folders that cannot be read: lost+found is one
+        # In a folder with a lock of its own another process may be writing.
+        folders[:] = [name for name in folders if not os.path.exists(os.path.join(here, name, LOCK))]
+        for name in filter(_TEMPORARY.fullmatch, names):
+            with suppress(OSError):  # another user's: it is in nobody's way
+                os.unlink(os.path.join(here, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 from collections import OrderedDict
@@ -28,7 +29,12 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow refuses larger ones
 
 
 class ImageError(ValueError):
-    """An image file, or a set of them, that cannot be used. The message is one line that begins with the path."""
+    """An image file, or a set of them, that cannot be used. The message is one line, which begins with the path."""
+
+    def __init__(self, reason: str, path: Path | None = None) -> None:
+        """`path` is None where `reason` is the whole message, such as one about several files."""
+        super().__init__(reason if path is None else f"{path}: {reason}")
+        self.path, self.reason = path, reason
 
 
 class NoImagesError(ImageError):
@@ -91,7 +97,7 @@ def check_size(pixels: Pixels, path: Path, sharp: Pixels, sharp_path: Path) -> P
     """The pixels, when they have their sharp image's size. Raises ImageError."""
     if pixels.shape != sharp.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (pixels, sharp)]
-        raise ImageError(f"{path}: {sizes[0]} pixels, but its sharp image {sharp_path} has {sizes[1]}")
+        raise ImageError(f"{sizes[0]} pixels, but its sharp image {sharp_path} has {sizes[1]}", path)
     return pixels
 
 
@@ -115,7 +121,7 @@ def read_image(path: Path, data: bytes | None = None) -> Pixels:
     except Exception as error:
         raise unreadable(path, error) from error
     if min(pixels.shape[:2]) < MIN_SIDE:
-        raise ImageError(f"{path}: {pixels.shape[1]}x{pixels.shape[0]} pixels; the smallest side that can be used is {MIN_SIDE}")
+        raise ImageError(f"{pixels.shape[1]}x{pixels.shape[0]} pixels; the smallest side that can be used is {MIN_SIDE}", path)
     return pixels
 
 
@@ -134,9 +140,11 @@ def _decode_plain_png(data: bytes) -> Pixels | None:
 
 
 def unreadable(path: Path, error: Exception) -> ImageError:
-    """What a decoder's error means to the user, in one line."""
+    """What the system's or a decoder's error means to the user, in one line."""
+    if isinstance(error, OSError) and error.strerror:
+        return ImageError(error.strerror, path)  # its whole text has the path in it
     reason = "an empty file" if path.is_file() and path.stat().st_size == 0 else _reason(error)
-    return ImageError(f"{path}: {reason}")
+    return ImageError(reason, path)
 
 
 def _reason(error: Exception) -> str:
@@ -198,7 +206,7 @@ def find_images(folder: str) -> dict[str, Path]:
         for path in images_below(root):
             stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
             if stem in found:
-                raise ImageError(f"{path}: has the same stem as {found[stem]}; rename one of them")
+                raise ImageError(f"has the same stem as {found[stem]}; rename one of them", path)
             found[stem] = path
     if not found:
         raise NoImagesError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below it")
@@ -206,21 +214,44 @@ def find_images(folder: str) -> dict[str, Path]:
 
 
 def images_below(root: Path) -> Iterator[Path]:
-    """The image files in a folder and its subfolders, sorted."""
-    for path in sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file()):
-        if not any(part.startswith(".") for part in path.relative_to(root).parts):
-            yield path  # and not macOS's "._x.png", or a file that is still being written
+    """The image files in a folder and its subfolders, sorted; links are followed. A folder is looked into once however many links
+    lead there, or round in a circle: under its own name where that is below `root` too."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [os.fspath(root)]  # the links, for after what is there without them
+    while waiting:
+        for here, folders, names in os.walk(waiting.pop(0)):
+            status = os.stat(here)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            # Not macOS's "._x.png", or a file that is still being written.
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            waiting += [link for name in folders if os.path.islink(link := os.path.join(here, name))]
+            images = (name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."))
+            found += [Path(path) for name in images if os.path.isfile(path := os.path.join(here, name))]
+    yield from sorted(found)
+
+
+def _wild_parts(folder: str) -> list[int]:
+    """The numbers of the parts of a path that have a `*` in them."""
+    return [index for index, part in enumerate(Path(folder).parts) if "*" in part]
+
+
+def fixed_part(folder: str) -> Path:
+    """The folder below which `find_images` looks: the part of the path before its first `*`."""
+    wild = _wild_parts(folder)
+    return Path(*Path(folder).parts[: wild[0]]) if wild else Path(folder)
 
 
 def _expand(folder: str) -> list[tuple[Path, Path]]:
     """[(the part of the stem that the wildcards stand for, folder)]."""
-    parts = Path(folder).parts
-    wild = [index for index, part in enumerate(parts) if "*" in part]
+    parts, wild, base = Path(folder).parts, _wild_parts(folder), fixed_part(folder)
     if not wild:
-        if not Path(folder).is_dir():
+        if not base.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
-        return [(Path(), Path(folder))]
-    base = Path(*parts[: wild[0]])
+        return [(Path(), base)]
     matches = sorted(path for path in base.glob(str(Path(*parts[wild[0] :]))) if path.is_dir())
     if not matches:
         raise FileNotFoundError(f"{folder}: no folder matches")

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from distill.config_types import Precision
 from distill.data.files import append_bytes, write_bytes
 
 HEADER = "manifest.json"
@@ -25,8 +26,6 @@ PARTS = "manifest.rank*.jsonl"
 
 # In bytes: a file's name, without a suffix, and its path below the folder.
 MAX_NAME, MAX_STEM = 251, 2048
-
-Precision = Literal["fp32", "fp16", "bf16"]
 
 
 class CacheError(ValueError):
@@ -128,11 +127,11 @@ class Entry(_Record):
     sharp: Stamp | None = None
     """Where the sharp image is packed beside the teacher's."""
     output: Stamp | None = None
-    """Of the teacher's image; None for an input that could not be read."""
+    """Of the teacher's image; None where there is none, for the reason that `unreadable` gives."""
     shard: Annotated[str, Field(pattern=r"^\d{6}\.safetensors$")] | None = None
     """The packed file that holds it."""
     unreadable: str | None = None
-    """Why the input could not be read."""
+    """Why there is no teacher's image: the input could not be read, or what the teacher made of it was not finite."""
 
     @field_validator("stem")
     @classmethod

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
-from distill.data.images import ImageError, ImageFile, Triplet
+from distill.data.images import ImageError, ImageFile, Triplet, unreadable
 from distill.data.loader import load
 from distill.data.manifest import CacheError, Entry, Stamp
 from distill.data.shards import SHARD_BYTES, checksum, shard_name, shard_number, write_shard
@@ -21,7 +21,7 @@ class _Packable:
 
     entry: Entry
     triplet: Triplet | None
-    """None where the input cannot be read, as the line says."""
+    """None where there is no teacher's image, as the line says."""
     damaged: str | None = None
     """What is wrong with the cache, whose input can be read."""
 
@@ -39,8 +39,10 @@ class _Packables(Dataset[_Packable]):
         try:
             sharp, _ = Stamp.of(image.sharp)
         except OSError as error:
-            raise ImageError(f"{image.sharp}: {error.strerror}") from error
-        entry = Entry(stem=image.stem, blurry=known.blurry, sharp=sharp)
+            raise unreadable(image.sharp, error) from error
+        entry = Entry(stem=image.stem, blurry=known.blurry, sharp=sharp, unreadable=known.unreadable)
+        if known.output is None:
+            return _Packable(entry, None)
         try:
             return _Packable(entry, self.cache.read(image))
         except ImageError as error:
@@ -48,7 +50,7 @@ class _Packables(Dataset[_Packable]):
         try:
             image.read()
         except ImageError as error:
-            reason = str(error).removeprefix(f"{image.blurry}: ")
+            reason = error.reason if error.path == image.blurry else str(error)
             return _Packable(entry.model_copy(update={"unreadable": reason}), None)
         return _Packable(entry, None, damaged=complaint)
 

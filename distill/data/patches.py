@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,14 +16,14 @@ from torch.utils.data import Dataset
 from distill.data.datasets import Skipped, to_tensor
 from distill.data.degrade import degrade, draw, to_float, to_uint8
 from distill.data.files import write_bytes
-from distill.data.images import ImageError, Pixels, encode_jpeg, encode_png, read_image
+from distill.data.images import ImageError, Pixels, encode_jpeg, encode_png, read_image, unreadable
+from distill.data.picture_metadata import ORIENTATION, SWAPS_AXES
 from distill.data.sampler import sample_generator
 from distill.degradations import Degradation
 
 # The original's folders below `sharp` and `blurry`, and its fractions: a tenth for the benchmark, a fifth of the rest for tests.
 BENCHMARK, TEST, TRAIN = "benchmark", "train/test", "train/train"
 MIN_IMAGES = 3
-EXIF_ORIENTATION, SIDEWAYS = 0x0112, (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class PatchWriter(Dataset[Prepared]):
                 return Prepared(folder, len(pairs), new=False)
             pixels = read_image(path)
         except ImageError as error:
-            return Prepared(folder, 0, False, Skipped(str(path), str(error).removeprefix(f"{path}: ")))
+            return Prepared(folder, 0, False, Skipped.of(error))
         pairs = self._pairs(stem, pixels.shape[:2])
         for (top, left), pair in pairs.items():
             self._write(f"{stem}_{top}_{left}", pair, pixels, top, left)
@@ -122,8 +123,10 @@ def _size(path: Path) -> tuple[int, int]:
     """(height, width) from the file's header alone. Where a format's reader has already turned the image, the sides are swapped;
     that only costs reading it. Raises ImageError."""
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            return (width, height) if image.getexif().get(EXIF_ORIENTATION) in SIDEWAYS else (height, width)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path}: {' '.join(str(error).split())}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as where it is read
+            with Image.open(path) as image:
+                width, height = image.size
+                return (width, height) if image.getexif().get(ORIENTATION) in SWAPS_AXES else (height, width)
+    except Exception as error:
+        raise unreadable(path, error) from error

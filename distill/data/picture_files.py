@@ -69,7 +69,7 @@ def read_picture(path: Path, max_pixels: int | None) -> Picture:
         with _pixels_unlimited(), Image.open(path) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 size = f"{image.width}x{image.height} pixels are more than {max_pixels / 1e6:.0f} megapixels"
-                raise ImageError(f"{path}: {size}; --allow-large restores such a picture")
+                raise ImageError(f"{size}; --allow-large restores such a picture", path)
             return _read(path, image)
     except ImageError:
         raise

@@ -26,7 +26,7 @@ _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
     8: np.rot90,
 }
-_SWAPS_AXES = frozenset({5, 6, 7, 8})
+SWAPS_AXES = frozenset({5, 6, 7, 8})
 
 # The tags of a TIFF's first directory that are about the picture. The others are about where and how its pixels are stored.
 _DESCRIPTIVE = frozenset(
@@ -76,7 +76,7 @@ class Metadata:
         if self.xmp is not None:
             self.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1\2", self.xmp)
         turned = _TURNS.get(self.orientation, lambda a: a)(samples)
-        if self.orientation in _SWAPS_AXES and self.dpi is not None:
+        if self.orientation in SWAPS_AXES and self.dpi is not None:
             self.dpi = self.dpi[::-1]
         sizes = self.exif.get_ifd(ExifTags.IFD.Exif)
         for tag, extent in ((ExifTags.Base.ExifImageWidth, turned.shape[1]), (ExifTags.Base.ExifImageHeight, turned.shape[0])):

@@ -21,7 +21,8 @@ def sample_generator(seed: int, epoch: int, name: str, purpose: str) -> np.rando
 
     A sample is named, not numbered: an image added to a folder leaves the draws of the others as they were.
     """
-    return np.random.default_rng([seed, epoch, zlib.crc32(name.encode()), zlib.crc32(purpose.encode())])
+    known = zlib.crc32(name.encode(errors="surrogateescape"))  # a file name need not be valid UTF-8
+    return np.random.default_rng([seed, epoch, known, zlib.crc32(purpose.encode())])
 
 
 @lru_cache(maxsize=4)

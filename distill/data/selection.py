@@ -21,7 +21,7 @@ class Job:
     comparison: Path
 
 
-def select(inputs: Sequence[str], out: Path, suffix: str | None = None) -> list[Job]:
+def select(inputs: Sequence[str], out: Path, suffix: str | None = None, compare: bool = False) -> list[Job]:
     """One job for each image file among the inputs, in their order: files, folders with all below them, and patterns such as
     `photos/*/*.jpg`.
 
@@ -29,7 +29,7 @@ def select(inputs: Sequence[str], out: Path, suffix: str | None = None) -> list[
     below the part of the pattern without wildcards; with `suffix` (`.png`, say) in place of its own. Where `out` lies below a
     folder or that part of a pattern, what it holds are results of before, and no inputs. Raises FileNotFoundError for an input
     that is not there, NoImagesError where none holds an image, and ImageError where `out` is the folder of the inputs or a result
-    would replace another one or an input.
+    (with `compare`, a comparison too) would replace another one or an input.
     """
     jobs: dict[tuple[Path, Path], Job] = {}
     for text in inputs:
@@ -39,7 +39,7 @@ def select(inputs: Sequence[str], out: Path, suffix: str | None = None) -> list[
             jobs[source.resolve(), target] = Job(source, target, comparison)
     if not jobs:
         raise NoImagesError(f"{', '.join(inputs)}: no images ({', '.join(sorted(SUFFIXES))})")
-    _refuse_collisions(list(jobs.values()))
+    _refuse_collisions(list(jobs.values()), compare)
     return list(jobs.values())
 
 
@@ -48,7 +48,7 @@ def _find(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     path = Path(text)
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
-            raise ImageError(f"{path}: not named as an image is ({', '.join(sorted(SUFFIXES))})")
+            raise ImageError(f"not named as an image is ({', '.join(sorted(SUFFIXES))})", path)
         yield path, Path(path.name)
     elif path.is_dir():
         yield from _below(path, images_below(path), out)
@@ -72,23 +72,23 @@ def _find_matches(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
 def _below(base: Path, images: Iterable[Path], out: Path) -> Iterator[tuple[Path, Path]]:
     """(image file, its path below `base`), of those that are no results of before."""
     if out == base.resolve():
-        raise ImageError(f"{base}: results there would lie among the inputs, and count as such the next time; give another --out")
+        raise ImageError("results there would lie among the inputs, and count as such the next time; give another --out", base)
     with_results = out.is_relative_to(base.resolve())
     for image in images:
         if not (with_results and image.resolve().is_relative_to(out)):
             yield image, image.relative_to(base)
 
 
-def _refuse_collisions(jobs: Sequence[Job]) -> None:
+def _refuse_collisions(jobs: Sequence[Job], compare: bool) -> None:
     """Raises ImageError. Names that differ in case alone are one file on some systems, and count as the same."""
     sources = {job.source.resolve() for job in jobs}
-    writers: dict[str, Job] = {}
+    writers: dict[str, tuple[Job, str]] = {}
     for job in jobs:
-        for written in (job.target, job.comparison):
+        files = [("result", job.target), *([("comparison", job.comparison)] if compare else [])]
+        for kind, written in files:
             if written.resolve() in sources:
-                raise ImageError(f"{job.source}: its result would replace {written}, which is an input; give another --out")
-            other = writers.setdefault(str(written).casefold(), job)
+                raise ImageError(f"its {kind} would replace {written}, which is an input; give another --out", job.source)
+            other, its_kind = writers.setdefault(str(written).casefold(), (job, kind))
             if other is not job:
-                raise ImageError(
-                    f"{job.source}: its result would be {written}, as that of {other.source}; give another name or --out"
-                )
+                same = f"as the {its_kind} of {other.source}"
+                raise ImageError(f"its {kind} would be {written}, {same}; give another name or --out", job.source)

@@ -45,10 +45,10 @@ def read_triplet(path: Path, stem: str) -> Triplet:
         tensors = {kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in ("sharp", "blurry", "teacher")}
     except Exception as error:  # noqa: BLE001 (for a dtype that numpy does not have, it is whatever the lookup raises)
         reason = " ".join(str(error).split())[:200]
-        raise ImageError(f"{path}: {stem} cannot be read from this shard: {reason}") from None
+        raise ImageError(f"{stem} cannot be read from this shard: {reason}", path) from None
     shapes = {tensor.shape for tensor in tensors.values()}
     if len(shapes) > 1 or any(tensor.dtype != np.uint8 or tensor.shape[2:] != (3,) for tensor in tensors.values()):
-        raise ImageError(f"{path}: what this shard holds of {stem} are no images of one size")
+        raise ImageError(f"what this shard holds of {stem} are no images of one size", path)
     return Triplet(**tensors)
 
 

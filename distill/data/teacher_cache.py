@@ -12,7 +12,17 @@ from typing import Literal
 
 from distill.config import Config
 from distill.data.files import write_bytes
-from distill.data.images import ImageError, ImageFile, NoImagesError, Pixels, Triplet, check_size, find_images, read_image
+from distill.data.images import (
+    ImageError,
+    ImageFile,
+    NoImagesError,
+    Pixels,
+    Triplet,
+    check_size,
+    find_images,
+    read_image,
+    unreadable,
+)
 from distill.data.manifest import (
     HEADER,
     LINES,
@@ -185,8 +195,9 @@ class TeacherCache:
 
     def remove(self, stems: Sequence[str]) -> None:
         """Removes teacher images, and their lines."""
-        kept = {stem: entry for stem, entry in self.manifest.entries.items() if stem not in set(stems)}
-        for stem in stems:
+        removed = set(stems)
+        kept = {stem: entry for stem, entry in self.manifest.entries.items() if stem not in removed}
+        for stem in removed:
             if self.manifest.entries[stem].shard is None:
                 _unlink(self.png_path(stem))
         self.manifest.rewrite(kept)
@@ -212,14 +223,14 @@ class TeacherCache:
         if entry is None and self.recompute:
             return image.read()
         if entry is None:
-            raise ImageError(f"{image.blurry}: has no teacher image in {self.folder}")
+            raise ImageError(f"has no teacher image in {self.folder}", image.blurry)
         if entry.unreadable is not None or entry.output is None:
             reason = " ".join((entry.unreadable or "has no teacher image").split())[:200]
-            raise ImageError(f"{image.blurry}: {reason}")
+            raise ImageError(reason, image.blurry)
         if entry.shard is not None:
             triplet = read_triplet(self.path_of(entry), entry.stem)
             if checksum(triplet) != entry.output.crc32:
-                raise ImageError(f"{self.path_of(entry)}: the packed images of {entry.stem} are damaged; pack them again")
+                raise ImageError(f"the packed images of {entry.stem} are damaged; pack them again", self.path_of(entry))
             return triplet
         return self._read_png(image, entry, entry.output)
 
@@ -258,7 +269,6 @@ def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> No
     write_bytes(lines, b"")
     for stem in stems | {image.stem for image in images}:  # a killed run may have left an image without its line
         _unlink(folder / f"{stem}.png")
-    (folder / HEADER).unlink(missing_ok=True)  # it may be what cannot be understood
     write_bytes(folder / HEADER, header_bytes(header))
 
 
@@ -288,7 +298,7 @@ def read_checked(path: Path, stamp: Stamp, otherwise: str) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ImageError(f"{path}: {error.strerror}") from error
+        raise unreadable(path, error) from error
     if (len(data), zlib.crc32(data)) != (stamp.size, stamp.crc32):
-        raise ImageError(f"{path}: {otherwise}; distill.cache --repair computes its teacher image again")
+        raise ImageError(f"{otherwise}; distill.cache --repair computes its teacher image again", path)
     return data

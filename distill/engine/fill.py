@@ -20,7 +20,7 @@ from distill.config import Config, TeacherConfig
 from distill.data.datasets import Batch, cut, to_tensor
 from distill.data.degrade import to_float, to_uint8
 from distill.data.files import locked, write_bytes
-from distill.data.images import ImageError, ImageFile, Pixels, encode_png, read_image
+from distill.data.images import ImageError, ImageFile, Pixels, encode_png, read_image, unreadable
 from distill.data.loader import load
 from distill.data.manifest import CacheError, Entry, Stamp
 from distill.data.teacher_cache import TeacherCache, new_header, read_checked
@@ -81,11 +81,11 @@ def _read_input(image: ImageFile) -> _Input:
     try:
         stamp, data = Stamp.of(image.blurry)
     except OSError as error:
-        raise ImageError(f"{image.blurry}: {error.strerror}") from error
+        raise unreadable(image.blurry, error) from error
     try:
         return _Input(image, stamp, read_image(image.blurry, data))
     except ImageError as error:
-        return _Input(image, stamp, None, unreadable=str(error).removeprefix(f"{image.blurry}: "))
+        return _Input(image, stamp, None, unreadable=error.reason)
 
 
 def fill(
@@ -207,7 +207,8 @@ class OnlineFiller:
         entry = _store(self.cache, result)
         self.cache.manifest.append([entry])
         if result.pixels is None:
-            raise ImageError(f"{image.blurry}: {result.unreadable}")
+            assert result.unreadable is not None
+            raise ImageError(result.unreadable, image.blurry)
         self.computed[image.stem] = entry
         return result.pixels
 

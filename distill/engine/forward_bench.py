@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.config import Config, UNetConfig
-from distill.data.manifest import Precision
+from distill.config_types import Precision
 from distill.engine.probe import Build, Timing, time_in_turn
 from distill.engine.roofline import Cost, Machine, cost
 from distill.engine.teacher import DTYPES, teacher_precision

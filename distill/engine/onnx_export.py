@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.data.manifest import Precision
+from distill.config_types import Precision
 from distill.engine.student import About, describe_network, inference_copy
 from restormer.model import Restormer
 from unet.model import MIN_SIDE, UNet

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import ConfigError
+from distill.config_types import Precision
 from distill.data.images import MIN_SIDE
-from distill.data.manifest import Precision
 from distill.data.picture_files import Samples
 from distill.engine.student import inference_copy
 from distill.engine.teacher import DTYPES, Teacher

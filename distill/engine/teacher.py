@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import TeacherConfig
+from distill.config_types import Precision
 from distill.data.degrade import quantize
-from distill.data.manifest import Identity, Precision
+from distill.data.manifest import Identity
 from distill.engine.metrics import decibel
 from restormer.weights import infer_architecture, load_restormer
 

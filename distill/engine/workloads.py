@@ -10,8 +10,8 @@ from skimage import data as photographs
 from torch import Tensor, nn
 
 from distill.config import Config, RestormerConfig, TeacherForm, UNetConfig
+from distill.config_types import Precision
 from distill.data.degrade import quantize, to_float
-from distill.data.manifest import Precision
 from distill.engine.device import prepare_process
 from distill.engine.fast_teacher import speed_up
 from distill.engine.student import architecture, build_network, inference_copy

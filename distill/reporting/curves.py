@@ -52,26 +52,26 @@ class Clock:
 
 def curves(run: RunFolder) -> dict[str, Any]:
     """{"train": {"step", "seconds", "values"}, "val": likewise, "stages", "estimated"}, in JSON's types; None for what was not
-    measured. Of more than MAX_POINTS records neighbours are averaged."""
+    measured. Of more than MAX_POINTS training records neighbours are averaged; validations, which are the scores of single
+    students, never."""
     clock = Clock(run)
     return {
-        "train": _table(run.of("train"), TRAINING, clock),
+        "train": _table(run.of("train"), TRAINING, clock, averaged=-(-len(run.of("train")) // MAX_POINTS) or 1),
         "val": _table(run.of("val"), VALIDATION, clock),
         "stages": _stages(run, clock),
         "estimated": clock.estimated,
     }
 
 
-def _table(records: Sequence[Record], names: Sequence[str], clock: Clock) -> dict[str, Any]:
-    size = -(-len(records) // MAX_POINTS) or 1
-    groups = [records[start : start + size] for start in range(0, len(records), size)]
+def _table(records: Sequence[Record], names: Sequence[str], clock: Clock, averaged: int = 1) -> dict[str, Any]:
+    groups = [records[start : start + averaged] for start in range(0, len(records), averaged)]
     steps = [group[-1]["step"] for group in groups]
     values = {name: [_mean(group, name) for group in groups] for name in names}
     return {
         "step": steps,
         "seconds": [round(clock.at(step), 2) for step in steps],
         "values": {name: column for name, column in values.items() if any(value is not None for value in column)},
-        "averaged": size,
+        "averaged": averaged,
     }
 
 
@@ -81,7 +81,7 @@ def _mean(records: Sequence[Record], name: str) -> float | None:
 
 
 def _stages(run: RunFolder, clock: Clock) -> list[dict[str, Any]]:
-    """Where each stage after the first was first seen."""
+    """Where each stage began; empty for a run of one."""
     known = [stage.name for stage in run.config.stages]
     begun: list[dict[str, Any]] = []
     before, step = None, 0

@@ -22,15 +22,15 @@ from distill.engine.about import project
 from distill.engine.validate import Score
 from distill.reporting import words
 from distill.reporting.curves import Clock, curves
-from distill.reporting.pictures import Gallery, Picture, gains
-from distill.reporting.run_folder import RunFolder, number
+from distill.reporting.pictures import Gallery, ShownImage
+from distill.reporting.run_folder import RunFolder, gains, number
 
 TEMPLATE = files("distill.reporting") / "template"
 STYLES = ("report.css", "parts.css")
 SCRIPTS = ("dom.js", "charts.js", "viewer.js", "sections.js", "report.js")
 WEBP_QUALITY = 92
 RUN_LOOKS = 6
-# JSON inside <script> must not end it, and must be a script's string literal in every browser.
+# JSON inside <script> must not end it, and names in it must not pass for markup with whatever reads the file as text.
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
@@ -121,7 +121,7 @@ def _score(score: Score) -> dict[str, float | None]:
     return {key: value if math.isfinite(value) else None for key, value in (("psnr", score.psnr), ("ssim", score.ssim))}
 
 
-def _picture(picture: Picture) -> dict[str, Any]:
+def _picture(picture: ShownImage) -> dict[str, Any]:
     height, width = picture.layers[0].pixels.shape[:2]
     layers = []
     for layer in picture.layers:

@@ -4,7 +4,6 @@ student; the last sample picture, cut up, where that cannot be done any more."""
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,19 +14,20 @@ from torch import nn
 
 from distill.config import Config, ConfigError
 from distill.data.images import COLUMN_GAP, ImageError, Pixels, centre_crop, read_image
+from distill.engine.memory import is_out_of_memory
 from distill.engine.metrics import psnr
 from distill.engine.progress import progress_bar
 from distill.engine.student import inference_copy, load_student
 from distill.engine.teacher import Teacher, build_teacher
-from distill.engine.validate import SAMPLE_SIDE, Score, Validation, to_pixels
-from distill.reporting.run_folder import RunFolder
+from distill.engine.validate import SAMPLE_SIDE, Validation, to_pixels
+from distill.reporting.run_folder import RunFolder, gains
 from restormer.weights import PUBLISHED, WeightsError, published_file
 
 logger = logging.getLogger(__name__)
 
 SHOWN_SIDE = 384
 ORDER = ("blurry", "student", "teacher", "sharp")
-# What stands in the way of making the pictures again, and does not make the report wrong.
+# Something that the pictures are made of is gone, or cannot be used.
 NOT_HERE = (ConfigError, FileNotFoundError, PermissionError, ImageError, WeightsError)
 
 
@@ -44,7 +44,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownImage:
     """One image in all its forms, of one size."""
 
     name: str
@@ -56,20 +56,12 @@ class Picture:
 
 @dataclass
 class Gallery:
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[ShownImage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     """What a reader should know about where they come from."""
     teacher_parameters: int | None = None
     ranked_by: str | None = None
     """Whose gains are meant, of several runs."""
-
-
-def gains(images: dict[str, dict[str, Score]], row: str = "student") -> dict[str, float]:
-    """PSNR of a row minus that of the blurry input, in dB, by image; images for which it is not finite are left out."""
-    scored = {
-        name: scores[row].psnr - scores["blurry"].psnr for name, scores in images.items() if {row, "blurry"} <= scores.keys()
-    }
-    return {name: gain for name, gain in scored.items() if math.isfinite(gain)}
 
 
 def choose(gain_of: dict[str, float], count: int) -> dict[str, str | None]:
@@ -117,7 +109,7 @@ def _named(part: Gallery, label: str, place: int, ranks: bool) -> Gallery:
     return Gallery(pictures, [f"{label}: {note}" for note in part.notes], part.teacher_parameters)
 
 
-def _add(pictures: list[Picture], new: Picture, label: str) -> None:
+def _add(pictures: list[ShownImage], new: ShownImage, label: str) -> None:
     """Puts the layers of the same image with the same blur into one picture; another teacher is named by its run."""
     for place, old in enumerate(pictures):
         if old.name == new.name and _same(old, new, "blurry") and _same(old, new, "sharp"):
@@ -134,7 +126,7 @@ def _add(pictures: list[Picture], new: Picture, label: str) -> None:
     pictures.append(new)
 
 
-def _same(old: Picture, new: Picture, role: str) -> bool:
+def _same(old: ShownImage, new: ShownImage, role: str) -> bool:
     one, other = ([layer.pixels for layer in picture.layers if layer.role == role] for picture in (old, new))
     return len(one) == len(other) and all(_equal(*pair) for pair in zip(one, other, strict=True))
 
@@ -146,8 +138,10 @@ def _equal(one: Pixels, other: Pixels) -> bool:
 def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: torch.device) -> Gallery:
     try:
         return _recompute(run, chosen, count, device)
-    except NOT_HERE as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:
+        reason = _reason(error, device)
+        if reason is None:
+            raise
     logger.warning(
         "%s: its pictures cannot be made again (%s); the last sample picture is taken, where there is one", run.path, reason
     )
@@ -156,8 +150,16 @@ def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: t
     return Gallery(pictures, [note] if pictures else [f"There are no pictures to show: {reason}"])
 
 
+def _reason(error: Exception, device: torch.device) -> str | None:
+    """What stands in the way of making the pictures again, and does not make the report wrong; None for an error of ours."""
+    if is_out_of_memory(error):
+        elsewhere = "" if device.type == "cpu" else "; --device cpu needs none of the GPU's"
+        return f"there is not enough memory for them{elsewhere}"
+    return " ".join(str(error).split()) if isinstance(error, NOT_HERE) else None
+
+
 def _recompute(run: RunFolder, chosen: dict[str, str | None], count: int, device: torch.device) -> Gallery:
-    """Raises NOT_HERE."""
+    """Raises NOT_HERE, and what torch raises for want of memory."""
     made, weights = Gallery(), _student_file(run)
     student = inference_copy(load_student(weights)).to(device)
     teacher = _teacher_if_here(run.config, device, made)
@@ -167,7 +169,7 @@ def _recompute(run: RunFolder, chosen: dict[str, str | None], count: int, device
     with progress_bar(len(names), "image", desc=f"{run.label}: pictures", leave=False) as bar:
         for name, blurry, sharp in validation.named(names):
             layers = _layers(blurry, sharp, student, teacher)
-            made.pictures.append(Picture(name, layers, chosen.get(name), gain_of.get(name)))
+            made.pictures.append(ShownImage(name, layers, chosen.get(name), gain_of.get(name)))
             bar.update()
     if not made.pictures:
         raise ImageError(f"{run.config.data.val.sharp}: none of the images of evaluation.csv is there")
@@ -220,7 +222,7 @@ def _refuse_download(name: str) -> None:
         raise FileNotFoundError(f"{name}: its weights are not on this machine, and a report downloads nothing")
 
 
-def _from_samples(run: RunFolder, count: int) -> list[Picture]:
+def _from_samples(run: RunFolder, count: int) -> list[ShownImage]:
     """The rows of the newest sample picture that can be read."""
     for path in sorted((run.path / "samples").glob("step_*.png"), reverse=True):
         try:
@@ -236,10 +238,10 @@ def _from_samples(run: RunFolder, count: int) -> list[Picture]:
     return []
 
 
-def _cut(pixels: Pixels, index: int, roles: Sequence[str], run: RunFolder) -> Picture:
+def _cut(pixels: Pixels, index: int, roles: Sequence[str], run: RunFolder) -> ShownImage:
     """Sample pictures show the first images that were evaluated."""
     names, row = list(run.images), pixels[index * SAMPLE_SIDE : (index + 1) * SAMPLE_SIDE]
     starts = [number * (SAMPLE_SIDE + COLUMN_GAP) for number in range(len(roles))]
     layers = [Layer(role, role, row[:, start : start + SAMPLE_SIDE]) for role, start in zip(roles, starts, strict=True)]
     name = names[index] if index < len(names) else f"image {index + 1}"
-    return Picture(name, layers, None, gains(run.images).get(name))
+    return ShownImage(name, layers, None, gains(run.images).get(name))

@@ -13,7 +13,7 @@ from typing import Any
 
 from distill.config import Config, load_config
 from distill.engine.log import METRICS
-from distill.engine.validate import ROWS, Score
+from distill.engine.validate import ROWS, Evaluation, Score
 
 CONFIG = "config.yaml"
 EVALUATION = "evaluation.csv"
@@ -63,14 +63,8 @@ class RunFolder:
             last = validations[-1]
             values = {row: (number(last, f"{row}_psnr"), number(last, f"{row}_ssim")) for row in ROWS}
             return {row: Score(*pair) for row, pair in values.items() if None not in pair}, last["step"]  # type: ignore[arg-type]
-        means = {}
-        for row in ROWS:
-            scores = [image[row] for image in self.images.values() if row in image]
-            if scores:
-                means[row] = Score(
-                    *(sum(values) / len(scores) for values in zip(*((s.psnr, s.ssim) for s in scores), strict=True))
-                )
-        return means, None
+        evaluation = Evaluation(self.images)
+        return {row: mean for row in ROWS if (mean := evaluation.mean(row)) is not None}, None
 
 
 def read_run(folder: Path, label: str | None = None) -> RunFolder:
@@ -95,6 +89,14 @@ def read_runs(folders: list[Path]) -> list[RunFolder]:
 
 def _name(folder: Path) -> str:
     return folder.resolve().name or str(folder)
+
+
+def gains(images: dict[str, dict[str, Score]], row: str = "student") -> dict[str, float]:
+    """PSNR of a row minus that of the blurry input, in dB, by image; images for which it is not finite are left out."""
+    scored = {
+        name: scores[row].psnr - scores["blurry"].psnr for name, scores in images.items() if {row, "blurry"} <= scores.keys()
+    }
+    return {name: gain for name, gain in scored.items() if math.isfinite(gain)}
 
 
 def number(record: Record, key: str) -> float | None:

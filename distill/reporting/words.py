@@ -8,11 +8,10 @@ from datetime import datetime, timezone
 import torch
 
 from distill.config import Config, ImagesConfig, RestormerConfig, StageConfig, UNetConfig
-from distill.degradations import Degradation
+from distill.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
 from distill.engine.student import architecture, build_network
 from distill.reporting.curves import Clock
-from distill.reporting.pictures import gains
-from distill.reporting.run_folder import RunFolder, number
+from distill.reporting.run_folder import RunFolder, gains, number
 from restormer.weights import EMBEDDED, PUBLISHED
 
 SHOWN_NAMES = 8
@@ -156,7 +155,7 @@ def _source(source: str, images: ImagesConfig, what: str) -> str:
     if source == "samples":
         return "photographs that come with scikit-image"
     if source == "dead_leaves":
-        return "synthetic images of overlapping discs (dead leaves)"
+        return "synthetic images of overlapping polygons and ellipses (dead leaves)"
     return f"pairs of blurry and sharp images in {source} and {images.blurry}" if images.blurry else f"{what} in {source}"
 
 
@@ -171,15 +170,18 @@ def _degradation(step: Degradation) -> str:
     def between(pair: tuple[float, float]) -> str:
         return f"{pair[0]:g}" if pair[0] == pair[1] else f"{pair[0]:g} to {pair[1]:g}"
 
-    words = {
-        "gaussian_blur": lambda: f"Gaussian blur of {between(step.sigma)} pixels (sigma)",  # type: ignore[union-attr]
-        "motion_blur": lambda: f"motion blur of {between(step.length)} pixels in any direction",  # type: ignore[union-attr]
-        "rescale": lambda: f"reduction by a factor of {between(step.factor)} and enlargement again",  # type: ignore[union-attr]
-        "noise": lambda: f"noise of {between(step.sigma)} of 255 levels",  # type: ignore[union-attr]
-        "jpeg": lambda: f"JPEG compression of quality {between(step.quality)}",  # type: ignore[union-attr]
-    }
-    often = "" if step.probability == 1 else f", for {step.probability:.0%} of the images"
-    return words[step.kind]() + often
+    match step:
+        case GaussianBlur():
+            text = f"Gaussian blur of {between(step.sigma)} pixels (sigma)"
+        case MotionBlur():
+            text = f"motion blur of {between(step.length)} pixels in any direction"
+        case Rescale():
+            text = f"reduction by a factor of {between(step.factor)} and enlargement again"
+        case Noise():
+            text = f"noise of {between(step.sigma)} of 255 levels"
+        case Jpeg():
+            text = f"JPEG compression of quality {between(step.quality)}"
+    return text if step.probability == 1 else f"{text}, for {step.probability:.0%} of the images"
 
 
 def _student(student: UNetConfig | RestormerConfig) -> str:
@@ -235,8 +237,8 @@ def _time(run: RunFolder, clock: Clock) -> str:
 
 
 def _short(count: int) -> str:
-    for size, name in ((10**6, "million"), (10**3, "thousand")):
-        if count >= size:
+    for size, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
+        if count >= 0.9995 * size:  # what three digits make of it
             return f"{count / size:.3g} {name}"
     return str(count)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -145,6 +146,14 @@ def test_a_bad_image_is_replaced_by_the_next_of_its_pass_and_named(
     assert all(isinstance(bad, Skipped) and bad.reason for bad in skipped)
 
 
+def test_a_bad_image_is_named_whatever_its_path_holds(tiny_config: Callable[..., Config], damaged: Path, tmp_path: Path) -> None:
+    folder = damaged.rename(tmp_path / "Trip: Rome")
+    config = tiny_config(data={"sharp": str(folder), "val": {"sharp": str(folder)}})
+    skipped = Skipped(str(folder / "2.png"), "an empty file")
+    assert skipped in {bad for batch in batches(config, 0, 3) for bad in batch.skipped}
+    assert skipped in list(ValidationImages(config))  # type: ignore[call-overload]
+
+
 def test_bad_images_alone_end_the_run(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_text("text")
@@ -179,6 +188,22 @@ def test_validation_blur_depends_on_the_images_name_alone(
     assert isinstance(alone, Batch)
     assert alone.draws == among["3"].draws
     assert len({float(b.draws["degrade.0.strength"]) for b in among.values()}) == 6
+
+
+def test_a_file_name_that_is_no_utf_8_is_drawn_for_too(
+    tiny_config: Callable[..., Config], sharp_folder: Path, tmp_path: Path
+) -> None:
+    names = ["a.png", os.fsdecode(b"caf\xe9.png"), os.fsdecode(b"caf\xe8.png")]
+    try:
+        for name in names:
+            shutil.copy(sharp_folder / "0.png", tmp_path / name)
+    except (OSError, ValueError):
+        pytest.skip("this file system takes valid UTF-8 alone")
+    config = tiny_config(data={"sharp": str(tmp_path), "workers": 1, "val": {"sharp": str(tmp_path)}})
+    (batch,) = batches(config, 0, 1)
+    assert {Path(name).name for name in batch.names} == {Path(name).stem for name in names}
+    strengths = {float(image.draws["degrade.0.strength"]) for image in ValidationImages(config)}  # type: ignore[attr-defined]
+    assert len(strengths) == 3
 
 
 def test_validation_takes_centres_and_an_even_choice(tiny_config: Callable[..., Config]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
 import tracemalloc
 import zlib
@@ -112,7 +113,14 @@ def test_what_is_no_image_is_refused_by_name(tmp_path: Path, name: str, content:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ImageError, match=reason) as caught:
         read_image(tmp_path / name)
-    assert str(caught.value).startswith(str(tmp_path / name))
+    assert str(caught.value) == f"{tmp_path / name}: {caught.value.reason}"
+    assert caught.value.path == tmp_path / name
+    assert name not in caught.value.reason
+
+
+def test_an_error_keeps_what_it_carries_on_its_way_between_processes(tmp_path: Path) -> None:
+    sent = pickle.loads(pickle.dumps(ImageError("truncated", tmp_path / "a: b.png")))
+    assert (str(sent), sent.path, sent.reason) == (f"{tmp_path}/a: b.png: truncated", tmp_path / "a: b.png", "truncated")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp", "bmp"])
@@ -204,6 +212,19 @@ def test_images_are_found_below_a_folder_by_stem(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert list(find_images(str(tmp_path))) == ["a/c", "b"]
+
+
+def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
+    for name in ("disk/c.png", "photos/real/a.png", "photos/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    photos = tmp_path / "photos"
+    for link, target in (("disk", tmp_path / "disk"), ("again", photos / "real"), ("real/round", photos), ("up", tmp_path)):
+        (photos / link).symlink_to(target)
+    (photos / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (photos / "linked.png").symlink_to(photos / "b.png")
+    assert list(find_images(str(photos))) == ["b", "disk/c", "linked", "real/a"]
+    assert list(find_images(f"{tmp_path}/p*/disk")) == ["photos/c"]
 
 
 def test_a_wildcard_matches_folders_and_keeps_their_names(tmp_path: Path) -> None:

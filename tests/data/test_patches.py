@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,28 @@ def test_an_image_whose_patches_are_there_is_left_alone_and_a_missing_one_is_mad
     (out / "blurry/train/train/a_0_32.png").unlink()
     assert writer(photos, out)[0].new
     assert files(out) == before
+
+
+def test_an_image_whose_exif_is_broken_is_skipped_with_a_reason(tmp_path: Path) -> None:
+    """Pillow's error there is of no kind that it names."""
+    path = tmp_path / "a.png"
+    Image.new("RGB", (40, 40)).save(path, exif=b"Exif\0\0II*\0\x08")
+    done = PatchWriter({"a": path}, {"a": TRAIN}, tmp_path / "out", SETTINGS)[0]
+    assert done.skipped is not None
+    assert (done.skipped.path, done.skipped.reason) == (str(path), "error: unpack requires a buffer of 4 bytes")
+
+
+def test_a_large_image_is_no_reason_for_a_warning(tmp_path: Path) -> None:
+    """Of 100 megapixels, from which on Pillow warns, in the header alone."""
+    path = tmp_path / "a.bmp"
+    Image.new("RGB", (40, 40)).save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:18] + struct.pack("<ii", 10_000, 10_000) + data[26:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        done = PatchWriter({"a": path}, {"a": TRAIN}, tmp_path / "out", SETTINGS)[0]
+    assert done.skipped is not None
+    assert "truncated" in done.skipped.reason
 
 
 def test_a_tiff_turned_by_its_exif_is_cut_as_it_is_read(tmp_path: Path) -> None:

@@ -48,16 +48,26 @@ def test_an_image_named_twice_is_one_job(photos: Path) -> None:
 
 
 def test_results_that_would_be_one_file_are_refused(photos: Path) -> None:
-    with pytest.raises(ImageError, match=r"photos/a.png: its result would be out/a.png, as that of photos/a.jpg"):
+    with pytest.raises(ImageError, match=r"photos/a.png: its result would be out/a.png, as the result of photos/a.jpg"):
         targets("photos", suffix=".png")
     (photos / "day" / "b.png").touch()
-    with pytest.raises(ImageError, match=r"as that of photos/day/b.png"):
+    with pytest.raises(ImageError, match=r"as the result of photos/day/b.png"):
         targets("photos/day/b.png", "photos/night/b.png")
 
 
 def test_a_result_that_would_replace_an_input_is_refused(photos: Path) -> None:
     with pytest.raises(ImageError, match="which is an input"):
         targets("photos/a.jpg", out="photos")
+
+
+def test_comparisons_count_where_they_are_asked_for(photos: Path) -> None:
+    (photos / "compare").mkdir()
+    (photos / "compare" / "a.jpg.png").touch()
+    assert len(select(["photos"], Path("out"))) == 5
+    with pytest.raises(ImageError) as caught:
+        select(["photos"], Path("out"), compare=True)
+    words = "its result would be out/compare/a.jpg.png, as the comparison of photos/a.jpg; give another name or --out"
+    assert str(caught.value) == f"photos/compare/a.jpg.png: {words}"
 
 
 @pytest.mark.parametrize("given", ["photos", "photos/*.jpg"])

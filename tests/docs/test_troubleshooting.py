@@ -85,7 +85,8 @@ class Collector(ast.NodeVisitor):
         called = ast.unparse(node.func)
         last = called.rpartition(".")[2]
         if last.endswith("Error") and node.args:
-            self._add(node.args[2 if last == "ConstructorError" else 0])
+            before = f"{GAP}: " if last == "ImageError" and len(node.args) > 1 else ""  # its path
+            self._add(node.args[2 if last == "ConstructorError" else 0], before=before)
         elif called in ("logger.warning", "tqdm.write") or (called == "print" and "stderr" in ast.unparse(node)):
             self._add(node.args[0], node.args[1:])
         elif called == "_refusal":
@@ -104,8 +105,8 @@ class Collector(ast.NodeVisitor):
                         if key is not None:
                             self._add(key)
 
-    def _add(self, node: ast.expr, values: list[ast.expr] | None = None) -> None:
-        text = re.sub(r"\s+", " ", self._text(node, values or [])).strip()
+    def _add(self, node: ast.expr, values: list[ast.expr] | None = None, before: str = "") -> None:
+        text = re.sub(r"\s+", " ", before + self._text(node, values or [])).strip()
         text = re.sub(f"({GAP} ?)+{GAP}", GAP, text)
         if re.search("[a-z]{2}", text):
             self.found.append(Message(f"{self.name}:{node.lineno}", text))

@@ -25,6 +25,7 @@ function lineChart({ title, unit, series, marks = [], format }) {
   const curves = series.filter((one) => !one.level);
   const values = series.map(() => h("span", { class: "value" }));
   const place = h("span", { class: "place" });
+  const spoken = h("span", { class: "unseen", "aria-live": "polite" });
   const legend = h(
     "ul",
     { class: "legend" },
@@ -40,6 +41,7 @@ function lineChart({ title, unit, series, marks = [], format }) {
     legend,
     svg,
     numbers(title, series, format),
+    spoken,
   );
   let axis = "step";
   let cursor = null;
@@ -67,7 +69,7 @@ function lineChart({ title, unit, series, marks = [], format }) {
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.setAttribute("aria-label", summary());
     const scale = scales(width, height);
-    svg.replaceChildren(...frame(scale, width, height), ...markLines(scale, height), ...series.map((one) => line(one, scale, width)));
+    svg.replaceChildren(...frame(scale, width, height), ...markLines(scale, width, height), ...series.map((one) => line(one, scale, width)));
     svg.append(cursorLine(scale, height));
     svg.onpointermove = (event) => {
       const x = event.clientX - svg.getBoundingClientRect().left;
@@ -137,14 +139,15 @@ function lineChart({ title, unit, series, marks = [], format }) {
     ];
   }
 
-  function markLines(scale, height) {
+  function markLines(scale, width, height) {
     return marks.map((mark) => {
       const x = scale.x(axis === "step" ? mark.step : mark.seconds);
+      const label = x > width / 2 ? { x: x - 4, "text-anchor": "end" } : { x: x + 4 };
       return s(
         "g",
         { class: "mark" },
         s("line", { x1: x, x2: x, y1: MARGIN.top, y2: height - MARGIN.bottom }),
-        s("text", { x: x + 4, y: MARGIN.top + 10 }, `stage ${mark.name}`),
+        s("text", { ...label, y: MARGIN.top + 10 }, `stage ${mark.name}`),
       );
     });
   }
@@ -193,6 +196,7 @@ function lineChart({ title, unit, series, marks = [], format }) {
     if (next === undefined) return;
     event.preventDefault();
     moveTo(points[clamp(next, 0, points.length - 1)], scale, height);
+    spoken.textContent = `${place.textContent}: ${series.map((one, index) => `${one.name} ${values[index].textContent}`).join("; ")}`;
   }
 
   return { figure, draw };

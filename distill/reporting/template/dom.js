@@ -33,9 +33,10 @@ function signed(value, digits) {
   return (rounded > 0 ? "+" : "") + fixed(rounded === 0 ? 0 : rounded, digits);
 }
 
-function significant(value, digits = 3) {
+/** A number with three significant digits. */
+function significant(value) {
   if (value === null || value === undefined) return MISSING;
-  return value.toLocaleString("en-US", { minimumSignificantDigits: digits, maximumSignificantDigits: digits }).replace("-", MINUS);
+  return value.toLocaleString("en-US", { minimumSignificantDigits: 3, maximumSignificantDigits: 3 }).replace("-", MINUS);
 }
 
 function compact(count) {
@@ -47,7 +48,6 @@ const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
 /** A table that scrolls by itself where it is wider than the page, and can then be scrolled with the keyboard. */
 function table(caption, head, rows, attributes = {}) {
-  const cell = (tag, value, extra) => h(tag, extra, value);
   return h(
     "div",
     { class: "scroll", tabindex: 0, role: "region", "aria-label": caption },
@@ -55,18 +55,21 @@ function table(caption, head, rows, attributes = {}) {
       "table",
       attributes,
       h("caption", { class: "unseen" }, caption),
-      h("thead", {}, h("tr", {}, head.map((title) => cell("th", title, { scope: "col" })))),
+      h("thead", {}, h("tr", {}, head.map((title) => h("th", { scope: "col" }, title)))),
       h(
         "tbody",
         {},
-        rows.map((row) => h("tr", {}, row.map((value, place) => (place ? cell("td", value, {}) : cell("th", value, { scope: "row" }))))),
+        rows.map((row) => h("tr", {}, row.map((value, place) => (place ? h("td", {}, value) : h("th", { scope: "row" }, value))))),
       ),
     ),
   );
 }
 
+let sections = 0;
+
 function section(title, explanation, ...children) {
-  const id = title.toLowerCase().replace(/[^a-z]+/g, "-");
+  sections += 1;
+  const id = `section-${sections}`; // not of the title: two runs can differ in what no identifier holds
   return h(
     "section",
     { "aria-labelledby": id },

@@ -115,35 +115,36 @@ function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
     drawDetail();
   }
 
-  /** How much of the picture a cell shows, in its pixels. */
+  /** The square of the picture that a cell shows, in its pixels. Moves the centre so far that the square lies inside. */
   function detail() {
     const canvas = loupe.querySelector("canvas");
-    const side = (canvas ? canvas.clientWidth : 200) / state.zoom;
     const { width, height } = state.picture;
-    const [w, hh] = [Math.min(side, width), Math.min(side, height)];
-    return { left: clamp(state.x * width - w / 2, 0, width - w), top: clamp(state.y * height - hh / 2, 0, height - hh), width: w, height: hh };
+    const side = Math.min((canvas ? canvas.clientWidth : 200) / state.zoom, width, height);
+    const [halfX, halfY] = [side / 2 / width, side / 2 / height];
+    Object.assign(state, { x: clamp(state.x, halfX, 1 - halfX), y: clamp(state.y, halfY, 1 - halfY) });
+    return { left: state.x * width - side / 2, top: state.y * height - side / 2, side };
   }
 
   function drawDetail() {
     const { width, height } = state.picture;
-    const part = detail();
+    const { left, top, side } = detail();
     Object.assign(target.style, {
-      left: `${(100 * part.left) / width}%`,
-      top: `${(100 * part.top) / height}%`,
-      width: `${(100 * part.width) / width}%`,
-      height: `${(100 * part.height) / height}%`,
+      left: `${(100 * left) / width}%`,
+      top: `${(100 * top) / height}%`,
+      width: `${(100 * side) / width}%`,
+      height: `${(100 * side) / height}%`,
     });
-    const [x, y] = [Math.round(part.left + part.width / 2), Math.round(part.top + part.height / 2)];
+    const [x, y] = [Math.round(left + side / 2), Math.round(top + side / 2)];
     target.setAttribute("aria-valuemax", width);
     target.setAttribute("aria-valuenow", x);
     target.setAttribute("aria-valuetext", `${x} from the left, ${y} from the top, of ${width} by ${height} pixels`);
     for (const canvas of loupe.querySelectorAll("canvas")) {
-      const side = Math.max(1, Math.round(canvas.clientWidth * (window.devicePixelRatio || 1)));
-      if (canvas.width !== side) canvas.width = canvas.height = side;
+      const shown = Math.max(1, Math.round(canvas.clientWidth * (window.devicePixelRatio || 1)));
+      if (canvas.width !== shown) canvas.width = canvas.height = shown;
       const brush = canvas.getContext("2d");
       brush.imageSmoothingEnabled = false;
-      brush.clearRect(0, 0, side, side);
-      brush.drawImage(canvas.source, part.left, part.top, part.width, part.height, 0, 0, side, side);
+      brush.clearRect(0, 0, shown, shown);
+      brush.drawImage(canvas.source, left, top, side, side, 0, 0, shown, shown);
     }
   }
 
@@ -152,7 +153,7 @@ function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
     const move = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] }[event.key];
     if (move === undefined) return;
     event.preventDefault();
-    moveDetail(clamp(state.x + move[0], 0, 1), clamp(state.y + move[1], 0, 1));
+    moveDetail(state.x + move[0], state.y + move[1]);
   }
 
   function thumbnail(picture, index) {
