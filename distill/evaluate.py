@@ -14,6 +14,7 @@ from distill.config import Config
 from distill.engine.device import choose_device
 from distill.engine.distributed import Ranks
 from distill.engine.progress import progress_bar
+from distill.engine.run_files import EVALUATION, evaluation_file, stage_file
 from distill.engine.student import load_student
 from distill.engine.teacher import build_teacher
 from distill.engine.validate import Evaluation, Validation
@@ -39,11 +40,11 @@ def evaluate(config: Config, weights: Path | None = None, csv: Path | None = Non
 
 
 def _csv_of(config: Config, weights: Path | None) -> Path:
-    return Path(config.run.dir) / ("evaluation.csv" if weights is None else f"evaluation_{weights.stem}.csv")
+    return Path(config.run.dir) / (EVALUATION if weights is None else evaluation_file(weights.stem))
 
 
 def _score(config: Config, weights: Path | None) -> Evaluation:
-    weights = weights or Path(config.run.dir) / f"student_model_{config.stages[-1].name}.pth"
+    weights = weights or Path(config.run.dir) / stage_file(config.stages[-1].name)
     if not weights.is_file():
         raise FileNotFoundError(f"{weights}: no such student; train one first, or give --weights")
     ranks = Ranks.of_environment()

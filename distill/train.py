@@ -26,16 +26,17 @@ from distill.config import Config, ConfigError, dump_config
 from distill.data.datasets import Batch, Skipped, TrainingPatches, training_loader
 from distill.data.files import locked, write_bytes
 from distill.engine.about import about_training
-from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, has_checkpoint
+from distill.engine.checkpoint import has_checkpoint
 from distill.engine.device import choose_device, describe_device, on_device
 from distill.engine.distributed import Ranks
 from distill.engine.fast_teacher import speed_up_for_training
 from distill.engine.fill import OnlineFiller, cache_lock, open_for_training
-from distill.engine.log import METRICS, RunLog
+from distill.engine.log import RunLog
 from distill.engine.losses import VggFeatures, learns_from_teacher
 from distill.engine.plan import Plan
 from distill.engine.progress import progress_bar
 from distill.engine.resume import resume_run, save_run
+from distill.engine.run_files import BEST, CONFIG, EVALUATION, FILES, FOLDERS, stage_file
 from distill.engine.step import DivergedError, TrainingState, learning_rate, new_training_state, training_step
 from distill.engine.student import build_student, continue_optimizer, save_student
 from distill.engine.teacher import Teacher, build_teacher, check_teacher
@@ -43,8 +44,6 @@ from distill.engine.validate import Evaluation, Validation
 
 logger = logging.getLogger(__name__)
 
-BEST = "student_best.pth"
-EVALUATION = "evaluation.csv"
 CHECK_IMAGES = 4
 EXAMPLE = """example:
   python -m distill.train --config configs/photos_online.yaml --set data.sharp=PHOTOS/train data.val.sharp=PHOTOS/val
@@ -80,7 +79,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
         plan = _resume(run)
         _speed_up(run)
         if ranks.first:
-            write_bytes(folder / "config.yaml", dump_config(config).encode())
+            write_bytes(folder / CONFIG, dump_config(config).encode())
 
         checkpoints = _Checkpoints(run, plan)
         loader = _loader(run, plan, pin=device.type == "cuda")
@@ -130,7 +129,7 @@ def _run_steps(
                 bar.set_postfix_str(_postfix(record))
                 _look_at_numbers(record, log, run)
             if plan.ends_stage(state.step) and state.ranks.first:
-                _save_student(run, plan, f"student_model_{stage.name}.pth")  # again below, when its scores are known
+                _save_student(run, plan, stage_file(stage.name))  # again below, when its scores are known
             evaluation = _validate(run, plan, log, pause)
             checkpoints.save_if_due()
             pause()
@@ -280,14 +279,13 @@ def _completed(batches: Iterable[Batch], filler: OnlineFiller | None) -> Iterato
 def _clear(folder: Path, config: Config) -> None:
     """Removes what a run writes, and nothing else that may lie in its folder. Raises ConfigError where the run would begin with
     that."""
-    names = [CHECKPOINT, PREVIOUS, BEST, METRICS, EVALUATION, "config.yaml"]
-    files = [*(folder / name for name in names), *folder.glob("student_model_*.pth")]
+    files = [path for pattern in FILES for path in folder.glob(pattern)]
     for key, value in (("student.init", config.student.init), ("teacher.weights", config.teacher.weights)):
         if value is not None and Path(value).resolve() in [path.resolve() for path in files]:
             raise ConfigError(f"{key}: {value} is what --fresh would remove; copy it elsewhere, or give another run.dir")
     for path in files:
         path.unlink(missing_ok=True)
-    for name in ("samples", "tensorboard"):
+    for name in FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
@@ -322,7 +320,7 @@ def _validate(run: Run, plan: Plan, log: RunLog, pause: Callable[[], None]) -> E
         if best:
             _save_student(run, plan, BEST, evaluation)
         if plan.ends_stage(state.step):
-            _save_student(run, plan, f"student_model_{plan.stage_at(state.step - 1).name}.pth", evaluation)
+            _save_student(run, plan, stage_file(plan.stage_at(state.step - 1).name), evaluation)
         tqdm.write(f"step {state.step}: student {score.psnr:.2f} dB, {score.ssim:.4f}", file=sys.stderr)
     return evaluation
 

@@ -19,7 +19,7 @@ from running import ROOT, checkpoint, records, same_bits, start, wait_until, wri
 
 from distill.cache import build_cache
 from distill.config import Config, load_config
-from distill.engine.checkpoint import CHECKPOINT
+from distill.engine.run_files import CHECKPOINT
 from distill.train import train
 
 # Saves after every step: half of a run's time, so that a random moment is often one of saving.

@@ -21,6 +21,7 @@ from distill.config import Config, ConfigError, load_config
 from distill.data.files import WriteError, locked
 from distill.engine import checkpoint as checkpoint_files
 from distill.engine import validate
+from distill.engine.run_files import CHECKPOINT
 from distill.train import train
 from restormer.weights import load_restormer
 
@@ -320,7 +321,7 @@ def test_a_signal_during_saving_lets_it_finish_and_saves_once(
     write = checkpoint_files.write_bytes
 
     def terminated(path: Path, *arguments: Any, **options: Any) -> None:
-        if path.name == checkpoint_files.CHECKPOINT:
+        if path.name == CHECKPOINT:
             written.append(path)
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(0.01)

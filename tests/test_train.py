@@ -101,6 +101,14 @@ def test_a_useless_teacher_warns_or_stops(tiny_config: Callable[..., Config], ca
     assert "WARNING: the teacher makes the validation images worse" in caplog.text
 
 
+def test_a_useless_teacher_that_no_loss_asks_for_is_nobodys_concern(
+    tiny_config: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    noisy = [{"kind": "noise", "sigma": [20, 20]}]
+    train(tiny_config(degrade=noisy, teacher={"check": "error"}, stages=[{"name": "v1", "epochs": 1, "kd": 0.0}]))
+    assert "worse" not in caplog.text
+
+
 # The command line: exit status and the one line on stderr.
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from distill.config import Config, load_config
 from distill.engine.losses import learns_from_teacher
+from distill.engine.run_files import CONFIG
 from distill.engine.student import About, architecture, describe_network, read_student
 from distill.engine.validate import ROWS, Evaluation
 from restormer.weights import WeightsError, licence_note
@@ -67,7 +68,7 @@ def about_file(weights: Path, model: nn.Module, said: About) -> dict[str, str | 
     that are recognised. Raises ConfigError for a run folder whose configuration cannot be read."""
     if said:
         return dict(said)
-    config_file = weights.parent / "config.yaml"
+    config_file = weights.parent / CONFIG
     if licence_note(str(weights)) is None and config_file.is_file():
         config = load_config(config_file)
         if _describes(config, model):

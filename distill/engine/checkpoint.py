@@ -12,12 +12,10 @@ from typing import Any
 import torch
 
 from distill.data.files import write_bytes
+from distill.engine.run_files import CHECKPOINT, PREVIOUS
 from restormer.weights import WeightsError, read_torch_file
 
 logger = logging.getLogger(__name__)
-
-CHECKPOINT = "student_checkpoint.pth"
-PREVIOUS = "student_checkpoint.previous.pth"
 
 
 def save_atomically(path: Path, content: Any, previous: Path | None = None) -> None:

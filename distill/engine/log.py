@@ -21,12 +21,10 @@ from distill.data.datasets import Skipped
 from distill.data.files import WriteError, append_bytes, write_bytes
 from distill.data.images import write_image
 from distill.engine.distributed import Ranks
+from distill.engine.run_files import METRICS, SAMPLES, TENSORBOARD, sample_file
 from distill.engine.validate import ROWS, Evaluation
 
 logger = logging.getLogger(__name__)
-
-METRICS = "metrics.jsonl"
-TENSORBOARD = "tensorboard"
 
 
 class RunLog:
@@ -125,7 +123,7 @@ class RunLog:
         self._write(record, "val")
         picture = evaluation.picture
         if picture is not None and self.ranks.first:
-            self._try("samples", lambda: write_image(self.folder / "samples" / f"step_{step:07d}.png", picture))
+            self._try(SAMPLES, lambda: write_image(self.folder / SAMPLES / sample_file(step), picture))
             self._show("add_image", "blurry|student|teacher|sharp", picture, step, dataformats="HWC")
 
     def _write(self, record: dict[str, Any], kind: str) -> None:

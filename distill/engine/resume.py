@@ -9,8 +9,9 @@ from typing import Any
 import torch
 
 from distill.config import Config, ConfigError, parse_config
-from distill.engine.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from distill.engine.checkpoint import load_checkpoint, save_checkpoint
 from distill.engine.plan import Plan
+from distill.engine.run_files import CHECKPOINT
 from distill.engine.step import TrainingState
 from distill.engine.teacher import Teacher
 

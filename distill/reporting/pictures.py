@@ -17,6 +17,7 @@ from distill.data.images import COLUMN_GAP, ImageError, Pixels, centre_crop, rea
 from distill.engine.memory import is_out_of_memory
 from distill.engine.metrics import psnr
 from distill.engine.progress import progress_bar
+from distill.engine.run_files import BEST, SAMPLES, stage_file
 from distill.engine.student import inference_copy, load_student
 from distill.engine.teacher import Teacher, build_teacher
 from distill.engine.validate import SAMPLE_SIDE, Validation, to_pixels
@@ -173,7 +174,7 @@ def _recompute(run: RunFolder, chosen: dict[str, str | None], count: int, device
             bar.update()
     if not made.pictures:
         raise ImageError(f"{run.config.data.val.sharp}: none of the images of evaluation.csv is there")
-    if weights.name != f"student_model_{run.config.stages[-1].name}.pth":
+    if weights.name != stage_file(run.config.stages[-1].name):
         made.notes.append(f"The student shown is {weights.name}, since the last stage has not ended.")
     return made
 
@@ -197,7 +198,7 @@ def _layer(role: str, pixels: Pixels, reference: Pixels) -> Layer:
 
 def _student_file(run: RunFolder) -> Path:
     """What evaluation.csv is about, else the best so far. Raises FileNotFoundError."""
-    for name in (f"student_model_{run.config.stages[-1].name}.pth", "student_best.pth"):
+    for name in (stage_file(run.config.stages[-1].name), BEST):
         if (run.path / name).is_file():
             return run.path / name
     raise FileNotFoundError(f"{run.path}: no student has been saved there yet")
@@ -224,7 +225,7 @@ def _refuse_download(name: str) -> None:
 
 def _from_samples(run: RunFolder, count: int) -> list[ShownImage]:
     """The rows of the newest sample picture that can be read."""
-    for path in sorted((run.path / "samples").glob("step_*.png"), reverse=True):
+    for path in sorted((run.path / SAMPLES).glob("*.png"), reverse=True):
         try:
             pixels = read_image(path)
         except ImageError as error:

@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import Config, load_config
-from distill.engine.log import METRICS
+from distill.engine.run_files import CONFIG, EVALUATION, METRICS
 from distill.engine.validate import ROWS, Evaluation, Score
 
-CONFIG = "config.yaml"
-EVALUATION = "evaluation.csv"
 KINDS = ("start", "train", "val", "skipped")
 
 Record = dict[str, Any]

@@ -9,6 +9,7 @@ import torch
 
 from distill.config import Config, ImagesConfig, RestormerConfig, StageConfig, UNetConfig
 from distill.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
+from distill.engine.losses import learns_from_teacher
 from distill.engine.student import architecture, build_network
 from distill.reporting.curves import Clock
 from distill.reporting.run_folder import RunFolder, gains, number
@@ -52,7 +53,7 @@ def lead(run: RunFolder) -> str:
     """Two or three sentences for somebody who has never seen the project."""
     name = "U-Net" if isinstance(run.config.student, UNetConfig) else "Restormer"
     student = f"a {name} with {_short(parameters(run.config.student))} parameters"
-    if run.config.teacher.mode == "none":
+    if not learns_from_teacher(run.config):
         return f"A network (the student, {student}) was trained to sharpen blurry photographs, from sharp originals alone."
     return (
         f"A small, fast network (the student, {student}) was trained to sharpen blurry photographs. It learned from sharp"
@@ -61,8 +62,9 @@ def lead(run: RunFolder) -> str:
 
 
 def teacher_check(run: RunFolder) -> tuple[str, str] | None:
-    """(good, warning or unknown; sentence) about whether the teacher is worth learning from; None without a teacher."""
-    if run.config.teacher.mode == "none":
+    """(good, warning or unknown; sentence) about whether the teacher is worth learning from; None where nothing is learned from
+    one."""
+    if not learns_from_teacher(run.config):
         return None
     scores, _ = run.scores()
     if not {"teacher", "blurry"} <= scores.keys():
@@ -201,6 +203,7 @@ def _teacher(config: Config, size: int | None) -> str:
     which = "the small Restormer that comes with this project" if name == EMBEDDED else f"Restormer with the weights {name}"
     which = f"the published Restormer, {name}" if name in PUBLISHED else which
     how = "it restored every batch inside the training loop" if teacher.mode == "online" else "its images were computed before"
+    how = how if learns_from_teacher(config) else "only compared with: no loss asked for its images"
     count = "" if size is None else f", {_short(size)} parameters"
     return f"{_sentence(which)}{count}; frozen, {how}."
 

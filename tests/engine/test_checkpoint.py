@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from distill.data.files import WriteError
-from distill.engine.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
+from distill.engine.checkpoint import load_checkpoint, save_checkpoint
+from distill.engine.run_files import CHECKPOINT, PREVIOUS
 from restormer.weights import WeightsError
 
 

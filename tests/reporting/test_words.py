@@ -49,3 +49,12 @@ def test_every_degradation_is_told(tmp_path: Path) -> None:
         " direction, then reduction by a factor of 2 to 4 and enlargement again, then noise of 0 to 5 of 255 levels, for 50% of"
         " the images, then JPEG compression of quality 30 to 95."
     )
+
+
+def test_a_teacher_that_no_loss_asks_for_taught_nothing(tmp_path: Path) -> None:
+    stages = [{"name": "v1", "epochs": 1, "kd": 0.0}]
+    make_run(tmp_path / "run", validation_images(tmp_path / "sharp", ["a"]), stages=stages)
+    run = read_run(tmp_path / "run")
+    assert "from sharp originals alone" in lead(run)
+    assert dict(facts(run, None))["Teacher"].endswith("only compared with: no loss asked for its images.")
+    assert words.teacher_check(run) is None
