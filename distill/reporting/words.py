@@ -57,7 +57,7 @@ def lead(run: RunFolder) -> str:
         return f"A network (the student, {student}) was trained to sharpen blurry photographs, from sharp originals alone."
     return (
         f"A small, fast network (the student, {student}) was trained to sharpen blurry photographs. It learned from sharp"
-        " originals and from a large, slow network (the teacher) that was trained for this before."
+        " originals and from a larger, slower network (the teacher) that was trained for this before."
     )
 
 
