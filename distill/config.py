@@ -42,7 +42,7 @@ class RunConfig(Section):
     dir: str = "runs/default"
     """The run folder. A run whose folder holds a checkpoint goes on from it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Every random draw is a function of this, the epoch and the sample's index."""
+    """Every random draw is a function of this, the epoch and the image's path."""
     device: Annotated[str, Field(pattern=DEVICE_NAMES)] = "auto"
     """`auto` is `cuda` where there is one, else `cpu`; Apple's GPU is taken where `mps` is named."""
     save_minutes: Positive = 10.0
@@ -81,7 +81,7 @@ class ValidationImagesConfig(ImagesConfig):
 
 class DataConfig(ImagesConfig):
     patch: Annotated[int, Field(ge=16)] = 256
-    """Side of the square training patches, in pixels."""
+    """Side of the square training patches, in pixels; a smaller image is mirrored to it."""
     batch: Count = 8
     """Samples per optimiser step, over all GPUs."""
     images_per_epoch: Count | None = None

@@ -25,7 +25,7 @@ IMAGES = 6
 ONE, SEVERAL = "report.html", "comparison.html"
 EXAMPLE = f"""example:
   python -m distill.report runs/quickstart
-  python -m distill.report runs/photos_online runs/photos_both --out online_or_cached.html --images 10
+  python -m distill.report runs/photos_cached runs/photos_both --out online_or_cached.html --images 10
 
 The pictures are made again from the run's configuration, its student and its teacher, the worst, the median and the best image
 first; where those are gone, the run's last sample picture stands in. Nothing is downloaded. Written to RUN_DIR/{ONE}, and for

@@ -1,6 +1,6 @@
 """Sharp -> blurry on the device, per sample: blur, rescaling, noise, JPEG.
 
-Each sample's parameters were drawn by the loader as a function of (seed, epoch, index) and are given to kornia's functional
+Each sample's parameters were drawn by the loader as a function of (seed, epoch, image) and are given to kornia's functional
 operators, so that a sample is the same whatever batch it comes in. The result is clamped and rounded to 8 bits: blur that was
 never quantised is easier to undo than that of any file.
 """

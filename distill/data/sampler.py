@@ -1,4 +1,4 @@
-"""Which sample comes when, and its random numbers: pure functions of (seed, epoch, index), never of a generator's history.
+"""Which sample comes when, and its random numbers: pure functions of (seed, epoch, image), never of a generator's history.
 
 Training walks along one endless stream of positions 0, 1, 2, ..., a batch at a time. Once through the images is a pass, in an
 order of its own; the stream runs on into the next pass, so that every batch is full and every image comes exactly once per pass.

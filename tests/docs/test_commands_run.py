@@ -156,7 +156,7 @@ class Reader:
         config = Path("configs") / f"{Path(folder).name}.yaml"
         given = ["--config", str(config if config.exists() else "configs/photos_online.yaml")]
         images = ["data.sharp=photos", "data.blurry=null", "data.val.sharp=photos", "data.val.blurry=null"]
-        overrides = [*images, "teacher.mode=online", f"run.dir={folder}"]
+        overrides = [*images, "degrade=[{kind: gaussian_blur, sigma: [0.8, 2.4]}]", "teacher.mode=online", f"run.dir={folder}"]
         if "teacher" in folder:
             overrides[-2] = "teacher.mode=none"
         self._call("train", shrunk("train", [*given, "--set", *overrides]))

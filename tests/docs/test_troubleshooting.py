@@ -93,6 +93,9 @@ class Collector(ast.NodeVisitor):
             self._add(node.args[1])
         elif last == "append" and called.rpartition(".")[0] in NOTES:
             self._add(node.args[0])
+        for keyword in node.keywords:
+            if keyword.arg == "custom_error_message":  # pydantic's
+                self._add(keyword.value)
         self.generic_visit(node)
 
     def _add_strings(self, body: list[ast.stmt]) -> None:
