@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from distill.command import run_command
 from distill.data.datasets import to_tensor
 from distill.data.degrade import to_float
 from distill.data.images import read_image
@@ -31,6 +32,8 @@ def shares_on(network: nn.Module, image: Tensor) -> Tensor:
 
 
 def main() -> None:
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     weights, *photographs = sys.argv[1:]
     network = load_student(Path(weights))
     on = torch.stack([shares_on(network, to_float(to_tensor(read_image(Path(path))))) for path in photographs])
@@ -39,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -11,6 +11,7 @@ from itertools import islice
 
 import torch
 
+from distill.command import run_command
 from distill.config import load_config
 from distill.data.datasets import TrainingPatches, training_loader
 from distill.engine.fill import open_for_training
@@ -20,6 +21,8 @@ BATCHES, ROUNDS = 20, 5
 
 
 def main() -> None:
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
     config = load_config(sys.argv[1], sys.argv[2:])
     dataset, device = TrainingPatches(config), torch.device("cpu")
     if config.teacher.mode == "cached":
@@ -37,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
