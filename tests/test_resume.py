@@ -21,12 +21,16 @@ from distill.config import Config, ConfigError, load_config
 from distill.data.files import WriteError, locked
 from distill.engine import checkpoint as checkpoint_files
 from distill.engine import validate
+from distill.engine.plan import Plan
+from distill.engine.resume import resume_run, save_run
 from distill.engine.run_files import CHECKPOINT
+from distill.engine.step import new_training_state
+from distill.engine.student import build_student
 from distill.train import train
 from restormer.weights import load_restormer
 
 
-@pytest.mark.parametrize("looks", [1, 3, 5, 7])
+@pytest.mark.parametrize("looks", [1, 5, 9, 11])  # after step 2, in a validation, after it, after step 6
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_stopped_run_goes_on_bit_for_bit(tiny_tree: dict[str, Any], tmp_path: Path, looks: int, workers: int) -> None:
     tiny_tree["optimizer"] |= {"ema": 0.9, "schedule": "cosine", "warmup_steps": 2}
@@ -40,6 +44,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(tiny_tree: dict[str, Any], tmp_path: 
     assert 0 < checkpoint(stopped)["step"] < 8
     train(stopped)
     assert same_bits(checkpoint(straight), checkpoint(stopped))
+    for key in ("step", "plan", "best_psnr", "validated_step", "teacher_failed"):
+        assert checkpoint(straight)[key] == checkpoint(stopped)[key]
     assert records(straight.run.dir, "val") == records(stopped.run.dir, "val")
 
 
@@ -247,14 +253,35 @@ def test_a_finished_run_is_evaluated_in_another_way(tiny_tree: dict[str, Any], c
     assert "the run is finished" in caplog.text
 
 
-def test_the_best_score_is_of_the_images_that_are_validated_now(tiny_tree: dict[str, Any]) -> None:
+@pytest.mark.parametrize("crop", [64, 32])
+def test_the_best_student_gives_way_to_a_better_one_on_the_same_images_alone(tiny_tree: dict[str, Any], crop: int) -> None:
+    """With crops of 64, as before, nothing is better than 99 dB; of other crops that score says nothing."""
+    config = changed(tiny_tree)
     with pytest.raises(Interrupted):
-        train(changed(tiny_tree), gate=StopAt(12))  # in the second epoch
-    best = Path(tiny_tree["run"]["dir"]) / "student_best.pth"
-    assert best.is_file()
+        train(config, gate=StopAt(12))  # in the second epoch
+    checkpoint_files.save_checkpoint(Path(config.run.dir), checkpoint(config) | {"best_psnr": 99.0})
+    best = Path(config.run.dir) / "student_best.pth"
     best.unlink()
-    train(changed(tiny_tree, eval={"crop": 32}))
-    assert best.is_file()
+    train(changed(tiny_tree, eval={"crop": crop}))
+    assert best.exists() == (crop == 32)
+
+
+def test_the_loss_scale_goes_on(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    config, plan = tiny_config(), Plan(tiny_config().stages, 4, 4)
+    first, second = (new_training_state(build_student(config), config.optimizer, torch.device("cpu")) for _ in range(2))
+    first.scaler, second.scaler = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (1024.0, 65536.0))
+    first.step = 1
+    save_run(tmp_path, first, plan, None, config)
+    assert resume_run(tmp_path, second, plan, None, config) == plan
+    assert second.scaler.get_scale() == 1024
+
+
+def test_a_checkpoint_of_something_else_is_refused(tiny_config: Callable[..., Config]) -> None:
+    folder = Path(tiny_config().run.dir)
+    folder.mkdir()
+    checkpoint_files.save_checkpoint(folder, {"format": "another"})
+    with pytest.raises(ConfigError, match="not a checkpoint of this version"):
+        train(tiny_config())
 
 
 @pytest.mark.parametrize(("key", "value"), [("run", {"seed": 1}), ("student", {"width": 8}), ("student", {"residual": False})])

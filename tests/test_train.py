@@ -15,11 +15,10 @@ from running import checkpoint, records, tensors
 
 from distill import evaluate as evaluate_command
 from distill import train as train_command
-from distill.config import Config, ConfigError, load_config
-from distill.engine.student import load_student
+from distill.config import Config, ConfigError, UNetConfig, load_config
+from distill.engine.student import load_student, save_student
 from distill.train import train
-
-ROOT = Path(__file__).parents[1]
+from unet.model import UNet
 
 
 def test_a_run_leaves_what_the_readme_says(tiny_config: Callable[..., Config]) -> None:
@@ -153,7 +152,11 @@ def make_bad_input(kind: str, folder: Path, sharp_folder: Path) -> list[str]:  #
             torch.save({"conv.weight": torch.zeros(3)}, folder / "w.pth")
             return [f"teacher.weights={folder}/w.pth"]
         case "student.init of another width":
-            torch.save({"student": 1}, folder / "w.pth")
+            save_student(folder / "w.pth", UNet(width=8, depth=2), UNetConfig(width=8, depth=2))
+            return [f"student.init={folder}/w.pth"]
+        case "student.init without residual":
+            plain = UNetConfig(width=4, depth=2, residual=False, norm="batch")
+            save_student(folder / "w.pth", UNet(width=4, depth=2, residual=False, norm="batch"), plain)
             return [f"student.init={folder}/w.pth"]
         case "vgg weights of another network":
             torch.save({"conv.weight": torch.zeros(3)}, folder / "w.pth")
@@ -176,7 +179,8 @@ def make_bad_input(kind: str, folder: Path, sharp_folder: Path) -> list[str]:  #
         ("zero bytes", "an empty file"),
         ("missing weights", "none.pth: no such weights"),
         ("weights of another network", "not the weights of a Restormer"),
-        ("student.init of another width", "w.pth"),
+        ("student.init of another width", "is of another network than student describes"),
+        ("student.init without residual", "is of a network with residual: False"),
         ("vgg weights of another network", "not torchvision's vgg16"),
         ("missing device", "cuda:99 is not available"),
     ],

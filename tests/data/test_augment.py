@@ -64,6 +64,15 @@ def test_photometric_changes_are_the_same_for_both_and_end_in_8_bits(keywords: d
     assert 0 <= float(sharp.min()) <= float(sharp.max()) <= 1
 
 
+def test_brightness_is_what_was_drawn() -> None:
+    config = AugmentConfig(flip=False, rotate=False, brightness=(-0.3, 0.3))
+    image, draws = torch.rand(COUNT, 3, SIDE, SIDE), draws_of(config)
+    (out,) = augment([image], config, draws)
+    for row in range(COUNT):
+        expected = (image[row] + draws["augment.brightness"][row].float()).clamp(0, 1)
+        assert float((out[row] - expected).abs().max()) <= 0.5 / 255 + 1e-6
+
+
 def test_gamma_and_channel_order_are_what_was_drawn() -> None:
     config = AugmentConfig(flip=False, rotate=False, gamma=(0.5, 2.0), shuffle_channels=1.0)
     image = torch.rand(COUNT, 3, SIDE, SIDE)

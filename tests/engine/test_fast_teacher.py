@@ -40,6 +40,24 @@ def test_on_a_cpu_nothing_changes(tiny_config: Callable[..., Config]) -> None:
     assert torch.equal(teacher(blurry), before)
 
 
+@pytest.mark.parametrize(
+    ("accumulate", "ranks", "micro_batch", "images"), [(1, 1, None, 8), (2, 1, None, 4), (2, 2, None, 2), (1, 2, 3, 3)]
+)
+def test_it_is_recorded_for_what_a_step_gives_it(
+    tiny_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
+    accumulate: int,
+    ranks: int,
+    micro_batch: int | None,
+    images: int,
+) -> None:
+    shapes: list[tuple[int, ...]] = []
+    monkeypatch.setattr(fast_teacher, "speed_up", lambda teacher, shape, compile_blocks: shapes.append(shape))
+    config = tiny_config(data={"batch": 8}, optimizer={"accumulate": accumulate}, teacher={"micro_batch": micro_batch})
+    speed_up_for_training(Teacher(small_network()), config, Ranks(0, ranks))
+    assert shapes == [(images, 3, 32, 32)]
+
+
 SAMPLE = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
 

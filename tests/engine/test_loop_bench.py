@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import pytest
 
-from distill.config import Config
+from distill.config import parse_config
 from distill.engine.loop_bench import LoopFigures, measure_loop
 
 
@@ -24,8 +24,12 @@ def test_a_cache_pays_after_as_many_epochs_as_its_images_cost_gains() -> None:
     assert figures([4.0] * 3, [4.0] * 3).break_even_epochs() == float("inf")
 
 
-def test_a_configuration_of_any_mode_is_measured_online_and_cached(tiny_config: Callable[..., Config]) -> None:
-    config = tiny_config(bench={"rounds": 2, "steps": 4}, data={"workers": 1}, optimizer={"accumulate": 2})
+@pytest.mark.parametrize("mode", ["online", "cached"])
+def test_a_configuration_of_any_mode_is_measured_online_and_cached(pairs_tree: dict[str, Any], mode: str) -> None:
+    pairs_tree["bench"] |= {"rounds": 2, "steps": 4}
+    pairs_tree["optimizer"] |= {"accumulate": 2}
+    pairs_tree["teacher"] |= {"mode": mode}
+    config = parse_config(pairs_tree)
     measured = measure_loop(config, "cpu")
     for name in ("loader", "degrade_augment", "teacher", "student_step", "online", "cached_loader", "cached"):
         assert len(getattr(measured, name)) == 2, name

@@ -66,7 +66,7 @@ def write_config(tree: dict[str, Any], path: Path) -> Path:
 
 def start(command: str, config: Path, *overrides: str, ranks: int = 1, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """`python -m distill.COMMAND` as from a shell, in a process group of its own; among several ranks, as torchrun starts it."""
-    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks), *options]
+    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), *options]
     words = [sys.executable, *launcher, "-m", f"distill.{command}", "--config", str(config), "--set", *overrides]
     # Alone, the threads that this process has: their number decides the order of sums, and with it the last bits.
     environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({} if ranks == 1 else {"OMP_NUM_THREADS": "1"})
@@ -77,7 +77,11 @@ def start(command: str, config: Path, *overrides: str, ranks: int = 1, options: 
 
 def finish(process: subprocess.Popen[str], status: int = 0) -> str:
     """Waits for its end with that status, and returns what it said."""
-    said, _ = process.communicate(timeout=300)
+    try:
+        said, _ = process.communicate(timeout=300)
+    except BaseException:
+        os.killpg(process.pid, signal.SIGKILL)  # or it would go on beside all later tests
+        raise
     assert process.returncode == status, said
     return said
 
@@ -87,5 +91,7 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[str]) -> 
     deadline = time.monotonic() + STARTING_S
     while not happened():
         assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
+        if time.monotonic() > deadline:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise AssertionError(process.communicate()[0])
         time.sleep(0.02)
