@@ -80,7 +80,12 @@ def seeds() -> dict[str, bytes]:
     return found
 
 
+def read(data: bytes) -> Pixels | None:
+    return outcome(lambda: read_image(Path("a"), data), ImageError)
+
+
 SEEDS = seeds()
+SEED_PIXELS = [pixels for data in SEEDS.values() if (pixels := read(data)) is not None]
 
 
 def mutate_chunk(png: bytes, place: int, level: str, changes: list[Edit], other: bytes) -> bytes:
@@ -135,9 +140,11 @@ def test_a_mutated_image_is_read_or_refused(data: bytes, tmp_path: Path, bounded
     with confined(tmp_path):
         pixels = outcome(lambda: read_image(tmp_path / "a.png", data), ImageError)
         again = outcome(lambda: read_with_pillow(tmp_path / "a.png", data), ImageError)
-    assert (pixels is None) == (again is None)
-    if pixels is not None:
+    if again is not None:
         assert np.array_equal(pixels, again)
+    elif pixels is not None:  # the faster decoder passes over damage beside the pixels, such as in an animation's chunks
+        assert any(np.array_equal(pixels, seed) for seed in SEED_PIXELS)
+    if pixels is not None:
         assert pixels.dtype == np.uint8
         assert pixels.shape[2:] == (3,)
         assert min(pixels.shape[:2]) >= MIN_SIDE
@@ -145,5 +152,4 @@ def test_a_mutated_image_is_read_or_refused(data: bytes, tmp_path: Path, bounded
 
 def test_the_seeds_are_read() -> None:
     """Else the mutations would be of what is refused anyway."""
-    refused = {name for name, data in SEEDS.items() if outcome(lambda data=data: read_image(Path("a"), data), ImageError) is None}
-    assert refused == {"tiff F"}
+    assert {name for name, data in SEEDS.items() if read(data) is None} == {"tiff F"}
