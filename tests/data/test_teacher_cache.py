@@ -145,6 +145,24 @@ def test_images_packed_beside_a_changed_sharp_image_are_found(built: Built, tmp_
     assert TeacherCache(config.teacher.cache).compare(others).complaint() is None  # no teacher looks at sharp images
 
 
+def test_a_pack_of_several_shards_holds_every_image_once(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, images = built
+    monkeypatch.setattr("distill.data.pack.SHARD_BYTES", 100_000)  # an image's triplet has 46 to 50 thousand
+    packed = pack_cache(config, tmp_path / "pack")
+    assert [path.name for path in sorted((tmp_path / "pack").glob("*.safetensors"))] == [
+        "000000.safetensors",
+        "000001.safetensors",
+    ]
+    assert [packed.manifest.entries[image.stem].shard for image in images] == ["000000.safetensors"] * 3 + [
+        "000001.safetensors"
+    ] * 3
+    assert packed.compare(images, thorough=True).complaint() is None
+    pngs = TeacherCache(config.teacher.cache)
+    for image in images:
+        expected = vars(pngs.read(image))
+        assert all(np.array_equal(pixels, expected[kind]) for kind, pixels in vars(packed.read(image)).items())
+
+
 def test_a_teacher_image_of_another_size_is_refused(built: Built) -> None:
     config, images = built
     bare = Path(config.teacher.cache)
@@ -278,7 +296,7 @@ def test_another_tile_size_is_said(built: Built, caplog: pytest.LogCaptureFixtur
     assert "large images were restored in tiles of 640, and those that are computed now of 256" in caplog.text
 
 
-def test_lines_of_no_image_are_removed_and_what_stands_in_their_place_stays(built: Built, tmp_path: Path) -> None:
+def test_lines_of_no_image_are_removed_and_what_stands_in_their_place_stays(built: Built) -> None:
     """Lines of what lies below a file, and of a name in two lines: somebody, or something, wrote them."""
     config, images = built
     cache = TeacherCache(config.teacher.cache)
