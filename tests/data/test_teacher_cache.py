@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trees import flip_byte
 
 from distill.cache import build_cache, pack_cache
 from distill.config import Config, parse_config
@@ -46,14 +47,6 @@ def cache(request: pytest.FixtureRequest, built: Built, tmp_path: Path) -> Calla
 
 def output(cache: TeacherCache, stem: str) -> Path:
     return cache.path_of(cache.manifest.entries[stem])
-
-
-def flip_byte(path: Path, keep_time: bool, at: int = -100) -> None:
-    status, data = path.stat(), bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
-    if keep_time:
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_a_cache_just_made_is_valid_and_holds_the_teachers_images(built: Built, cache: Callable[[], TeacherCache]) -> None:
