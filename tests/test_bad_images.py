@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pictures import png_header, png_of
 from PIL import Image
 
 from distill import train as train_command
@@ -31,13 +31,7 @@ def encode(kind: str, pixels: np.ndarray = PIXELS) -> bytes:
 
 def enormous_png() -> bytes:
     """A whole header of 50 000 x 50 000 pixels, and a thousand bytes of them."""
-    parts = [
-        (b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)),
-        (b"IDAT", zlib.compress(bytes(1000))),
-        (b"IEND", b""),
-    ]
-    chunks = [struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts]
-    return encode("PNG")[:8] + b"".join(chunks)
+    return png_of(png_header(50_000, 50_000, 8, 2), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b""))
 
 
 def damage(data: bytes) -> bytes:

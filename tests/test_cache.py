@@ -19,8 +19,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from command_line import error_line
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from trees import flip_byte
 
 from distill import cache as cache_command
 from distill import train as train_command
@@ -47,12 +49,6 @@ def cache(config_file: Path, call: Call) -> Path:
     return config_file.parent / "cache"
 
 
-def error_line(capfd: pytest.CaptureFixture[str]) -> str:
-    lines = [line for line in capfd.readouterr().err.replace("\r", "\n").splitlines() if line.startswith("command: ")]
-    assert len(lines) == 1
-    return lines[0]
-
-
 def test_it_fills_verifies_and_does_nothing_twice(
     config_file: Path, cache: Path, call: Call, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,14 +70,6 @@ def test_what_cannot_be_read_is_not_counted_as_new(
         assert f"cache: 5 teacher images, 0.1 MB; {new} of them are new" in capsys.readouterr().out
     assert call(cache_command.main, "--config", config_file, "--pack", tmp_path / "pack") == 0
     assert "pack: 5 teacher images, 0.2 MB; 5 of them are new" in capsys.readouterr().out
-
-
-def change_byte(path: Path) -> None:
-    """Without changing size and time."""
-    status, data = path.stat(), bytearray(path.read_bytes())
-    data[-100] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def swap(first: Path, second: Path) -> None:
@@ -169,7 +157,7 @@ def test_repair_finds_what_size_and_time_hide(
     config_file: Path, cache: Path, call: Call, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = (cache / "2.png").read_bytes()
-    change_byte(cache / "2.png")
+    flip_byte(cache / "2.png", keep_time=True)
     assert call(cache_command.main, "--config", config_file) == 0
     assert (cache / "2.png").read_bytes() != before
     capfd.readouterr()
@@ -183,7 +171,7 @@ def test_repair_finds_what_size_and_time_hide(
 def test_a_byte_that_changes_while_training_is_named_when_it_is_read(
     config_file: Path, cache: Path, call: Call, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    change_byte(cache / "2.png")
+    flip_byte(cache / "2.png", keep_time=True)
     assert call(train_command.main, "--config", config_file) == 0
     assert "2.png: damaged since it was cached; distill.cache --repair" in capfd.readouterr().err
     assert "could not be used and were skipped: 1" in caplog.text
@@ -218,7 +206,7 @@ def test_a_damaged_pack_is_found_and_packing_again_mends_it(
 ) -> None:
     pack = tmp_path / "pack"
     assert call(cache_command.main, "--config", config_file, "--pack", pack) == 0
-    change_byte(pack / "000000.safetensors")
+    flip_byte(pack / "000000.safetensors", keep_time=True)
     capfd.readouterr()
     verify = ["--config", config_file, "--set", f"teacher.cache={pack}", "--verify"]
     assert call(cache_command.main, *verify) == 2
@@ -279,7 +267,7 @@ def test_a_file_where_a_folder_should_be_is_said_in_one_line(
 def test_a_damaged_image_is_not_packed(
     config_file: Path, cache: Path, call: Call, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    change_byte(cache / "2.png")
+    flip_byte(cache / "2.png", keep_time=True)
     pack = ["--config", config_file, "--pack", tmp_path / "pack", "--set", "data.workers=1"]
     assert call(cache_command.main, *pack) == 2
     line = error_line(capfd)

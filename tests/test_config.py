@@ -39,7 +39,6 @@ def file(tmp_path: Path) -> Path:
         ("degrade=[{kind: gaussian_blur, sigma: [3, 1]}]", ["degrade.0.sigma", "[smallest, largest]"]),
         ("degrade=[{kind: haze}]", ["degrade.0", "haze", "gaussian_blur"]),
         ("degrade=[]", ["data.blurry is null and degrade is empty"]),
-        ("data.blurry=b", ["unset"]),
         ("teacher.mode=cached", ["teacher.mode: cached needs data.blurry", "distill.prepare"]),
         ("teacher.tile=100", ["teacher.tile", "found 100"]),
         ("teacher.mode=none", ["stages.0.kd: 1 needs a teacher"]),
@@ -62,16 +61,17 @@ def file(tmp_path: Path) -> Path:
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(file: Path, override: str, words: list[str]) -> None:
-    if words == ["unset"]:  # both folders given, so that degrade has nothing to do
-        with pytest.raises(ConfigError, match="degrade is given although"):
-            load_config(file, [override, "data.val={sharp: s, blurry: b}"])
-        return
     with pytest.raises(ConfigError) as caught:
         load_config(file, [override])
     message = str(caught.value)
     assert "\n" not in message
     assert len(message) < 1000
     assert all(word in message for word in words), message
+
+
+def test_a_recipe_that_has_nothing_to_do_is_refused(file: Path) -> None:
+    with pytest.raises(ConfigError, match="degrade is given although"):
+        load_config(file, ["data.blurry=b", "data.val={sharp: s, blurry: b}"])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from run_folders import (
@@ -197,6 +197,7 @@ def notes_of_timed(run: Path) -> list[str]:
 
 
 @given(gains=st.lists(st.floats(-9, 9), min_size=1, max_size=40), count=st.integers(0, 50))
+@settings(derandomize=True, deadline=None, database=None)
 def test_the_images_shown_are_the_worst_the_best_and_the_median_first(gains: list[float], count: int) -> None:
     gain_of = {str(index): gain for index, gain in enumerate(gains)}
     chosen = choose(gain_of, count)

@@ -22,8 +22,10 @@ from distill import restore as command
 from distill.config import UNetConfig
 from distill.data.images import ImageError
 from distill.data.picture_files import Picture, encode_picture, read_picture
+from distill.engine.restoration import Restorer
 from distill.engine.student import save_student
 from distill.restore import restore
+from restormer.weights import load_restormer
 from unet.model import UNet
 
 
@@ -106,12 +108,12 @@ class TestOneCallOverAllKinds:
         assert "Traceback" not in ended.stderr
         assert ended.stdout == "out: 5 images restored\n"
 
-    def test_16_bits_stay_16(self, photos: Path, out: Path) -> None:
+    def test_16_bits_stay_16(self, out: Path) -> None:
         picture = read_picture(out / "deep.png", None)
         assert picture.pixels.dtype == np.uint16
         np.testing.assert_array_equal(picture.pixels, brightened(levels((33, 50, 3), np.uint16), 13107, 65535))
 
-    def test_alpha_stays_as_it_is(self, photos: Path, out: Path) -> None:
+    def test_alpha_stays_as_it_is(self, out: Path) -> None:
         picture = read_picture(out / "alpha.png", None)
         np.testing.assert_array_equal(picture.alpha, levels((40, 50), seed=1))
         np.testing.assert_array_equal(picture.pixels, brightened(levels((40, 50, 3))))
@@ -135,11 +137,11 @@ class TestOneCallOverAllKinds:
             expected = brightened(np.asarray(ImageOps.exif_transpose(before)))
             np.testing.assert_allclose(np.asarray(image).astype(int), expected, atol=6)
 
-    def test_a_narrow_picture_keeps_its_size_and_its_place(self, photos: Path, out: Path) -> None:
+    def test_a_narrow_picture_keeps_its_size_and_its_place(self, out: Path) -> None:
         picture = read_picture(out / "sub" / "narrow.png", None)
         np.testing.assert_array_equal(picture.pixels, brightened(levels((3000, 20, 3))))
 
-    def test_the_truncated_file_leaves_nothing(self, photos: Path, out: Path) -> None:
+    def test_the_truncated_file_leaves_nothing(self, out: Path) -> None:
         written = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
         assert written - {".lock", ".restored.json"} == {"alpha.png", "cmyk.jpg", "deep.png", "turned.jpg", "sub/narrow.png"}
 
@@ -222,9 +224,22 @@ def test_compare_writes_the_centres_before_and_after(brighter: str, tmp_path: Pa
     np.testing.assert_array_equal(pixels[:, -512:], brightened(centre))
 
 
+def test_comparisons_asked_for_later_are_made_of_what_has_none(photos: Path, identity: str, tmp_path: Path) -> None:
+    inputs = [str(photos / "deep.png"), str(photos / "alpha.png")]
+    restore(inputs, identity, tmp_path / "out")
+    for asked, made in ((inputs[:1], "deep.png"), (inputs, "alpha.png")):
+        summary = restore(asked, identity, tmp_path / "out", compare=True)
+        assert [path.name for path in summary.restored] == [made]
+        assert (tmp_path / "out" / "compare" / f"{made}.png").is_file()
+    assert [path.name for path in summary.done] == ["deep.png"]
+
+
 def test_a_teacher_restores_too(photos: Path, tmp_path: Path) -> None:
-    restore([str(photos / "turned.jpg")], "embedded", tmp_path / "out", file_format="png")
-    assert read_picture(tmp_path / "out" / "turned.png", None).pixels.shape == (40, 30, 3)
+    restore([str(photos / "turned.jpg")], "embedded", tmp_path / "out", file_format="png", device="cpu")
+    blurry = read_picture(photos / "turned.jpg", None).pixels
+    expected = Restorer(load_restormer("embedded"), torch.device("cpu")).restore(blurry)
+    np.testing.assert_array_equal(read_picture(tmp_path / "out" / "turned.png", None).pixels, expected)
+    assert not np.array_equal(expected, blurry)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +278,7 @@ def test_a_large_picture_needs_permission(photos: Path, identity: str, tmp_path:
 
 @pytest.mark.parametrize("damage", ["too long", "not what the tag holds"])
 def test_exif_that_cannot_be_written_is_left_out_and_costs_no_picture(
-    photos: Path, identity: str, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+    identity: str, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     exif = Image.Exif()
     exif[ExifTags.Base.ImageDescription] = "x" * (70000 if damage == "too long" else 100)
@@ -278,6 +293,18 @@ def test_exif_that_cannot_be_written_is_left_out_and_costs_no_picture(
     assert "x.png: its EXIF cannot be written, and is left out: " in caplog.text
     with Image.open(tmp_path / "out" / "x.jpg") as image:
         assert image.size == (40, 30)
+
+
+def test_a_result_that_is_not_finite_is_named_and_not_written(photos: Path, tmp_path: Path) -> None:
+    network = UNet(width=2, depth=2)
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, 1e30)  # whose products overflow
+    save_student(tmp_path / "broken.pth", network, UNetConfig(arch="unet", width=2, depth=2))
+    (error,) = restore([str(photos / "alpha.png")], str(tmp_path / "broken.pth"), tmp_path / "out").failed
+    assert str(error) == (
+        f"{photos}/alpha.png: the network's image of it is not finite; --precision fp32 is the one that can mend this"
+    )
+    assert not (tmp_path / "out" / "alpha.png").exists()
 
 
 def run_out_of_memory(where: str) -> None:

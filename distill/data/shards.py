@@ -41,7 +41,8 @@ def write_shard(path: Path, triplets: Mapping[str, Triplet]) -> None:
 def read_triplet(path: Path, stem: str) -> Triplet:
     """Raises ImageError for a shard that is missing or damaged, or does not hold this image."""
     try:
-        shard = _open(path, path.stat().st_mtime_ns)
+        status = path.stat()
+        shard = _open(path, status.st_mtime_ns, status.st_ino)
         tensors = {kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in ("sharp", "blurry", "teacher")}
     except Exception as error:  # noqa: BLE001 (for a dtype that numpy does not have, it is whatever the lookup raises)
         reason = " ".join(str(error).split())[:200]
@@ -62,9 +63,9 @@ def checksum(triplet: Triplet) -> int:
 
 
 @lru_cache(maxsize=64)
-def _open(path: Path, mtime_ns: int) -> Any:
-    # Kept open: reading a shard's header for every sample would cost more than the sample. The time is in the key so that a shard
-    # that was written again is opened again.
+def _open(path: Path, mtime_ns: int, inode: int) -> Any:
+    # Kept open: reading a shard's header for every sample would cost more than the sample. Time and inode are in the key so that
+    # a shard that was written again is opened again: file clocks are coarse, and no file gets the inode of one that is open.
     return safe_open(path, framework="numpy")
 
 

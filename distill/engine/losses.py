@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.vgg import make_layers
 
 from distill.config import Config, ConfigError, StageConfig, VggConfig
 from restormer.weights import read_weights
 
-RELU2_2 = 9  # torchvision's vgg16().features[:9] ends with relu2_2
+UP_TO_RELU2_2: list[str | int] = [64, 64, "M", 128, 128]  # the channels of its convolutions, and its pooling
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -31,7 +32,12 @@ class VggFeatures(nn.Module):
         self.config = config
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # weights: random is the same network in every run and after every resume
-            self.features = torchvision.models.vgg16(weights=None).features[:RELU2_2]
+            self.features = make_layers(UP_TO_RELU2_2)  # not vgg16(), most of whose 138 million weights would be thrown away
+            for parameter in self.features.parameters():  # as vgg16() does it, else random features fade from layer to layer
+                if parameter.ndim == 4:
+                    nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
+                else:
+                    nn.init.zeros_(parameter)
         if config.weights != "random":
             self._load(config.weights)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)

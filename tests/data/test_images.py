@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pictures import png_header, png_of
 from PIL import Image
 
 from distill.data.images import (
@@ -82,12 +83,7 @@ def test_16_bit_grey_is_scaled(tmp_path: Path, suffix: str) -> None:
 def test_16_bit_colour_is_scaled(tmp_path: Path, pixels: np.ndarray) -> None:
     """Pillow writes no such file, so the PNG is put together here."""
     rows = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in pixels)
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 30, 20, 16, 2, 0, 0, 0)
-    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    png = png_of(png_header(30, 20, 16, 2), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
     (tmp_path / "a.png").write_bytes(png)
     assert np.array_equal(read_image(tmp_path / "a.png"), pixels)
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import TypeAdapter
+from trees import files
 
 from distill.data.dead_leaves import dead_leaves
 from distill.data.degrade import degrade, draw
@@ -63,10 +64,6 @@ def photos(tmp_path: Path) -> dict[str, Path]:
 def writer(photos: dict[str, Path], out: Path, **changes: Any) -> PatchWriter:
     folders = {"a": TRAIN, "sub/b": TEST, "turned": BENCHMARK}
     return PatchWriter(photos, folders, out, Settings(**{**vars(SETTINGS), **changes}))
-
-
-def files(out: Path) -> dict[str, bytes]:
-    return {path.relative_to(out).as_posix(): path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
 
 
 def test_patches_lie_on_the_grid_of_the_image_under_the_originals_names(photos: dict[str, Path], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from trees import flip_byte
 
 from distill.cache import build_cache, pack_cache
 from distill.config import Config, parse_config
@@ -46,14 +47,6 @@ def cache(request: pytest.FixtureRequest, built: Built, tmp_path: Path) -> Calla
 
 def output(cache: TeacherCache, stem: str) -> Path:
     return cache.path_of(cache.manifest.entries[stem])
-
-
-def flip_byte(path: Path, keep_time: bool, at: int = -100) -> None:
-    status, data = path.stat(), bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
-    if keep_time:
-        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 def test_a_cache_just_made_is_valid_and_holds_the_teachers_images(built: Built, cache: Callable[[], TeacherCache]) -> None:
@@ -143,6 +136,24 @@ def test_images_packed_beside_a_changed_sharp_image_are_found(built: Built, tmp_
     others = [ImageFile(image.stem, moved / image.sharp.relative_to(str(config.data.sharp)), image.blurry) for image in images]
     assert TeacherCache(tmp_path / "pack").compare(others).changed == ["4"]
     assert TeacherCache(config.teacher.cache).compare(others).complaint() is None  # no teacher looks at sharp images
+
+
+def test_a_pack_of_several_shards_holds_every_image_once(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, images = built
+    monkeypatch.setattr("distill.data.pack.SHARD_BYTES", 100_000)  # an image's triplet has 46 to 50 thousand
+    packed = pack_cache(config, tmp_path / "pack")
+    assert [path.name for path in sorted((tmp_path / "pack").glob("*.safetensors"))] == [
+        "000000.safetensors",
+        "000001.safetensors",
+    ]
+    assert [packed.manifest.entries[image.stem].shard for image in images] == ["000000.safetensors"] * 3 + [
+        "000001.safetensors"
+    ] * 3
+    assert packed.compare(images, thorough=True).complaint() is None
+    pngs = TeacherCache(config.teacher.cache)
+    for image in images:
+        expected = vars(pngs.read(image))
+        assert all(np.array_equal(pixels, expected[kind]) for kind, pixels in vars(packed.read(image)).items())
 
 
 def test_a_teacher_image_of_another_size_is_refused(built: Built) -> None:
@@ -278,7 +289,7 @@ def test_another_tile_size_is_said(built: Built, caplog: pytest.LogCaptureFixtur
     assert "large images were restored in tiles of 640, and those that are computed now of 256" in caplog.text
 
 
-def test_lines_of_no_image_are_removed_and_what_stands_in_their_place_stays(built: Built, tmp_path: Path) -> None:
+def test_lines_of_no_image_are_removed_and_what_stands_in_their_place_stays(built: Built) -> None:
     """Lines of what lies below a file, and of a name in two lines: somebody, or something, wrote them."""
     config, images = built
     cache = TeacherCache(config.teacher.cache)

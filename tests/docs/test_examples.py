@@ -68,7 +68,7 @@ def test_a_student_is_scored_and_restores_as_the_pages_say(project: Path, call: 
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git, which applies the changes")
-def test_the_examples_of_extending_fit_the_source_and_train(project: Path, sharp_folder: Path) -> None:
+def test_the_examples_of_extending_fit_the_source_and_train(project: Path) -> None:
     copy = project / "copy"
     for name in SOURCE:
         target = copy / name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import skimage.data
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
+from trees import flip_byte
 
 from distill.cache import build_cache
 from distill.config import Config, parse_config
@@ -111,7 +112,10 @@ def test_the_cached_image_is_cut_and_turned_with_its_pair(pairs_tree: dict[str, 
     assert not torch.equal(sharp, batch.sharp)
 
 
-def test_the_first_epoch_fills_the_cache_and_the_second_reads_it(pairs_tree: dict[str, Any]) -> None:
+def test_the_first_epoch_fills_the_cache_and_the_second_reads_it(pairs_tree: dict[str, Any], tmp_path: Path) -> None:
+    pairs_tree["data"]["sharp"] = str(shutil.copytree(pairs_tree["data"]["sharp"], tmp_path / "sharp"))
+    for kind in ("sharp", "blurry"):  # of one size with the first now
+        Image.open(tmp_path / kind / "1.png").crop((0, 0, 80, 64)).save(tmp_path / kind / "1.png")
     pairs_tree["teacher"]["on_missing"] = "compute"
     pairs_tree["data"] |= {"batch": 3, "workers": 1}
     config = parse_config(pairs_tree)
@@ -132,22 +136,39 @@ def test_the_first_epoch_fills_the_cache_and_the_second_reads_it(pairs_tree: dic
         # the command restores images of one size together, which may round a pixel the other way
         difference = np.abs(filled.read(image).teacher.astype(int) - dataset.cache.read(image).teacher)  # type: ignore[union-attr]
         assert difference.max() <= 1
-        assert difference.mean() < 0.01
+        assert difference.mean() < 1e-3  # a pixel in a thousand
 
 
-def test_a_damaged_image_is_computed_again_while_training(pairs_tree: dict[str, Any]) -> None:
-    """Found at the start, or, with its size and time unchanged, when it is read."""
-    config = parse_config(pairs_tree)
-    cache = build_cache(config)
-    path = cache.png_path("2")
-    before, times = path.read_bytes(), path.stat()
-    path.write_bytes(before[:-50] + bytes([before[-50] ^ 1]) + before[-49:])
-    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+@pytest.mark.parametrize("keep_time", [False, True], ids=["found at the start", "found when it is read"])
+def test_a_damaged_image_is_computed_again_while_training(
+    pairs_tree: dict[str, Any], keep_time: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    path = build_cache(parse_config(pairs_tree)).png_path("2")
+    before = path.read_bytes()
+    flip_byte(path, keep_time)
     pairs_tree["teacher"]["on_missing"] = "compute"
     pairs_tree["data"]["batch"] = 6
     batch = first_batch(parse_config(pairs_tree))
-    assert batch.teacher is not None
+    assert len(set(batch.names)) == 6
+    assert ("1 of 6 teacher images are computed when they first come" in caplog.text) != keep_time
     assert path.read_bytes() == before
+
+
+def test_a_changed_input_is_computed_again_while_training(pairs_tree: dict[str, Any]) -> None:
+    """And not skipped: what the cache holds is of another image."""
+    config = parse_config(pairs_tree)
+    cache = build_cache(config)
+    before = cache.png_path("2").read_bytes()
+    blurry = Path(str(config.data.blurry)) / "2.png"
+    ImageOps.mirror(Image.open(blurry)).save(blurry)
+    pairs_tree["teacher"]["on_missing"] = "compute"
+    pairs_tree["data"]["batch"] = 6
+    batch = first_batch(parse_config(pairs_tree))
+    assert len(set(batch.names)) == 6
+    assert cache.png_path("2").read_bytes() != before
+    images = list_images(config.data, str(config.data.sharp), ())
+    assert TeacherCache(cache.folder).compare(images, thorough=True).complaint() is None
 
 
 def test_an_image_damaged_after_it_was_computed_is_computed_again(pairs_tree: dict[str, Any]) -> None:

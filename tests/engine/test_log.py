@@ -82,7 +82,7 @@ def test_a_picture_that_cannot_be_written_is_named_once(
 
 
 def test_without_tensorboard_the_lines_go_on(
-    tmp_path: Path, evaluation: Evaluation, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(log_module.SummaryWriter, "add_scalar", full)
     with RunLog(tmp_path, 0, Ranks()) as log:

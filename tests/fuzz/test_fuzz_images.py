@@ -13,17 +13,13 @@ import pytest
 from fuzzing import FUZZ, Edit, confined, edits, mutate, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import png_header, png_of
 from PIL import Image
 
 from distill.data import images
 from distill.data.images import MIN_SIDE, PNG_SIGNATURE, ImageError, Pixels, read_image
 
 pytestmark = pytest.mark.slow
-PNG_HEADER = struct.Struct(">IIBBBBB")
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def chunks_of(png: bytes) -> list[tuple[bytes, bytes]]:
@@ -35,12 +31,10 @@ def chunks_of(png: bytes) -> list[tuple[bytes, bytes]]:
     return found
 
 
-def png_of(depth: int, colour: int, channels: int, interlaced: bool) -> bytes:
+def rare_png(depth: int, colour: int, channels: int, interlaced: bool) -> bytes:
     """Kinds that Pillow does not write: 20x18 pixels of values 0 to 4, which are the filters that a row may begin with."""
     noise = np.random.default_rng(depth).integers(0, 5, 2 * 20 * 18 * channels * depth // 8, dtype=np.uint8)
-    header = PNG_HEADER.pack(20, 18, depth, colour, 0, 0, int(interlaced))
-    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(noise.tobytes())), (b"IEND", b"")]
-    return PNG_SIGNATURE + b"".join(chunk(*part) for part in parts)
+    return png_of(png_header(20, 18, depth, colour, interlaced), (b"IDAT", zlib.compress(noise.tobytes())), (b"IEND", b""))
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -61,8 +55,8 @@ def seeds() -> dict[str, bytes]:
     found["png exif"] = encode(rgb, "PNG", exif=exif, dpi=(72, 72), icc_profile=b"not a profile")
     found["png transparency"] = encode(rgb, "PNG", transparency=(1, 2, 3))
     found["png animated"] = encode(rgb, "PNG", save_all=True, append_images=[rgb.rotate(180)])
-    found |= {f"png {colour} interlaced": png_of(8, colour, channels, True) for colour, channels in ((0, 1), (2, 3), (6, 4))}
-    found["png 16 bit"] = png_of(16, 2, 3, False)
+    found |= {f"png {colour} interlaced": rare_png(8, colour, channels, True) for colour, channels in ((0, 1), (2, 3), (6, 4))}
+    found["png 16 bit"] = rare_png(16, 2, 3, False)
     found |= {f"jpeg {mode}": encode(rgb.convert(mode), "JPEG") for mode in ("RGB", "L", "CMYK")}
     found["jpeg exif"] = encode(rgb, "JPEG", exif=exif, progressive=True, icc_profile=b"not a profile", comment=b"hello")
     found["mpo"] = encode(rgb, "MPO", save_all=True, append_images=[rgb.rotate(180)])
@@ -80,7 +74,12 @@ def seeds() -> dict[str, bytes]:
     return found
 
 
+def read(data: bytes) -> Pixels | None:
+    return outcome(lambda: read_image(Path("a"), data), ImageError)
+
+
 SEEDS = seeds()
+SEED_PIXELS = [pixels for data in SEEDS.values() if (pixels := read(data)) is not None]
 
 
 def mutate_chunk(png: bytes, place: int, level: str, changes: list[Edit], other: bytes) -> bytes:
@@ -96,7 +95,7 @@ def mutate_chunk(png: bytes, place: int, level: str, changes: list[Edit], other:
         parts[number] = (kind, zlib.compress(mutate(zlib.decompress(data), changes, other), 1))
     else:
         parts[number] = (kind, mutate(data, changes, other))
-    return PNG_SIGNATURE + b"".join(chunk(*part) for part in parts)
+    return png_of(*parts)
 
 
 def mutate_directory(tiff: bytes, changes: list[Edit]) -> bytes:
@@ -135,7 +134,10 @@ def test_a_mutated_image_is_read_or_refused(data: bytes, tmp_path: Path, bounded
     with confined(tmp_path):
         pixels = outcome(lambda: read_image(tmp_path / "a.png", data), ImageError)
         again = outcome(lambda: read_with_pillow(tmp_path / "a.png", data), ImageError)
-    assert again is None or np.array_equal(pixels, again)
+    if again is not None:
+        assert np.array_equal(pixels, again)
+    elif pixels is not None:  # the faster decoder passes over damage beside the pixels, such as in an animation's chunks
+        assert any(np.array_equal(pixels, seed) for seed in SEED_PIXELS)
     if pixels is not None:
         assert pixels.dtype == np.uint8
         assert pixels.shape[2:] == (3,)
@@ -144,5 +146,4 @@ def test_a_mutated_image_is_read_or_refused(data: bytes, tmp_path: Path, bounded
 
 def test_the_seeds_are_read() -> None:
     """Else the mutations would be of what is refused anyway."""
-    refused = {name for name, data in SEEDS.items() if outcome(lambda data=data: read_image(Path("a"), data), ImageError) is None}
-    assert refused == {"tiff F"}
+    assert {name for name, data in SEEDS.items() if read(data) is None} == {"tiff F"}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
+
+from distill.data.images import PNG_SIGNATURE
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="1"/></x:xmpmeta>'
@@ -29,3 +34,14 @@ def exif_of(orientation: int) -> Image.Exif:
     copied = Image.Exif()
     copied.load(exif.tobytes())
     return copied
+
+
+def png_of(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file put together from (kind, data), with right checksums: of kinds that Pillow does not write."""
+    parts = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    return PNG_SIGNATURE + b"".join(parts)
+
+
+def png_header(width: int, height: int, depth: int, colour: int, interlaced: bool = False) -> tuple[bytes, bytes]:
+    """The first chunk."""
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
