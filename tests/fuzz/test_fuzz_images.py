@@ -24,11 +24,15 @@ pytestmark = pytest.mark.slow
 
 def chunks_of(png: bytes) -> list[tuple[bytes, bytes]]:
     found, at = [], len(PNG_SIGNATURE)
-    while at < len(png):
+    while at + 8 <= len(png):
         (length,) = struct.unpack_from(">I", png, at)
         found.append((png[at + 4 : at + 8], png[at + 8 : at + 8 + length]))
         at += 12 + length
     return found
+
+
+def pixels_have_right_checksums(png: bytes) -> bool:
+    return all(png_of(part).removeprefix(PNG_SIGNATURE) in png for part in chunks_of(png) if part[0] == b"IDAT")
 
 
 def rare_png(depth: int, colour: int, channels: int, interlaced: bool) -> bytes:
@@ -79,7 +83,6 @@ def read(data: bytes) -> Pixels | None:
 
 
 SEEDS = seeds()
-SEED_PIXELS = [pixels for data in SEEDS.values() if (pixels := read(data)) is not None]
 
 
 def mutate_chunk(png: bytes, place: int, level: str, changes: list[Edit], other: bytes) -> bytes:
@@ -136,8 +139,8 @@ def test_a_mutated_image_is_read_or_refused(data: bytes, tmp_path: Path, bounded
         again = outcome(lambda: read_with_pillow(tmp_path / "a.png", data), ImageError)
     if again is not None:
         assert np.array_equal(pixels, again)
-    elif pixels is not None:  # the faster decoder passes over damage beside the pixels, such as in an animation's chunks
-        assert any(np.array_equal(pixels, seed) for seed in SEED_PIXELS)
+    elif pixels is not None:  # the faster decoder looks at no animation, and not at zlib's checksum inside of the chunks'
+        assert pixels_have_right_checksums(data)
     if pixels is not None:
         assert pixels.dtype == np.uint8
         assert pixels.shape[2:] == (3,)
