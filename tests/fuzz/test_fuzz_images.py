@@ -115,6 +115,11 @@ def read_with_pillow(path: Path, data: bytes) -> Pixels:
         return read_image(path, data)
 
 
+def described(pixels: Pixels) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Shape, type and checksum: what is compared, without a second image of up to half a gigabyte beside the first."""
+    return pixels.shape, pixels.dtype, zlib.crc32(np.ascontiguousarray(pixels))
+
+
 @st.composite
 def image_files(draw: st.DrawFn) -> bytes:
     name = draw(st.sampled_from(sorted(SEEDS)))
@@ -134,17 +139,19 @@ def image_files(draw: st.DrawFn) -> bytes:
 @given(data=image_files())
 @settings(FUZZ, max_examples=6000)
 def test_a_mutated_image_is_read_or_refused(data: bytes, tmp_path: Path, bounded_memory: None) -> None:
+    path = tmp_path / "a.png"
     with confined(tmp_path):
-        pixels = outcome(lambda: read_image(tmp_path / "a.png", data), ImageError)
-        again = outcome(lambda: read_with_pillow(tmp_path / "a.png", data), ImageError)
+        found = outcome(lambda: described(read_image(path, data)), ImageError)
+        again = outcome(lambda: described(read_with_pillow(path, data)), ImageError)
     if again is not None:
-        assert np.array_equal(pixels, again)
-    elif pixels is not None:  # the faster decoder looks at no animation, and not at zlib's checksum inside of the chunks'
+        assert found == again
+    elif found is not None:  # the faster decoder looks at no animation, and not at zlib's checksum inside of the chunks'
         assert pixels_have_right_checksums(data)
-    if pixels is not None:
-        assert pixels.dtype == np.uint8
-        assert pixels.shape[2:] == (3,)
-        assert min(pixels.shape[:2]) >= MIN_SIDE
+    if found is not None:
+        shape, dtype, _ = found
+        assert dtype == np.uint8
+        assert shape[2:] == (3,)
+        assert min(shape[:2]) >= MIN_SIDE
 
 
 def test_the_seeds_are_read() -> None:
