@@ -17,7 +17,7 @@ from distill.engine.teacher import Teacher
 
 logger = logging.getLogger(__name__)
 
-FORMAT = "online-distill checkpoint 1"
+FORMAT = "online-distill checkpoint 2"
 # What decides which images are validated, and how blurry they are.
 VALIDATION = ("data.val.", "degrade", "eval.crop", "eval.images")
 # What makes another teacher.
