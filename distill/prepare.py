@@ -24,6 +24,8 @@ from distill.engine.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 RECORD = "prepare.json"
+# Of split and names; another number where either changes, or test images of one would be training images of the other.
+LAYOUT = 2
 EXAMPLE = """example:
   python -m distill.prepare --sharp PHOTOS/train --out data/photos --patch 256 --degrade configs/photos_online.yaml
 """
@@ -74,7 +76,7 @@ def _refuse_inputs(sharp: str, out: Path) -> None:
 def _record(images: dict[str, Path], settings: Settings) -> dict[str, Any]:
     """What the patches are made of: with any of it changed, old and new ones would be mixed, and images change parts."""
     recipe = [step.model_dump(mode="json") for step in settings.degrade]
-    values = {"patch": settings.patch, "seed": settings.seed, "quality": settings.quality, "degrade": recipe}
+    values = {"layout": LAYOUT, "patch": settings.patch, "seed": settings.seed, "quality": settings.quality, "degrade": recipe}
     return {**values, "images": {stem: path.stat().st_size for stem, path in images.items()}}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,19 @@ def test_another_data_set_in_the_folder_is_not_mixed_in(
     assert call(prepare_command.main, *first, *changed) == 2
     assert words in error_line(capfd)
     assert files(tmp_path / "data", "*.png") == before
+
+
+def test_patches_of_another_split_or_other_names_are_not_added_to(
+    sharp_folder: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--sharp", sharp_folder, "--out", tmp_path / "data", "--patch", 32]
+    assert call(prepare_command.main, *options) == 0
+    record = tmp_path / "data" / "prepare.json"
+    before = json.loads(record.read_text())
+    del before["layout"]  # as the first versions wrote it
+    record.write_text(json.dumps(before))
+    assert call(prepare_command.main, *options) == 2
+    assert "other settings (layout)" in error_line(capfd)
 
 
 def test_an_added_image_would_move_others_between_the_parts_and_is_refused(
