@@ -18,14 +18,14 @@ from typing import Any
 
 import torch
 
+from distill.benchmark.forward import Row, student_rows, teacher_rows
+from distill.benchmark.loop import LoopFigures, measure_loop
+from distill.benchmark.roofline import Machine
+from distill.benchmark.timing import stop_children
 from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config, ConfigError
-from distill.data.files import write_bytes
-from distill.engine.device import choose_device, describe_device
-from distill.engine.forward_bench import Row, student_rows, teacher_rows
-from distill.engine.loop_bench import LoopFigures, measure_loop
-from distill.engine.probe import stop_children
-from distill.engine.roofline import Machine
+from distill.runtime.device import choose_device, describe_device
+from distill.runtime.files import write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def main() -> None:
     report = bench(read_config(arguments), arguments.only, keep)
     print(report.table())
     if arguments.chart is not None:
-        from distill.engine.bench_chart import draw_chart  # needs a package that nothing else does
+        from distill.benchmark.chart import draw_chart  # needs a package that nothing else does
 
         draw_chart(arguments.chart, report.machine, report.forward, report.loop)
 

@@ -19,17 +19,17 @@ from tqdm import tqdm
 from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config, ConfigError
 from distill.data.datasets import list_images
-from distill.data.files import locked
 from distill.data.images import ImageFile
-from distill.data.manifest import CacheError, Header, merge_parts
-from distill.data.pack import pack
-from distill.data.teacher_cache import Differences, TeacherCache, new_header, reset_cache
-from distill.engine.approximation import measure_approximation
-from distill.engine.device import choose_device
-from distill.engine.distributed import Ranks
-from distill.engine.fill import fill
-from distill.engine.progress import progress_bar
-from distill.engine.teacher import Teacher, build_teacher, identify
+from distill.networks.teacher import Teacher, build_teacher, identify
+from distill.runtime.device import choose_device
+from distill.runtime.files import locked
+from distill.runtime.progress import progress_bar
+from distill.runtime.ranks import Ranks
+from distill.teacher_cache.approximation import measure_approximation
+from distill.teacher_cache.fill import fill
+from distill.teacher_cache.manifest import CacheError, Header, merge_parts
+from distill.teacher_cache.pack import pack
+from distill.teacher_cache.store import Differences, TeacherCache, new_header, reset_cache
 
 logger = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FrameType
 
 from distill.config import Config, ConfigError, load_config
-from distill.data.files import WriteError
 from distill.data.images import ImageError
-from distill.data.manifest import CacheError
-from distill.engine.distributed import LostRankError, Ranks
-from distill.engine.onnx_export import ExportError
-from distill.engine.step import DivergedError
+from distill.networks.onnx_export import ExportError
+from distill.runtime.files import WriteError
+from distill.runtime.ranks import LostRankError, Ranks
+from distill.teacher_cache.manifest import CacheError
+from distill.training.step import DivergedError
 from restormer.weights import WeightsError
 from unet.weights import UNetWeightsError
 

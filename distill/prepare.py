@@ -15,11 +15,11 @@ from typing import Any
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError, parse_recipe
-from distill.data.files import locked, write_bytes
 from distill.data.images import ImageError, find_images, fixed_part
 from distill.data.loader import load
-from distill.data.patches import BENCHMARK, TEST, TRAIN, PatchWriter, Settings, split
-from distill.engine.progress import progress_bar
+from distill.data.patch_writer import BENCHMARK, TEST, TRAIN, PatchWriter, Settings, split
+from distill.runtime.files import locked, write_bytes
+from distill.runtime.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError
-from distill.data.files import check_writable, write_bytes
-from distill.engine.device import choose_device
 from distill.reporting.page import render
 from distill.reporting.pictures import gallery
-from distill.reporting.run_folder import read_runs
+from distill.reporting.reading import read_runs
+from distill.runtime.device import choose_device
+from distill.runtime.files import check_writable, write_bytes
 
 logger = logging.getLogger(__name__)
 

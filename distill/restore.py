@@ -16,10 +16,11 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError
-from distill.config_types import Precision
-from distill.data.files import locked, write_bytes
+from distill.config.types import Precision
 from distill.data.images import ImageError, Pixels, centre_crop, side_by_side
-from distill.data.picture_files import (
+from distill.networks.student import load_student
+from distill.networks.teacher import teacher_precision
+from distill.pictures.formats import (
     DEFAULT_QUALITY,
     Picture,
     Samples,
@@ -28,15 +29,14 @@ from distill.data.picture_files import (
     read_picture,
     reduce_to_8_bits,
 )
-from distill.data.picture_metadata import Metadata
-from distill.data.results import is_done, results_since
-from distill.data.selection import COMPARISONS, Job, select
-from distill.engine.device import choose_device
-from distill.engine.memory import is_out_of_memory
-from distill.engine.progress import progress_bar
-from distill.engine.restoration import TILE, NotFiniteError, Restorer
-from distill.engine.student import load_student
-from distill.engine.teacher import teacher_precision
+from distill.pictures.metadata import Metadata
+from distill.pictures.record import is_done, results_since
+from distill.pictures.restorer import TILE, NotFiniteError, Restorer
+from distill.pictures.selection import COMPARISONS, Job, select
+from distill.runtime.device import choose_device
+from distill.runtime.files import locked, write_bytes
+from distill.runtime.memory import is_out_of_memory
+from distill.runtime.progress import progress_bar
 from restormer.weights import locate_weights, sha256_of
 
 logger = logging.getLogger(__name__)

@@ -1,7 +1,7 @@
 """Trains a student: `python -m distill.train --config configs/quickstart.yaml`.
 
-Follow `train` from top to bottom; one optimisation step is `engine/step.py`. With torchrun the same program is one of several
-ranks, each on a GPU of its own, with its share of every batch (`engine/distributed.py`).
+Follow `train` from top to bottom; one optimisation step is `training/step.py`. With torchrun the same program is one of several
+ranks, each on a GPU of its own, with its share of every batch (`runtime/ranks.py`).
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from tqdm import tqdm
 from distill.command import Interrupted, SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config, ConfigError, dump_config
 from distill.data.datasets import Batch, Skipped, TrainingPatches, training_loader
-from distill.data.files import locked, write_bytes
-from distill.engine.about import about_training
-from distill.engine.checkpoint import has_checkpoint
-from distill.engine.device import choose_device, describe_device, on_device
-from distill.engine.distributed import Ranks
-from distill.engine.fast_teacher import speed_up_for_training
-from distill.engine.fill import OnlineFiller, cache_lock, open_for_training
-from distill.engine.log import RunLog
-from distill.engine.losses import VggFeatures, learns_from_teacher
-from distill.engine.plan import Plan
-from distill.engine.progress import progress_bar
-from distill.engine.resume import resume_run, save_run
-from distill.engine.run_files import BEST, CONFIG, EVALUATION, FILES, FOLDERS, stage_file
-from distill.engine.step import DivergedError, TrainingState, learning_rate, new_training_state, training_step
-from distill.engine.student import build_student, continue_optimizer, save_student
-from distill.engine.teacher import Teacher, build_teacher, check_teacher
-from distill.engine.validate import Evaluation, Validation
+from distill.networks.fast_teacher import speed_up_for_training
+from distill.networks.student import build_student, continue_optimizer, save_student
+from distill.networks.teacher import Teacher, build_teacher, check_teacher
+from distill.runtime.device import choose_device, describe_device, on_device
+from distill.runtime.files import locked, write_bytes
+from distill.runtime.progress import progress_bar
+from distill.runtime.ranks import Ranks
+from distill.scoring.validation import Evaluation, Validation
+from distill.teacher_cache.fill import OnlineFiller, cache_lock, open_for_training
+from distill.training.about import about_training
+from distill.training.checkpoint import has_checkpoint
+from distill.training.log import RunLog
+from distill.training.losses import VggFeatures, learns_from_teacher
+from distill.training.plan import Plan
+from distill.training.resume import resume_run, save_run
+from distill.training.run_folder import BEST, CONFIG, EVALUATION, FILES, FOLDERS, stage_file
+from distill.training.step import DivergedError, TrainingState, learning_rate, new_training_state, training_step
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from distill.command import run_command
 from distill.data.datasets import to_tensor
-from distill.data.degrade import to_float
 from distill.data.images import read_image
-from distill.engine.student import load_student
+from distill.networks.student import load_student
+from distill.synthesis.degrade import to_float
 
 
 @torch.no_grad()

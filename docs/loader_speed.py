@@ -14,8 +14,8 @@ import torch
 from distill.command import run_command
 from distill.config import load_config
 from distill.data.datasets import TrainingPatches, training_loader
-from distill.engine.fill import open_for_training
-from distill.engine.teacher import build_teacher
+from distill.networks.teacher import build_teacher
+from distill.teacher_cache.fill import open_for_training
 
 BATCHES, ROUNDS = 20, 5
 

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from distill.command import SIGNALS, run_command
 from distill.config import Config, parse_config
-from distill.data.dead_leaves import dead_leaves
+from distill.synthesis.dead_leaves import dead_leaves
 
 TINY = {
     "run": {"dir": "unset", "device": "cpu", "log_steps": 2},

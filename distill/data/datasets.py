@@ -13,8 +13,6 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from distill.config import Config, DataConfig, ImagesConfig
-from distill.data import augment, degrade
-from distill.data.dead_leaves import dead_leaves
 from distill.data.images import (
     ImageError,
     ImageFile,
@@ -28,7 +26,9 @@ from distill.data.images import (
 )
 from distill.data.loader import load
 from distill.data.sampler import StreamSampler, permutation, sample_generator
-from distill.data.teacher_cache import TeacherCache
+from distill.synthesis import augment, degrade
+from distill.synthesis.dead_leaves import dead_leaves
+from distill.teacher_cache.store import TeacherCache
 
 # The colour photographs in scikit-image's wheel. The stereo pair of the motorcycle stays together; chelsea and coffee are for
 # validation only, so that the figures of every shipped config are about photographs that nothing was trained on.

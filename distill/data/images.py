@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from distill.data.files import write_bytes
+from distill.runtime.files import write_bytes
 
 Pixels = NDArray[np.uint8]
 

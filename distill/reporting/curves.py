@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from distill.reporting.run_folder import Record, RunFolder, number
+from distill.reporting.reading import Record, RunFolder, number
 
 MAX_POINTS = 500
 TRAINING = ("loss", "l1", "kd", "vgg", "images_per_s")

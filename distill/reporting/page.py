@@ -18,12 +18,12 @@ from PIL import Image
 
 from distill.config import dump_config
 from distill.data.images import Pixels
-from distill.engine.about import project
-from distill.engine.validate import Score
 from distill.reporting import words
 from distill.reporting.curves import Clock, curves
 from distill.reporting.pictures import Gallery, ShownImage
-from distill.reporting.run_folder import RunFolder, gains, number
+from distill.reporting.reading import RunFolder, gains, number
+from distill.scoring.validation import Score
+from distill.training.about import project
 
 TEMPLATE = files("distill.reporting") / "template"
 STYLES = ("report.css", "parts.css")

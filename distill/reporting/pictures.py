@@ -14,14 +14,14 @@ from torch import nn
 
 from distill.config import Config, ConfigError
 from distill.data.images import COLUMN_GAP, ImageError, Pixels, centre_crop, read_image
-from distill.engine.memory import is_out_of_memory
-from distill.engine.metrics import psnr
-from distill.engine.progress import progress_bar
-from distill.engine.run_files import BEST, SAMPLES, stage_file
-from distill.engine.student import inference_copy, load_student
-from distill.engine.teacher import Teacher, build_teacher
-from distill.engine.validate import SAMPLE_SIDE, Validation, to_pixels
-from distill.reporting.run_folder import RunFolder, gains
+from distill.networks.student import inference_copy, load_student
+from distill.networks.teacher import Teacher, build_teacher
+from distill.reporting.reading import RunFolder, gains
+from distill.runtime.memory import is_out_of_memory
+from distill.runtime.progress import progress_bar
+from distill.scoring.metrics import psnr
+from distill.scoring.validation import SAMPLE_SIDE, Validation, to_pixels
+from distill.training.run_folder import BEST, SAMPLES, stage_file
 from restormer.weights import PUBLISHED, WeightsError, published_file
 
 logger = logging.getLogger(__name__)

@@ -8,11 +8,11 @@ from datetime import datetime, timezone
 import torch
 
 from distill.config import Config, ImagesConfig, RestormerConfig, StageConfig, UNetConfig
-from distill.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
-from distill.engine.losses import learns_from_teacher
-from distill.engine.student import architecture, build_network
+from distill.config.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
+from distill.networks.student import architecture, build_network
 from distill.reporting.curves import Clock
-from distill.reporting.run_folder import RunFolder, gains, number
+from distill.reporting.reading import RunFolder, gains, number
+from distill.training.losses import learns_from_teacher
 from restormer.weights import EMBEDDED, PUBLISHED
 
 SHOWN_NAMES = 8

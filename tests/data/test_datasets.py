@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from distill.config import Config
-from distill.data.augment import augment
 from distill.data.datasets import Batch, Skipped, TrainingPatches, ValidationImages, training_loader
-from distill.data.degrade import degrade
 from distill.data.images import ImageError, ImageFile, Triplet
+from distill.synthesis.augment import augment
+from distill.synthesis.degrade import degrade
 
 EVERYTHING = [
     {"kind": "gaussian_blur", "sigma": [0.5, 3.0], "probability": 0.7},

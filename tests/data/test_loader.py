@@ -7,7 +7,7 @@ from torch.utils.data import Dataset
 
 from distill.data.images import ImageError
 from distill.data.loader import load
-from distill.data.manifest import CacheError
+from distill.teacher_cache.manifest import CacheError
 
 
 class Raises(Dataset[int]):

@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 from shell_commands import ROOT, Command, all_commands, is_ours, make_parser, split_ours
 
 from distill.config import Config, load_config
-from distill.data.dead_leaves import dead_leaves
+from distill.synthesis.dead_leaves import dead_leaves
 from unet.model import UNet
 
 pytestmark = pytest.mark.slow

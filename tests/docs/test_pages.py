@@ -17,8 +17,8 @@ import pytest
 from shell_commands import COMMANDS
 
 from distill.config import Config
-from distill.config_errors import key_names
-from distill.strict_yaml import parse_yaml
+from distill.config.explain import key_names
+from distill.config.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
@@ -122,7 +122,7 @@ def test_the_schema_refuses_a_value_out_of_range(change: dict[str, Any], validat
 
 
 def test_the_schema_knows_the_presets(validator: jsonschema.Draft7Validator) -> None:
-    from distill.degradations import DEGRADE_PRESETS
+    from distill.config.degradations import DEGRADE_PRESETS
 
     tree = parse_yaml(read(ROOT / "configs" / "quickstart.yaml"))
     assert all(validator.is_valid(tree | {"degrade": name}) for name in DEGRADE_PRESETS)

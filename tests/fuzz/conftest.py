@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distill.engine.device import M_MMAP_MAX, M_TRIM_THRESHOLD
+from distill.runtime.device import M_MMAP_MAX, M_TRIM_THRESHOLD
 
 # The largest image that Pillow lets through has 179 million pixels, which it keeps in 4 bytes each, twice while it rotates them:
 # 1.4 GB. No other reader has a reason to take as much.

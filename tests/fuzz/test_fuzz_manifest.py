@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from distill.data.images import ImageError, ImageFile, Triplet, encode_png
-from distill.data.manifest import HEADER, LINES, CacheError, Entry, Header, Identity, Inputs, Stamp, header_bytes
-from distill.data.shards import checksum, write_shard
-from distill.data.teacher_cache import TeacherCache, reset_cache
+from distill.teacher_cache.manifest import HEADER, LINES, CacheError, Entry, Header, Identity, Inputs, Stamp, header_bytes
+from distill.teacher_cache.shards import checksum, write_shard
+from distill.teacher_cache.store import TeacherCache, reset_cache
 
 pytestmark = pytest.mark.slow
 IDENTITY = Identity(weights="ab" * 32, architecture={"dim": 16, "heads": [1, 2, 4, 8], "bias": False}, precision="fp32")

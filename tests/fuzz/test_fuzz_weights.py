@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from distill.engine.checkpoint import load_checkpoint
-from distill.engine.run_files import CHECKPOINT
-from distill.engine.student import FORMAT, load_student
+from distill.networks.student import FORMAT, load_student
+from distill.training.checkpoint import load_checkpoint
+from distill.training.run_folder import CHECKPOINT
 from restormer.model import Restormer
 from restormer.weights import WeightsError, load_restormer, read_weights
 from unet.model import UNet

@@ -8,7 +8,7 @@ import pytest
 from run_folders import make_run, validation_images, write_records
 
 from distill.reporting.curves import MAX_POINTS, curves
-from distill.reporting.run_folder import read_run
+from distill.reporting.reading import read_run
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from run_folders import make_run, validation_images
 
 from distill.reporting import words
-from distill.reporting.run_folder import read_run
+from distill.reporting.reading import read_run
 from distill.reporting.words import duration, facts, lead
 
 

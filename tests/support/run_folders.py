@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from distill.config import Config, dump_config, parse_config
-from distill.data.dead_leaves import dead_leaves
-from distill.engine.student import build_student, save_student
+from distill.networks.student import build_student, save_student
+from distill.synthesis.dead_leaves import dead_leaves
 
 BEGAN = 1_790_000_000.0
 SECONDS_PER_STEP = 0.5

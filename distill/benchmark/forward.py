@@ -1,0 +1,167 @@
+"""The forward passes of teacher and student, form against form, on one machine in one run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.benchmark.roofline import Cost, Machine, cost
+from distill.benchmark.timing import Build, Timing, time_in_turn
+from distill.benchmark.workloads import (
+    photograph,
+    reference_network,
+    student_forward,
+    student_network,
+    teacher_forward,
+    teacher_network,
+)
+from distill.config import Config, UNetConfig
+from distill.config.types import Precision
+from distill.networks.teacher import DTYPES, teacher_precision
+
+logger = logging.getLogger(__name__)
+
+GPU_FORMS = ("ours_eager", "ours_kernels")
+PLAIN, PLAIN_KEEPING_PAGES, OURS = "as trained, NCHW", "as trained, NCHW, keeping pages", "ours"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One form of one network on inputs of one shape. What was not measured is NaN or None."""
+
+    network: str
+    form: str
+    precision: Precision
+    shape: list[int]
+    """Images, height, width."""
+    ms: float
+    images_per_s: float
+    times_as_fast: float
+    """As the first form of the same network, precision and shape."""
+    first_call_s: float
+    memory_mb: float | None
+    """See `Timing.memory_bytes`."""
+    gflop_per_s: float
+    matrix_share: float
+    """Of the machine's matrix rate in this precision."""
+    copy_share: float
+    """Bytes of all inputs and outputs of the first form's operations, over the time and the machine's copy bandwidth: above 1
+    where fusion saves what memory could not have delivered."""
+    largest_difference: float | None
+    """From the paper's form in float32, or from the student as it is trained; in levels of [0, 1]."""
+    correction_error: float | None
+    """RMS of that difference over the RMS of what the network changes in its input."""
+    failure: str | None
+
+    @property
+    def title(self) -> str:
+        """What was measured, such as `student (unet, width 32), fp32, 1x3x512x512`; its forms are compared."""
+        return f"{self.network}, {self.precision}, {_by(self.shape)}"
+
+
+def teacher_rows(config: Config, machine: Machine) -> list[Row]:
+    """Every form, precision and shape that `bench` names. Raises what loading the weights raises."""
+    device = machine.device
+    rows: list[Row] = []
+    network = teacher_network(config)
+    name = f"teacher ({'published architecture' if config.bench.network == 'published' else config.teacher.weights})"
+    forms = [form for form in config.bench.teacher_forms if device.type == "cuda" or form not in GPU_FORMS]
+    if left_out := [form for form in config.bench.teacher_forms if form not in forms]:
+        logger.info("bench.teacher_forms: %s: only on a GPU, left out", ", ".join(left_out))
+    if not forms:
+        return rows
+    for shape in config.bench.teacher_shapes or [_training_shape(config)]:
+        exact: Tensor | None = None
+        for asked in config.bench.precisions:
+            precision = teacher_precision(asked, device)
+            logger.info("teacher %s %s: %s", _by(shape), precision, ", ".join(forms))
+            calls: dict[str, tuple[Build, tuple[Any, ...]]] = {
+                form: (teacher_forward, (config, form, precision, shape, device)) for form in forms
+            }
+            timings = time_in_turn(calls, device, config.bench.rounds)
+            if precision == "fp32" and "reference" in timings:
+                exact = timings["reference"].output
+            if exact is None:
+                alone = {"exact": (teacher_forward, (config, "reference", "fp32", shape, device))}
+                exact = time_in_turn(alone, device, rounds=0)["exact"].output
+            asks = cost(reference_network(network), (shape[0], 3, *shape[1:]), DTYPES[precision])
+            rows += _rows(name, timings, precision, shape, asks, exact, machine)
+    return rows
+
+
+def student_rows(config: Config, machine: Machine) -> list[Row]:
+    """The student at inference, float32, as it is trained and in the form that we use."""
+    rows: list[Row] = []
+    widths: list[int | None] = [*config.bench.student_widths] or [None]
+    for width in widths:
+        if width is not None and not isinstance(config.student, UNetConfig):
+            logger.info("bench.student_widths: only for student.arch: unet, left out")
+            continue
+        for shape in config.bench.student_shapes or [_training_shape(config)]:
+            own = config.student.width if isinstance(config.student, UNetConfig) else config.student.dim
+            name = f"student ({config.student.arch}, width {own if width is None else width})"
+            logger.info("%s %s", name, _by(shape))
+            forms = {PLAIN: (True, False), PLAIN_KEEPING_PAGES: (True, True), OURS: (False, True)}
+            if machine.device.type != "cpu":
+                del forms[PLAIN_KEEPING_PAGES]
+            calls: dict[str, tuple[Build, tuple[Any, ...]]] = {
+                form: (student_forward, (config, width, plain, pages, shape, machine.device))
+                for form, (plain, pages) in forms.items()
+            }
+            timings = time_in_turn(calls, machine.device, config.bench.rounds)
+            asks = cost(student_network(config.student, width), (shape[0], 3, *shape[1:]), torch.float32)
+            rows += _rows(name, timings, "fp32", shape, asks, timings[PLAIN].output, machine)
+    return rows
+
+
+def _training_shape(config: Config) -> list[int]:
+    return [config.data.batch, config.data.patch, config.data.patch]
+
+
+def _by(shape: Sequence[int]) -> str:
+    return f"{shape[0]}x3x{shape[1]}x{shape[2]}"
+
+
+def _rows(
+    network: str,
+    timings: Mapping[str, Timing],
+    precision: Precision,
+    shape: list[int],
+    asks: Cost,
+    exact: Tensor | None,
+    machine: Machine,
+) -> list[Row]:
+    image, first = photograph(shape), next(iter(timings.values()))
+    rate, bandwidth = machine.matrix_rate(DTYPES[precision]), machine.copy_bandwidth
+    rows = []
+    for form, timing in timings.items():
+        difference = error = None
+        if exact is not None and timing.output is not None:
+            apart = timing.output - exact
+            difference = float(apart.abs().max())
+            error = float(apart.square().mean().sqrt() / (exact - image).square().mean().sqrt())
+        memory = None if timing.memory_bytes is None else timing.memory_bytes / 1e6
+        row = Row(
+            network=network,
+            form=form,
+            precision=precision,
+            shape=shape,
+            ms=1e3 * timing.seconds,
+            images_per_s=shape[0] / timing.seconds,
+            times_as_fast=timing.times_as_fast_as(first),
+            first_call_s=timing.first_call_s,
+            memory_mb=memory,
+            gflop_per_s=asks.flop / timing.seconds / 1e9,
+            matrix_share=asks.flop / timing.seconds / rate,
+            copy_share=asks.traffic_bytes / timing.seconds / bandwidth,
+            largest_difference=difference,
+            correction_error=error,
+            failure=timing.failure,
+        )
+        rows.append(row)
+    return rows

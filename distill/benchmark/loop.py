@@ -1,0 +1,244 @@
+"""The training loop, whole and in its parts: what a step costs, and what is lost between the parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+
+from distill.benchmark.roofline import synchronize
+from distill.config import AugmentConfig, Config
+from distill.data.datasets import Batch, TrainingPatches, list_images, training_loader
+from distill.data.images import write_image
+from distill.networks.fast_teacher import speed_up_for_training
+from distill.networks.student import build_student
+from distill.networks.teacher import Teacher, build_teacher, identify
+from distill.runtime.device import choose_device, on_device
+from distill.runtime.ranks import Ranks
+from distill.synthesis.augment import augment
+from distill.synthesis.degrade import to_uint8
+from distill.teacher_cache.fill import fill
+from distill.teacher_cache.store import TeacherCache, new_header
+from distill.training.losses import VggFeatures
+from distill.training.step import TrainingState, learning_rate, new_training_state, prepare, training_step
+
+# Batches that each loader worker makes ahead while nobody asks for them (torch's prefetch_factor).
+PREFETCHED = 2
+# Images of a training patch's size, whose teacher images are computed and then read.
+CACHED_IMAGES = 64
+
+
+@dataclass
+class LoopFigures:
+    """Milliseconds per step, one value a round: of a part called again and again, or of a whole loop."""
+
+    batch: int
+    loader: list[float] = field(default_factory=list)
+    degrade_augment: list[float] = field(default_factory=list)
+    teacher: list[float] = field(default_factory=list)
+    student_step: list[float] = field(default_factory=list)
+    """Forward, loss, backward and update on images that are on the device."""
+    online: list[float] = field(default_factory=list)
+    cached_loader: list[float] = field(default_factory=list)
+    cached: list[float] = field(default_factory=list)
+    fill_ms_per_image: float = float("nan")
+    """Reading an image of a patch's size, the teacher, and writing the result: what a cache costs once."""
+    peak_memory_bytes: int | None = None
+    """Of the online loop, on CUDA: what the allocator took from the device, networks and optimiser included."""
+
+    def parts(self) -> list[float]:
+        """The sum of what the device does in an online step, round by round."""
+        return [sum(ms) for ms in zip(self.degrade_augment, self.teacher, self.student_step, strict=True)]
+
+    def overhead(self) -> float:
+        """The online step over the sum of its parts."""
+        return median(whole / parts for whole, parts in zip(self.online, self.parts(), strict=True))
+
+    def break_even_epochs(self) -> float:
+        """After how many epochs a cache has paid for itself; infinite where a cached step is no faster."""
+        gain = (median(self.online) - median(self.cached)) / self.batch
+        return self.fill_ms_per_image / gain if gain > 0 else float("inf")
+
+
+def measure_loop(config: Config, device_name: str) -> LoopFigures:
+    """Runs the configuration's online loop, its parts, and the same loop with cached teacher images, in turn.
+
+    Raises what building them raises.
+    """
+    device = choose_device(device_name)
+    config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"mode": "online"})})
+    teacher = build_teacher(config.teacher, device)
+    assert teacher is not None
+    speed_up_for_training(teacher, config, Ranks())
+    figures = LoopFigures(config.data.batch)
+    with TemporaryDirectory() as folder:
+        cached_config = _cached_config(config, Path(folder), device)
+        figures.fill_ms_per_image = _fill(cached_config, teacher, device)
+        cache = TeacherCache(cached_config.teacher.cache)
+        online, cached = _Loop(config, device, teacher), _Loop(cached_config, device, None, cache)
+        parts = _Parts(config, next(online.batches), teacher, device)
+        with closing(online.loader), closing(cached.loader):
+            for round_number in range(config.bench.rounds + 1):
+                measured = {
+                    "degrade_augment": parts.time(parts.degrade_augment),
+                    "teacher": parts.time(parts.restore),
+                    "student_step": parts.time(parts.student_step),
+                    "online": _with_peak(online.step_ms, figures, device),
+                    "cached": cached.step_ms(),
+                    "loader": online.loading_ms(),
+                    "cached_loader": cached.loading_ms(),
+                }
+                if round_number:  # the first one warms up
+                    for name, ms in measured.items():
+                        getattr(figures, name).append(ms)
+    return figures
+
+
+def _with_peak(work: Callable[[], float], figures: LoopFigures, device: torch.device) -> float:
+    """Does the work, and notes its peak memory on CUDA."""
+    if device.type != "cuda":
+        return work()
+    torch.cuda.empty_cache()  # of what the other measurements left
+    torch.cuda.reset_peak_memory_stats(device)
+    ms = work()
+    figures.peak_memory_bytes = max(figures.peak_memory_bytes or 0, torch.cuda.max_memory_reserved(device))
+    return ms
+
+
+class _Loop:
+    """A training loop as `train` runs it, some steps at a time, without its log."""
+
+    def __init__(self, config: Config, device: torch.device, teacher: Teacher | None, cache: TeacherCache | None = None) -> None:
+        self.config, self.device, self.teacher = config, device, teacher
+        dataset = TrainingPatches(config)
+        dataset.cache = cache
+        self.loader = training_loader(dataset, 0, 10**9, pin=device.type == "cuda")
+        self.batches = on_device(self.loader, device)
+        self.state, self.vgg = _student(config, device)
+
+    def step_ms(self) -> float:
+        """Milliseconds per step: batches from the loader, and everything done with them."""
+
+        def step(batch: Batch) -> None:
+            _step(batch, self.state, self.teacher, self.vgg, self.config)
+
+        return self._ms_per_batch(step)
+
+    def loading_ms(self) -> float:
+        """Milliseconds per batch of the loader alone, and of the copy to the device."""
+        return self._ms_per_batch(lambda batch: None)
+
+    def _ms_per_batch(self, use: Callable[[Batch], None]) -> float:
+        steps = self.config.bench.steps
+
+        def go(count: int) -> None:
+            for batch in islice(self.batches, count):
+                use(batch)
+
+        go(PREFETCHED * self.config.data.workers + 1)
+        return _timed(lambda: go(steps), self.device) / steps
+
+
+class _Parts:
+    """The parts of an online step by themselves, on one batch that is on the device."""
+
+    def __init__(self, config: Config, batch: Batch, teacher: Teacher, device: torch.device) -> None:
+        self.config, self.batch, self.teacher, self.device = config, batch, teacher, device
+        sharp, self.blurry = self.degrade_augment()
+        target = teacher(self.blurry)
+        self.images = Batch(to_uint8(sharp), to_uint8(self.blurry), batch.draws, batch.names)
+        self.plain = config.model_copy(update={"augment": AugmentConfig(flip=False, rotate=False)})
+        self.known = _Known(target)
+        self.state, self.vgg = _student(config, device)
+
+    def degrade_augment(self) -> tuple[Tensor, Tensor]:
+        sharp, blurry = prepare(self.batch, self.config)
+        sharp, blurry = augment([sharp, blurry], self.config.augment, self.batch.draws)
+        return sharp, blurry
+
+    def restore(self) -> None:
+        for part in self.blurry.chunk(self.config.optimizer.accumulate):
+            self.teacher(part)
+
+    def student_step(self) -> None:
+        _step(self.images, self.state, self.known, self.vgg, self.plain)
+
+    def time(self, part: Callable[[], object]) -> float:
+        """Milliseconds of one call."""
+        steps = self.config.bench.steps
+        return _timed(lambda: [part() for _ in range(steps)], self.device) / steps
+
+
+class _Known(nn.Module):
+    """Stands in for a teacher whose images are there already."""
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()
+        self.images = images
+
+    def forward(self, blurry: Tensor) -> Tensor:
+        return self.images[: len(blurry)]
+
+
+def _timed(work: Callable[[], object], device: torch.device) -> float:
+    """Milliseconds until the device has done it too."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _student(config: Config, device: torch.device) -> tuple[TrainingState, VggFeatures | None]:
+    state = new_training_state(build_student(config), config.optimizer, device)
+    state.student.train()
+    if config.student.compile:
+        state.student.compile()
+    return state, VggFeatures(config.vgg).to(device) if config.stages[0].vgg > 0 else None
+
+
+def _step(batch: Batch, state: TrainingState, teacher: nn.Module | None, vgg: VggFeatures | None, config: Config) -> None:
+    lr = learning_rate(config.optimizer, state.step, 10**9)
+    training_step(batch, state, teacher, vgg, config.stages[0], lr, config)  # type: ignore[arg-type]
+
+
+def _cached_config(config: Config, folder: Path, device: torch.device) -> Config:
+    """The same run, on pairs of a patch's size that are written to the folder, with cached teacher images."""
+    dataset = TrainingPatches(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}))
+    written = 0
+    with closing(training_loader(dataset, 0, 10**9, pin=False)) as loader:
+        for batch in loader:
+            sharp, blurry = (to_uint8(image) for image in prepare(batch.to(device), config))
+            for pair in zip(sharp, blurry, strict=True):
+                for name, image in zip(("sharp", "blurry"), pair, strict=True):
+                    write_image(folder / name / f"{written:04d}.png", image.permute(1, 2, 0).cpu().numpy())
+                written += 1
+            if written >= CACHED_IMAGES:
+                break
+    pairs = {"sharp": str(folder / "sharp"), "blurry": str(folder / "blurry")}
+    data = config.data.model_copy(update={**pairs, "val": config.data.val.model_copy(update=pairs), "images_per_epoch": None})
+    teacher = config.teacher.model_copy(update={"mode": "cached", "cache": str(folder / "teacher")})
+    return config.model_copy(update={"data": data, "teacher": teacher, "degrade": []})
+
+
+def _fill(config: Config, teacher: Teacher, device: torch.device) -> float:
+    """Fills the cache of a configuration, and before it another, so that the teacher is warm; milliseconds per image."""
+    assert isinstance(config.data.sharp, str)
+    images = list_images(config.data, config.data.sharp, ())
+    for folder in (f"{config.teacher.cache}_warm_up", config.teacher.cache):
+        cache = TeacherCache(folder)
+        cache.manifest.write_header(new_header(config, identify(teacher), images))
+        start = time.perf_counter()
+        # Whole: images of a patch's size go through the teacher many at a time, before the first of them is written.
+        for _ in fill(cache, teacher, images, config.teacher.tile, config.data.workers, device):
+            pass
+        ms = 1e3 * (time.perf_counter() - start) / len(images)
+    return ms

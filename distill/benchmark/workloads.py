@@ -1,0 +1,119 @@
+"""What `distill.bench` times by itself: forward passes of teacher and student, in the forms that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import kornia
+import torch
+from skimage import data as photographs
+from torch import Tensor, nn
+
+from distill.config import Config, RestormerConfig, TeacherForm, UNetConfig
+from distill.config.types import Precision
+from distill.networks.fast_teacher import speed_up
+from distill.networks.student import architecture, build_network, inference_copy
+from distill.networks.teacher import DTYPES, Teacher
+from distill.runtime.device import prepare_process
+from distill.synthesis.degrade import quantize, to_float
+from restormer.model import Restormer
+from restormer.reference import ReferenceRestormer
+from restormer.weights import infer_architecture, load_restormer
+
+KEEPING_PAGES = "_keeping_pages"
+BLUR_SIGMA = 1.6
+
+
+def photograph(shape: Sequence[int]) -> Tensor:
+    """[images, height, width] -> a blurred photograph (B, 3, H, W) in [0, 1], mirrored as often as it takes."""
+    image = to_float(torch.from_numpy(photographs.astronaut()).permute(2, 0, 1)[None])
+    image = quantize(kornia.filters.gaussian_blur2d(image, 11, (BLUR_SIGMA, BLUR_SIGMA)))
+    row = torch.cat([image, image.flip(-1)], dim=-1)
+    mirrored = torch.cat([row, row.flip(-2)], dim=-2)
+    images, height, width = shape
+    times = [1, 1, -(-height // mirrored.shape[-2]), -(-width // mirrored.shape[-1])]
+    return mirrored.repeat(times)[..., :height, :width].repeat(images, 1, 1, 1).contiguous(memory_format=torch.channels_last)
+
+
+def teacher_network(config: Config) -> Restormer:
+    """As `bench.network` says."""
+    if config.bench.network == "teacher":
+        return load_restormer(config.teacher.weights, config.teacher.sha256)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Restormer()
+
+
+def reference_network(network: Restormer) -> ReferenceRestormer:
+    """The paper's form of the same network with the same weights."""
+    state = network.state_dict()
+    keywords = infer_architecture(state)
+    for fixed in ("inp_channels", "out_channels", "dual_pixel_task"):
+        keywords.pop(fixed)
+    reference = ReferenceRestormer(**keywords).eval().requires_grad_(False)
+    reference.load_state_dict(state)
+    return reference
+
+
+def teacher_forward(
+    config: Config, form: TeacherForm, precision: Precision, shape: Sequence[int], device: torch.device
+) -> Callable[[], Tensor]:
+    """A call of the teacher in one form, on images that are on the device; gives (B, 3, H, W), not clamped."""
+    _set_up(form.startswith("ours") or form.endswith(KEEPING_PAGES), device)
+    network = teacher_network(config)
+    image, dtype = photograph(shape).to(device), DTYPES[precision]
+    if form.startswith("reference"):
+        reference: nn.Module = reference_network(network).to(device, dtype)
+        image = image.to(dtype)
+        if "compiled" in form:
+            reference = torch.compile(reference)  # type: ignore[assignment]
+        return _without_gradient(reference, image.contiguous())
+    if form == "ours_kernels":
+        network = network.padded_copy()
+        network.use_kernels()
+    teacher = Teacher(network, dtype).to(device)
+    if form == "ours":
+        speed_up(teacher, tuple(image.shape), compile_blocks=config.teacher.compile)
+    return _without_gradient(teacher.restore, image)
+
+
+def student_network(student: UNetConfig | RestormerConfig, width: int | None) -> nn.Module:
+    """The student, or a U-Net that differs from it in its width."""
+    if width is not None:
+        assert isinstance(student, UNetConfig)
+        student = student.model_copy(update={"width": width})
+    return build_network(student.arch, architecture(student))
+
+
+def student_forward(
+    config: Config, width: int | None, plain: bool, keep_pages: bool, shape: Sequence[int], device: torch.device
+) -> Callable[[], Tensor]:
+    """A call of the student at inference: as it is trained and in NCHW where `plain`, else in the form that we use. `width`
+    replaces the configuration's."""
+    _set_up(keep_pages, device)
+    student = config.student
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = student_network(student, width)
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):  # other than the statistics of no data, which fold to nothing
+                module.running_mean.normal_()  # type: ignore[union-attr]
+                module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+        nn.init.normal_(network.get_submodule("final" if student.arch == "unet" else "output").weight, std=0.1)  # type: ignore[arg-type]
+    network = network.to(device).eval().requires_grad_(False)
+    image = photograph(shape).to(device)
+    return _without_gradient(network, image.contiguous()) if plain else _without_gradient(inference_copy(network), image)
+
+
+def _set_up(keep_pages: bool, device: torch.device) -> None:
+    """As our commands do, but for the allocator of a CPU where its own habits are asked for."""
+    if keep_pages or device.type != "cpu":
+        prepare_process(device)
+
+
+def _without_gradient(network: Callable[[Tensor], Tensor], image: Tensor) -> Callable[[], Tensor]:
+    def call() -> Tensor:
+        with torch.no_grad():
+            return network(image)
+
+    return call

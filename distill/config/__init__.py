@@ -1,0 +1,41 @@
+"""One YAML file describes one run. What other rooms and users take from here; needs neither torch nor a GPU."""
+
+from distill.config.images import AugmentConfig, DataConfig, ImagesConfig, ValidationImagesConfig
+from distill.config.load import ConfigError, dump_config, load_config, parse_config, parse_recipe
+from distill.config.networks import RestormerConfig, StudentConfig, TeacherConfig, UNetConfig
+from distill.config.schema import Config
+from distill.config.training import (
+    DEVICE_NAMES,
+    BenchConfig,
+    EvalConfig,
+    OptimizerConfig,
+    RunConfig,
+    StageConfig,
+    TeacherForm,
+    VggConfig,
+)
+
+__all__ = [
+    "DEVICE_NAMES",
+    "AugmentConfig",
+    "BenchConfig",
+    "Config",
+    "ConfigError",
+    "DataConfig",
+    "EvalConfig",
+    "ImagesConfig",
+    "OptimizerConfig",
+    "RestormerConfig",
+    "RunConfig",
+    "StageConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "TeacherForm",
+    "UNetConfig",
+    "ValidationImagesConfig",
+    "VggConfig",
+    "dump_config",
+    "load_config",
+    "parse_config",
+    "parse_recipe",
+]

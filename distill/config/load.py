@@ -1,0 +1,77 @@
+"""Configurations read from YAML, validated, and written again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from distill.config.degradations import Recipe
+from distill.config.explain import explain, short
+from distill.config.schema import Config
+from distill.config.strict_yaml import apply_override, dump_yaml, parse_yaml
+from distill.errors import UserError
+
+MAX_BYTES = 2**20
+SHOWN_ERRORS = 3
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+class ConfigError(UserError):
+    """A configuration that cannot be run. The message is one line that names the key, what was found and what would be right."""
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Reads a YAML file, applies `key.path=value` overrides, and validates.
+
+    Raises FileNotFoundError, and ConfigError for whatever is wrong in the file or the overrides.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config not found: {path}")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ConfigError(f"{path}: {size} bytes are no configuration; {MAX_BYTES} are allowed")
+    try:
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
+        if not isinstance(tree, dict):
+            raise ValueError(f"a config is a mapping of sections, found {short(tree)}")
+        for override in overrides:
+            apply_override(tree, override)
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise ConfigError(f"{path}: {error}") from None
+    return parse_config(tree, source=str(path))
+
+
+def parse_config(tree: dict[str, Any], source: str = "config") -> Config:
+    """Validates a nested dictionary; raises ConfigError."""
+    return _validate(Config, tree, source)
+
+
+def parse_recipe(text: str) -> list[Any]:
+    """The degradations that `text` says: a preset, a YAML list, or a config file whose `degrade` is meant. Raises ConfigError and
+    FileNotFoundError."""
+    if text.endswith((".yaml", ".yml")):
+        return load_config(text).degrade
+    try:
+        tree = {"degrade": parse_yaml(text)}
+    except ValueError as error:
+        raise ConfigError(f"degrade: {error}") from None
+    return _validate(Recipe, tree, short(text)).degrade
+
+
+def _validate(schema: type[Schema], tree: dict[str, Any], source: str) -> Schema:
+    try:
+        return schema.model_validate(tree)
+    except ValidationError as error:
+        errors = error.errors()
+        more = f"; and {len(errors) - SHOWN_ERRORS} more" if len(errors) > SHOWN_ERRORS else ""
+        shown = "; ".join(explain(schema, tree, e) for e in errors[:SHOWN_ERRORS])
+        raise ConfigError(f"{source}: {shown}{more}") from None
+
+
+def dump_config(config: Config) -> str:
+    """YAML from which `load_config` makes an equal Config, defaults included."""
+    return dump_yaml(config.model_dump(mode="json"))

@@ -1,0 +1,79 @@
+"""The YAML schema: one file describes one run, and a typo in it stops the run before anything is built.
+
+Every key has its default and its meaning here. Loading checks names, types and contradictions; that paths exist is checked by
+the command that uses them. Needs neither torch nor a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from distill.config.degradations import Degradations
+from distill.config.images import AugmentConfig, DataConfig
+from distill.config.networks import StudentConfig, TeacherConfig, UNetConfig
+from distill.config.training import BenchConfig, EvalConfig, OptimizerConfig, RunConfig, StageConfig, VggConfig
+from distill.config.types import Section
+
+
+class Config(Section):
+    run: RunConfig = RunConfig()
+    """Where a run is kept, and on what it computes."""
+    data: DataConfig = DataConfig()
+    """Which images, and in what portions."""
+    degrade: Degradations = []
+    """What makes a blurry image of a sharp one, in this order, or the name of a preset."""
+    augment: AugmentConfig = AugmentConfig()
+    """Random changes that blurry and sharp images share."""
+    teacher: TeacherConfig = TeacherConfig()
+    """The network to learn from."""
+    student: StudentConfig = UNetConfig()
+    """The network that is trained."""
+    stages: Annotated[list[StageConfig], Field(min_length=1)]
+    """What is minimised, and for how long; stages run one after the other with one optimiser."""
+    vgg: VggConfig = VggConfig()
+    """The perceptual loss, where a stage has a `vgg` weight."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How a batch becomes an update."""
+    eval: EvalConfig = EvalConfig()
+    """What is validated, and when."""
+    bench: BenchConfig = BenchConfig()
+
+    @model_validator(mode="after")
+    def _check_contradictions(self) -> Config:
+        needs_degrade = [key for key, d in (("data", self.data), ("data.val", self.data.val)) if d.blurry is None]
+        if needs_degrade and not self.degrade:
+            raise ValueError(f"{needs_degrade[0]}.blurry is null and degrade is empty: give one, or nothing makes a blurry image")
+        if self.degrade and not needs_degrade:
+            raise ValueError("degrade is given although data.blurry and data.val.blurry are folders; remove one")
+        if self.data.batch % self.optimizer.accumulate:
+            raise ValueError(f"optimizer.accumulate: {self.optimizer.accumulate} does not divide data.batch: {self.data.batch}")
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) < len(names):
+            raise ValueError("stages: two have the same name, and would write the same file")
+        for index, stage in enumerate(self.stages):
+            if self.teacher.mode == "none" and stage.kd > 0:
+                raise ValueError(f"stages.{index}.kd: {stage.kd:g} needs a teacher, but teacher.mode is none; set one of them")
+            if self.teacher.mode == "none" and stage.vgg > 0 and self.vgg.against == "teacher":
+                raise ValueError("vgg.against: teacher needs a teacher, but teacher.mode is none")
+        if self.teacher.mode == "cached":
+            self._check_cacheable()
+        endless = "dead_leaves" in ([self.data.sharp] if isinstance(self.data.sharp, str) else self.data.sharp)
+        if endless and self.data.images_per_epoch is None:
+            raise ValueError("data.images_per_epoch: dead_leaves has no end; say how many images make an epoch")
+        return self
+
+    def _check_cacheable(self) -> None:
+        if self.data.blurry is None:
+            raise ValueError(
+                "teacher.mode: cached needs data.blurry, a folder: a teacher's image can be kept only of a blur that is kept;"
+                " python -m distill.prepare makes one"
+            )
+        photometric = {"gamma": (1.0, 1.0), "brightness": (0.0, 0.0), "shuffle_channels": 0.0}
+        for key, neutral in photometric.items():
+            if (value := getattr(self.augment, key)) != neutral:
+                raise ValueError(
+                    f"augment.{key}: {value} changes colours, and a cached teacher image would be wrong for the changed input;"
+                    " remove it, or set teacher.mode: online"
+                )

@@ -1,0 +1,132 @@
+"""The original project's data set from sharp images: split, cut into patches on a grid, each blurred once and for all."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from distill.config.degradations import Degradation
+from distill.data.datasets import Skipped, to_tensor
+from distill.data.images import ImageError, Pixels, encode_jpeg, encode_png, read_image, unreadable
+from distill.data.sampler import sample_generator
+from distill.pictures.metadata import ORIENTATION, SWAPS_AXES
+from distill.runtime.files import write_bytes
+from distill.synthesis.degrade import degrade, draw, to_float, to_uint8
+
+# The original's folders below `sharp` and `blurry`, and its fractions: a tenth for the benchmark, a fifth of the rest for tests.
+BENCHMARK, TEST, TRAIN = "benchmark", "train/test", "train/train"
+MIN_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides every pixel of the data set."""
+
+    patch: int
+    seed: int
+    degrade: Sequence[Degradation]
+    quality: int | None
+    """Of JPEG files; None: PNG."""
+
+    @property
+    def suffix(self) -> str:
+        return ".png" if self.quality is None else ".jpg"
+
+    def encode(self, pixels: Pixels) -> bytes:
+        return encode_png(pixels) if self.quality is None else encode_jpeg(pixels, self.quality)
+
+
+def split(stems: Sequence[str], seed: int) -> dict[str, str]:
+    """{stem: folder}: whole images, so that no photograph is in two parts. Raises ImageError where a part would be empty.
+
+    With seed 42 the original's split, which scikit-learn's `train_test_split` made of its sorted file names.
+    """
+    if len(stems) < MIN_IMAGES:
+        raise ImageError(f"{len(stems)} images cannot be split into training, test and benchmark; {MIN_IMAGES} can")
+    rest, benchmark = _set_apart(sorted(stems), 0.1, seed)
+    train, test = _set_apart(rest, 0.2, seed)
+    parts = {TRAIN: train, TEST: test, BENCHMARK: benchmark}
+    return dict(sorted((stem, folder) for folder, part in parts.items() for stem in part))
+
+
+def _set_apart(stems: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """The rest, shuffled, and the share, rounded up."""
+    shuffled = [stems[index] for index in np.random.RandomState(seed).permutation(len(stems))]
+    count = math.ceil(share * len(stems))
+    return shuffled[count:], shuffled[:count]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What became of one image."""
+
+    folder: str
+    patches: int
+    new: bool
+    skipped: Skipped | None = None
+
+
+class PatchWriter(Dataset[Prepared]):
+    """Item i cuts, blurs and writes image i, unless its patches are all there; a data set, so that loader workers share them."""
+
+    def __init__(self, images: dict[str, Path], folders: dict[str, str], out: Path, settings: Settings) -> None:
+        self.images, self.folders, self.out, self.settings = list(images.items()), folders, out, settings
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Prepared:
+        """Raises WriteError."""
+        stem, path = self.images[index]
+        folder = self.folders[stem]
+        try:
+            pairs = self._pairs(stem, _size(path))
+            if all(file.exists() for pair in pairs.values() for file in pair):
+                return Prepared(folder, len(pairs), new=False)
+            pixels = read_image(path)
+        except ImageError as error:
+            return Prepared(folder, 0, False, Skipped.of(error))
+        pairs = self._pairs(stem, pixels.shape[:2])
+        for (top, left), pair in pairs.items():
+            self._write(f"{stem}_{top}_{left}", pair, pixels, top, left)
+        return Prepared(folder, len(pairs), new=True)
+
+    def _pairs(self, stem: str, size: tuple[int, ...]) -> dict[tuple[int, int], tuple[Path, Path]]:
+        """{(top, left): (sharp file, blurry file)} of an (H, W) image; incomplete patches at right and bottom are dropped."""
+        side = self.settings.patch
+        corners = [(top, left) for top in range(0, size[0] - side + 1, side) for left in range(0, size[1] - side + 1, side)]
+        return {(top, left): self._files(stem, f"{stem}_{top}_{left}") for top, left in corners}
+
+    def _files(self, stem: str, name: str) -> tuple[Path, Path]:
+        sharp, blurry = (self.out / kind / self.folders[stem] / f"{name}{self.settings.suffix}" for kind in ("sharp", "blurry"))
+        return sharp, blurry
+
+    def _write(self, name: str, files: tuple[Path, Path], pixels: Pixels, top: int, left: int) -> None:
+        side, seed = self.settings.patch, self.settings.seed
+        sharp = np.ascontiguousarray(pixels[top : top + side, left : left + side])
+        draws = draw(self.settings.degrade, sample_generator(seed, 0, name, "prepare"))
+        values = {key: torch.tensor([value]) for key, value in draws.items()}
+        blurry = to_uint8(degrade(to_float(to_tensor(sharp)), self.settings.degrade, values))
+        for path, image in zip(files, (sharp, blurry[0].permute(1, 2, 0).contiguous().numpy()), strict=True):
+            write_bytes(path, self.settings.encode(image))
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """(height, width) from the file's header alone. Where a format's reader has already turned the image, the sides are swapped;
+    that only costs reading it. Raises ImageError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as where it is read
+            with Image.open(path) as image:
+                width, height = image.size
+                return (width, height) if image.getexif().get(ORIENTATION) in SWAPS_AXES else (height, width)
+    except Exception as error:
+        raise unreadable(path, error) from error

@@ -1,0 +1,174 @@
+"""A student as an ONNX file that pads, corrects, crops and clamps by itself, checked against torch before anybody sees it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.config.types import Precision
+from distill.networks.student import About, describe_network, inference_copy
+from restormer.model import Restormer
+from unet.model import MIN_SIDE, UNet
+
+INPUT, OUTPUT = "blurry", "restored"
+# Not the newest that torch writes: older runtimes read this one too.
+OPSET = 18
+PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
+BATCHES = (1, 3)
+# Height and width: multiples of 16, none, the smallest but one, and a photograph's.
+SIDES = ((64, 64), (100, 75), (17, 16), (512, 512))
+# A Restormer at the largest would take minutes, and several GB.
+SIDES_OF_RESTORMER = SIDES[:3]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+class ExportError(ValueError):
+    """A network that cannot be exported, or not to this file. The message is one line."""
+
+
+def require_onnx() -> None:
+    """Raises ExportError where the packages are not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ExportError(f'an ONNX file needs {", ".join(missing)}; pip install -e ".[export]"')
+
+
+class Deployed(nn.Module):
+    """What the file computes: (B, 3, H, W) float32 RGB in [0, 1], any H, W >= 16 -> the restored images, clamped to [0, 1].
+
+    In half precision the network sees the image rounded, and its correction is added to the image as it came.
+    """
+
+    def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.network, self.dtype = inference_copy(network).to(dtype), dtype
+        self.adds_image = isinstance(self.network, UNet) and self.network.residual
+        if isinstance(self.network, UNet):
+            self.network.residual = False
+        self.eval()
+
+    def forward(self, blurry: Tensor) -> Tensor:
+        # A half-precision Restormer takes and corrects a float32 image itself.
+        out = self.network(blurry if isinstance(self.network, Restormer) else blurry.to(self.dtype)).float()
+        return (blurry + out if self.adds_image else out).clamp(0, 1)
+
+
+def describe(network: nn.Module, about: About, precision: Precision) -> dict[str, str]:
+    """The file's metadata: what is known of the network, and how to use it."""
+    arch, keywords = describe_network(network)
+    usage = {
+        "input_range": "[0, 1], RGB",
+        "output_range": "[0, 1], RGB, clamped",
+        "min_side": str(MIN_SIDE),
+        "precision": precision,
+    }
+    return {key: str(value) for key, value in about.items()} | {"arch": arch, "architecture": json.dumps(keywords)} | usage
+
+
+def onnx_bytes(network: nn.Module, precision: Precision, metadata: Mapping[str, str]) -> bytes:
+    """The ONNX file of a network, with these metadata, not checked yet. Raises ExportError."""
+    require_onnx()
+    model = _convert(Deployed(network, DTYPES[precision]))
+    _describe(model, metadata)
+    try:
+        return model.SerializeToString()
+    except ValueError as error:  # protobuf's limit is 2 GB
+        raise ExportError(f"too large for one ONNX file: {error}") from None
+
+
+def _convert(deployed: Deployed) -> Any:
+    """An onnx.ModelProto."""
+    batch, height, width = torch.export.Dim("batch", min=1), *(torch.export.Dim(n, min=MIN_SIDE) for n in ("height", "width"))
+    example = torch.rand(2, 3, 50, 70)
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # which tell of every pass over the graph
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        # With gradients: without, Restormer computes in a form that is made for torch on a CPU.
+        with torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecations within the exporter
+            program = torch.onnx.export(
+                deployed,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: batch, 2: height, 3: width},),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise ExportError(f"torch {torch.__version__} cannot export this network: {_first_line(error)}") from None
+    assert program is not None
+    return program.model_proto
+
+
+def _describe(model: Any, metadata: Mapping[str, str]) -> None:
+    """Names what the file is, and removes what the exporter notes of the machine it ran on: source paths at every node."""
+    import onnx
+
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    model.producer_name = metadata["exported_by"]
+    model.doc_string = f"{INPUT}: (B, 3, H, W) float32 RGB in [0, 1], H and W at least {MIN_SIDE}; {OUTPUT}: the same shape"
+    onnx.helper.set_model_props(model, dict(metadata))
+
+
+def check_onnx(data: bytes, network: nn.Module, precision: Precision) -> dict[str, float]:
+    """As `check_form`, of the file in onnxruntime, on the CPU. That computes fp16 in float32; fp16 is therefore computed in torch
+    as well, at the first size. Raises ExportError."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions share no base class)
+        raise ExportError(f"onnxruntime does not load the exported network: {_first_line(error)}") from None
+
+    def restore(image: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0])
+        except Exception as error:  # noqa: BLE001
+            raise ExportError(f"onnxruntime does not run the exported network: {_first_line(error)}") from None
+
+    if precision == "fp16":
+        check_form(Deployed(network, torch.float16), network, precision, [(1, 3, *SIDES[0])])
+    return check_form(restore, network, precision)
+
+
+@torch.no_grad()
+def check_form(
+    form: Callable[[Tensor], Tensor], network: nn.Module, precision: Precision, shapes: Sequence[tuple[int, ...]] | None = None
+) -> dict[str, float]:
+    """The largest difference of another form of a network from its float32 images, clamped, by shape (`3x3x100x75`).
+
+    Raises ExportError for one above TOLERANCE, for values that are not finite, and for another shape or dtype.
+    """
+    sides = SIDES_OF_RESTORMER if isinstance(network, Restormer) else SIDES
+    differences = {}
+    for shape in shapes or [(batch, 3, *side) for side in sides for batch in BATCHES]:
+        image = torch.randint(256, shape, generator=torch.Generator().manual_seed(0)) / 255
+        expected, found = network(image).clamp(0, 1), form(image)
+        name = "x".join(map(str, shape))
+        if found.shape != expected.shape or found.dtype != torch.float32:
+            raise ExportError(f"the {precision} form gives {found.dtype} {list(found.shape)} for an image of {name}")
+        differences[name] = float((found - expected).abs().max())
+        if not differences[name] <= TOLERANCE[precision]:  # true of NaN
+            difference = f"by {differences[name]:.2g} at {name}; {TOLERANCE[precision]:g} is allowed"
+            raise ExportError(f"the {precision} form differs from the network {difference}")
+    return differences
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[0].split())[:200]

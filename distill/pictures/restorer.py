@@ -1,0 +1,105 @@
+"""A network over pictures of any size and 8 or 16 bits, in bounded memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from distill.config import ConfigError
+from distill.config.types import Precision
+from distill.data.images import MIN_SIDE
+from distill.networks.student import inference_copy
+from distill.networks.teacher import DTYPES, Teacher
+from distill.networks.tiles import OVERLAP, Span, blended_spans, exact_spans, restore_in_strips
+from distill.pictures.formats import Samples
+from unet.model import SIZE_MULTIPLE, UNet
+
+logger = logging.getLogger(__name__)
+
+# Measured in fp32: a U-Net of width 64 takes 1.3 GB for a tile of this side, the published Restormer about as much, a U-Net of
+# width 16 0.3 GB. Smaller tiles cost time, for what overlaps is computed twice.
+TILE = 768
+
+
+class NotFiniteError(ValueError):
+    """A network's image has pixels that are not numbers."""
+
+
+class Restorer:
+    """A restoration network, on its device, in its precision, over whole pictures."""
+
+    def __init__(self, network: nn.Module, device: torch.device, precision: Precision = "fp32", tile: int = TILE) -> None:
+        """`tile` is the side, in pixels, of the largest image that the network is given at once. Raises ConfigError where that
+        is too small."""
+        self.device = device
+        self._apply = _on_device(network, device, precision)
+        # Tiles of a U-Net see all that their part of the result depends on. A Restormer's attention is over all pixels of a tile.
+        if isinstance(network, UNet):
+            margin = -(-network.receptive_radius // SIZE_MULTIPLE) * SIZE_MULTIPLE
+            self._spans: Callable[[int], list[Span]] = partial(exact_spans, tile=tile, margin=margin, stride=SIZE_MULTIPLE)
+            smallest = 2 * margin + SIZE_MULTIPLE
+        else:
+            self._spans = partial(blended_spans, tile=tile, overlap=OVERLAP)
+            smallest = 2 * OVERLAP
+        if tile < smallest:
+            raise ConfigError(f"--tile: {tile} is too small for this network; at least {smallest}")
+
+    def restore(self, pixels: Samples, advance: Callable[[int], object] = lambda pixels: None) -> Samples:
+        """(H, W, 1 or 3), any H, W >= 1, uint8 or uint16 -> the restored picture, of the same shape and type; grey is the mean
+        of what the network makes of three equal channels.
+
+        `advance` is told how many pixels have been completed since it was told before, H * W in all. Raises NotFiniteError.
+        """
+        height, width = pixels.shape[:2]
+        if min(height, width) < MIN_SIDE:
+            missing = ((0, max(0, MIN_SIDE - height)), (0, max(0, MIN_SIDE - width)), (0, 0))
+            padded = cast(Samples, np.pad(pixels, missing, mode="symmetric"))
+            restored = self.restore(padded)[:height, :width]
+            advance(height * width)
+            return restored
+        restored = np.empty_like(pixels, order="C")
+        # A strip is as long as the shorter side: less memory.
+        if width > height:
+            self._restore_into(restored.swapaxes(0, 1), pixels.swapaxes(0, 1), lambda tile: self._apply(tile.mT).mT, advance)
+        else:
+            self._restore_into(restored, pixels, self._apply, advance)
+        return restored
+
+    @torch.no_grad()
+    def _restore_into(
+        self, restored: Samples, pixels: Samples, network: Callable[[Tensor], Tensor], advance: Callable[[int], object]
+    ) -> None:
+        white = float(np.iinfo(pixels.dtype).max)
+
+        def read(rows: slice, columns: slice) -> Tensor:
+            tile = np.moveaxis(pixels[rows, columns].astype(np.float32), 2, 0)[None]
+            return torch.from_numpy(tile).to(self.device).div(white).expand(1, 3, *tile.shape[2:])
+
+        height, width = pixels.shape[:2]
+        for top, strip in restore_in_strips(network, read, self._spans(height), self._spans(width)):
+            if not bool(strip.isfinite().all()):
+                raise NotFiniteError("the network's image of it is not finite")
+            levels = strip[0] if pixels.shape[2] == 3 else strip[0].mean(dim=0, keepdim=True)
+            levels = levels.clamp(0, 1).mul_(white).round_().permute(1, 2, 0)
+            restored[top : top + len(levels)] = levels.cpu().numpy()
+            advance(len(levels) * width)
+
+
+def _on_device(network: nn.Module, device: torch.device, precision: Precision) -> Callable[[Tensor], Tensor]:
+    """(1, 3, h, w) float32 in [0, 1] -> the network's image, float32."""
+    network = inference_copy(network).to(device)
+    if not isinstance(network, UNet):
+        return Teacher(network, DTYPES[precision]).to(device)
+
+    def apply(image: Tensor) -> Tensor:
+        # The convolutions alone are in half precision: the correction is added to an image that is not rounded.
+        with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
+            return network(image.contiguous(memory_format=torch.channels_last)).float()
+
+    return apply

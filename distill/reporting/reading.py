@@ -1,0 +1,149 @@
+"""What a run folder records, read as it is: of a finished run, of one that goes on, or of one that was killed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distill.config import Config, load_config
+from distill.scoring.validation import ROWS, Evaluation, Score
+from distill.training.run_folder import CONFIG, EVALUATION, METRICS
+
+KINDS = ("start", "train", "val", "skipped")
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run as its folder tells it. Whatever but `config` is empty where it was not recorded."""
+
+    path: Path
+    label: str
+    """What tells it from the other runs of a report."""
+    config: Config
+    records: list[Record]
+    """The lines of metrics.jsonl in their order; each has an integer `step` and one of KINDS as its `kind`."""
+    unreadable_lines: int
+    """Of metrics.jsonl, a half-written last one not counted."""
+    images: dict[str, dict[str, Score]] = field(default_factory=dict)
+    """evaluation.csv: scores by image name and row, as of `Evaluation`."""
+
+    def of(self, kind: str) -> list[Record]:
+        return [record for record in self.records if record["kind"] == kind]
+
+    @property
+    def last_step(self) -> int:
+        return max((record["step"] for record in self.records), default=0)
+
+    @property
+    def total_steps(self) -> int | None:
+        """As the run last knew it; None for a folder of before that was recorded."""
+        totals = [number(record, "total_steps") for record in self.of("start")]
+        return int(totals[-1]) if totals and totals[-1] is not None else None
+
+    @property
+    def complete(self) -> bool:
+        total = self.total_steps
+        return bool(self.images) if total is None else self.last_step >= total and bool(self.of("val") or self.images)
+
+    def scores(self) -> tuple[dict[str, Score], int | None]:
+        """Mean scores by row, as last measured, with the step of that; of evaluation.csv, and None, where no validation is
+        recorded."""
+        validations = self.of("val")
+        if validations:
+            last = validations[-1]
+            values = {row: (number(last, f"{row}_psnr"), number(last, f"{row}_ssim")) for row in ROWS}
+            return {row: Score(*pair) for row, pair in values.items() if None not in pair}, last["step"]  # type: ignore[arg-type]
+        evaluation = Evaluation(self.images)
+        return {row: mean for row in ROWS if (mean := evaluation.mean(row)) is not None}, None
+
+
+def read_run(folder: Path, label: str | None = None) -> RunFolder:
+    """Reads a run folder, writing nothing. Raises FileNotFoundError where it is none, and ConfigError for a configuration that
+    cannot be read."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
+    if not (folder / CONFIG).is_file():
+        raise FileNotFoundError(f"{folder}: not a run folder; it has no {CONFIG}, which python -m distill.train writes first")
+    records, unreadable = _read_metrics(folder / METRICS)
+    return RunFolder(
+        folder, label or _name(folder), load_config(folder / CONFIG), records, unreadable, _read_evaluation(folder / EVALUATION)
+    )
+
+
+def read_runs(folders: list[Path]) -> list[RunFolder]:
+    """Several, labelled so that no two are alike. Raises as `read_run`."""
+    names = [_name(folder) for folder in folders]
+    labels = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
+    return [read_run(folder, label) for folder, label in zip(folders, labels, strict=True)]
+
+
+def _name(folder: Path) -> str:
+    return folder.resolve().name or str(folder)
+
+
+def gains(images: dict[str, dict[str, Score]], row: str = "student") -> dict[str, float]:
+    """PSNR of a row minus that of the blurry input, in dB, by image; images for which it is not finite are left out."""
+    scored = {
+        name: scores[row].psnr - scores["blurry"].psnr for name, scores in images.items() if {row, "blurry"} <= scores.keys()
+    }
+    return {name: gain for name, gain in scored.items() if math.isfinite(gain)}
+
+
+def number(record: Record, key: str) -> float | None:
+    """A finite number that a record holds under this key; None for anything else."""
+    value = record.get(key)
+    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if ok and value is not None else None
+
+
+def _read_metrics(path: Path) -> tuple[list[Record], int]:
+    if not path.is_file():
+        return [], 0
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records, unreadable = [], 0
+    for place, line in enumerate(lines):
+        record = _record(line)
+        if record is not None:
+            records.append(record)
+        elif line.strip() and place < len(lines) - 1:  # the last has no line break: a run was killed, or is writing it
+            unreadable += 1
+    return records, unreadable
+
+
+def _record(line: str) -> Record | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(record, dict) or record.get("kind") not in KINDS:
+        return None
+    step = record.get("step")
+    return record if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53 else None
+
+
+def _read_evaluation(path: Path) -> dict[str, dict[str, Score]]:
+    if not path.is_file():
+        return {}
+    reader = csv.DictReader(io.StringIO(path.read_bytes().decode(errors="surrogateescape"), newline=""))
+    return dict(_scored(reader))
+
+
+def _scored(reader: csv.DictReader[str]) -> Iterator[tuple[str, dict[str, Score]]]:
+    """Of each line, the rows that it has as numbers."""
+    for line in reader:
+        scores = {}
+        for row in ROWS:
+            try:
+                scores[row] = Score(float(line[f"PSNR ({row.title()})"]), float(line[f"SSIM ({row.title()})"]))
+            except (KeyError, TypeError, ValueError):  # a row that was not evaluated
+                continue
+        if line.get("Image") and scores:
+            yield line["Image"], scores

@@ -1,0 +1,61 @@
+"""Paired augmentation on the device: what happens to the blurry image happens to the sharp one, before both networks."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import kornia
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill.config import AugmentConfig
+from distill.synthesis.degrade import quantize
+
+CHANNEL_ORDERS = tuple(itertools.permutations(range(3)))  # the first is the identity
+
+
+def draw(config: AugmentConfig, rng: np.random.Generator) -> dict[str, float]:
+    """The random numbers of one sample."""
+    horizontal, vertical, turns, shuffle = rng.random(), rng.random(), int(rng.integers(4)), rng.random()
+    return {
+        "augment.flip_horizontal": float(config.flip and horizontal < 0.5),
+        "augment.flip_vertical": float(config.flip and vertical < 0.5),
+        "augment.quarter_turns": turns if config.rotate else 0,
+        "augment.gamma": math.exp(rng.uniform(math.log(config.gamma[0]), math.log(config.gamma[1]))),
+        "augment.brightness": rng.uniform(*config.brightness),
+        "augment.channel_order": int(rng.integers(1, 6)) if shuffle < config.shuffle_channels else 0,
+    }
+
+
+def augment(images: list[Tensor], config: AugmentConfig, draws: dict[str, Tensor]) -> list[Tensor]:
+    """Applies one sample's transform to its row of every tensor, each (B, 3, P, P) in [0, 1]; photometric changes end in 8 bits
+    again. `draws` are (B,) on the CPU."""
+    return [_photometric(_geometric(image, config, draws), config, draws) for image in images]
+
+
+def _geometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor]) -> Tensor:
+    def rows(key: str, value: int = 1) -> Tensor:
+        return (draws[f"augment.{key}"] == value).to(image.device, non_blocking=True)[:, None, None, None]
+
+    if config.flip:
+        image = torch.where(rows("flip_horizontal"), kornia.geometry.transform.hflip(image), image)
+        image = torch.where(rows("flip_vertical"), kornia.geometry.transform.vflip(image), image)
+    if config.rotate:
+        # Not kornia's warp, which interpolates: a quarter turn moves pixels and changes none.
+        image = torch.where(rows("quarter_turns", 1) | rows("quarter_turns", 3), torch.rot90(image, 1, (-2, -1)), image)
+        image = torch.where(rows("quarter_turns", 2) | rows("quarter_turns", 3), torch.rot90(image, 2, (-2, -1)), image)
+    return image
+
+
+def _photometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor]) -> Tensor:
+    if config.shuffle_channels > 0:
+        orders = torch.tensor(CHANNEL_ORDERS)[draws["augment.channel_order"].long()].to(image.device, non_blocking=True)
+        image = image.gather(1, orders[:, :, None, None].expand_as(image))
+    gamma, brightness = (draws[f"augment.{key}"].float().to(image.device, non_blocking=True) for key in ("gamma", "brightness"))
+    if config.gamma != (1.0, 1.0):
+        image = quantize(kornia.enhance.adjust_gamma(image, gamma, torch.ones_like(gamma)))  # a number would be waited for
+    if config.brightness != (0.0, 0.0):
+        image = quantize(kornia.enhance.adjust_brightness(image, brightness))
+    return image

@@ -1,0 +1,131 @@
+"""Sharp -> blurry on the device, per sample: blur, rescaling, noise, JPEG.
+
+Each sample's parameters were drawn by the loader as a function of (seed, epoch, image) and are given to kornia's functional
+operators, so that a sample is the same whatever batch it comes in. The result is clamped and rounded to 8 bits: blur that was
+never quantised is easier to undo than that of any file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import kornia
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.config.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
+
+Draws = dict[str, Tensor]
+
+
+def draw(degradations: Sequence[Degradation], rng: np.random.Generator) -> dict[str, float]:
+    """The random numbers of one sample: whether it gets each degradation, and how strong."""
+    draws: dict[str, float] = {}
+    for number, step in enumerate(degradations):
+        draws[f"degrade.{number}.applied"] = float(rng.random() < step.probability)
+        draws[f"degrade.{number}.strength"] = rng.uniform(*_strength(step))
+        # A motion blur's direction in degrees, or the seed of a noise.
+        draws[f"degrade.{number}.angle"] = rng.uniform(0, 360)
+        draws[f"degrade.{number}.seed"] = int(rng.integers(2**62))
+    return draws
+
+
+def _strength(step: Degradation) -> tuple[float, float]:
+    match step:
+        case GaussianBlur() | Noise():
+            return step.sigma
+        case MotionBlur():
+            return step.length
+        case Rescale():
+            return step.factor
+        case Jpeg():
+            return step.quality
+
+
+def degrade(sharp: Tensor, degradations: Sequence[Degradation], draws: Draws) -> Tensor:
+    """(B, 3, H, W) in [0, 1] and draws of (B,) on the CPU -> the blurry images, same shape, multiples of 1/255."""
+    image = sharp
+    for number, step in enumerate(degradations):
+        mine = {key: draws[f"degrade.{number}.{key}"] for key in ("applied", "strength", "angle", "seed")}
+        applied = mine["applied"] > 0
+        if not applied.any():
+            continue
+        degraded = _apply(step, image, mine).clamp(0, 1)
+        keep = applied.to(image.device, non_blocking=True)[:, None, None, None]
+        image = torch.where(keep, degraded, image)
+    return quantize(image)
+
+
+def quantize(image: Tensor) -> Tensor:
+    """Clamps to [0, 1] and rounds to the nearest of 256 levels."""
+    return (image.clamp(0, 1) * 255).round() / 255
+
+
+def to_float(image: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 -> float in [0, 1], channels_last."""
+    return image.contiguous(memory_format=torch.channels_last).float() / 255
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """(B, 3, H, W) in [0, 1] -> uint8, clamped and rounded as every network's input is."""
+    return (quantize(image.float()) * 255).round().byte()
+
+
+def _apply(step: Degradation, image: Tensor, draws: Draws) -> Tensor:
+    strength = draws["strength"].float()
+    match step:
+        case GaussianBlur():
+            return _gaussian_blur(image, strength, step.sigma[1])
+        case MotionBlur():
+            return _motion_blur(image, strength, draws["angle"].float(), step.length[1])
+        case Rescale():
+            return _rescale(image, strength, step.antialias)
+        case Noise():
+            return _noise(image, strength / 255, draws["seed"])
+        case Jpeg():
+            # On the CPU, here and below: kornia looks at the values, and would wait for the device to tell them.
+            return kornia.enhance.jpeg_codec_differentiable(image, strength)
+
+
+def _gaussian_blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
+    # One kernel size for all samples: the size of the batch's largest sigma would change a sample with its neighbours.
+    radius = min(math.ceil(3 * largest), min(image.shape[-2:]) - 1)
+    return kornia.filters.gaussian_blur2d(image, 2 * radius + 1, sigma[:, None].expand(-1, 2), border_type="reflect")
+
+
+def _motion_blur(image: Tensor, length: Tensor, angle: Tensor, longest: float) -> Tensor:
+    size = min(_odd(longest), 2 * (min(image.shape[-2:]) - 1) + 1)
+    sizes = [min(_odd(value), size) for value in length.tolist()]
+    kernels = []
+    for taps, degrees in zip(sizes, angle, strict=True):
+        kernel = kornia.filters.get_motion_kernel2d(taps, degrees[None], mode="bilinear")
+        kernels.append(F.pad(kernel, [(size - taps) // 2] * 4))
+    return kornia.filters.filter2d(image, torch.cat(kernels).to(image.device, non_blocking=True), border_type="reflect")
+
+
+def _odd(length: float) -> int:
+    return 2 * round((length - 1) / 2) + 1
+
+
+def _rescale(image: Tensor, factor: Tensor, antialias: bool) -> Tensor:
+    height, width = image.shape[-2:]
+    sizes = [(max(1, round(height / f)), max(1, round(width / f))) for f in factor.tolist()]
+    out = torch.empty_like(image)
+    for size in dict.fromkeys(sizes):
+        # Not image[list]: that waits for the list to arrive.
+        rows = torch.tensor([row for row, own in enumerate(sizes) if own == size]).to(image.device, non_blocking=True)
+        # Rounded between, as a small file would be.
+        small = quantize(F.interpolate(image.index_select(0, rows), size, mode="bicubic", antialias=antialias))
+        out.index_copy_(0, rows, F.interpolate(small, (height, width), mode="bicubic", antialias=antialias))
+    return out
+
+
+def _noise(image: Tensor, sigma: Tensor, seed: Tensor) -> Tensor:
+    generator = torch.Generator(image.device)
+    noise = torch.empty_like(image, memory_format=torch.contiguous_format)
+    for row, own in enumerate(seed.tolist()):
+        noise[row].normal_(generator=generator.manual_seed(own))
+    return image + noise * sigma.to(image.device, non_blocking=True)[:, None, None, None]

@@ -1,0 +1,74 @@
+"""Packed triplets: blurry, sharp and teacher pixels side by side in safetensors shards, so that a sample costs one copy out of a
+memory map instead of three decoded PNGs.
+
+A shard is an ordinary safetensors file with tensors `STEM/sharp`, `STEM/blurry` and `STEM/teacher`, each (H, W, 3) uint8.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from distill.data.images import ImageError, Triplet
+from distill.runtime.files import write_bytes
+
+# A million triplets of 512x512 are 18 000 such files, and one of them is easily collected in memory.
+SHARD_BYTES = 128 * 2**20
+SHARDS = "[0-9]" * 6 + ".safetensors"
+
+
+def shard_name(number: int) -> str:
+    return f"{number:06d}.safetensors"
+
+
+def shard_number(name: str) -> int:
+    return int(Path(name).stem)
+
+
+def write_shard(path: Path, triplets: Mapping[str, Triplet]) -> None:
+    """Writes whole triplets by stem; the file appears whole or not at all. Raises WriteError."""
+    tensors = {f"{_name(stem)}/{kind}": pixels for stem, triplet in triplets.items() for kind, pixels in vars(triplet).items()}
+    write_bytes(path, save(tensors))
+
+
+def read_triplet(path: Path, stem: str) -> Triplet:
+    """Raises ImageError for a shard that is missing or damaged, or does not hold this image."""
+    try:
+        status = path.stat()
+        shard = _open(path, status.st_mtime_ns, status.st_ino)
+        tensors = {kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in ("sharp", "blurry", "teacher")}
+    except Exception as error:  # noqa: BLE001 (for a dtype that numpy does not have, it is whatever the lookup raises)
+        reason = " ".join(str(error).split())[:200]
+        raise ImageError(f"{stem} cannot be read from this shard: {reason}", path) from None
+    shapes = {tensor.shape for tensor in tensors.values()}
+    if len(shapes) > 1 or any(tensor.dtype != np.uint8 or tensor.shape[2:] != (3,) for tensor in tensors.values()):
+        raise ImageError(f"what this shard holds of {stem} are no images of one size", path)
+    return Triplet(**tensors)
+
+
+def checksum(triplet: Triplet) -> int:
+    """crc32 of the pixels, sharp, blurry, teacher."""
+    crc = 0
+    for pixels in (triplet.sharp, triplet.blurry, triplet.teacher):
+        assert pixels is not None
+        crc = zlib.crc32(pixels.data, crc)
+    return crc
+
+
+@lru_cache(maxsize=64)
+def _open(path: Path, mtime_ns: int, inode: int) -> Any:
+    # Kept open: reading a shard's header for every sample would cost more than the sample. Time and inode are in the key so that
+    # a shard that was written again is opened again: file clocks are coarse, and no file gets the inode of one that is open.
+    return safe_open(path, framework="numpy")
+
+
+def _name(stem: str) -> str:
+    # A file name need not be valid UTF-8; a tensor's must be.
+    return stem.encode(errors="backslashreplace").decode()

@@ -1,0 +1,304 @@
+"""The teacher's images on disk: read beside their blurry and sharp images, and compared with them before they are believed."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from distill.config import Config
+from distill.data.images import (
+    ImageError,
+    ImageFile,
+    NoImagesError,
+    Pixels,
+    Triplet,
+    check_size,
+    find_images,
+    read_image,
+    unreadable,
+)
+from distill.runtime.files import write_bytes
+from distill.teacher_cache.manifest import (
+    HEADER,
+    LINES,
+    CacheError,
+    Entry,
+    Header,
+    Identity,
+    Inputs,
+    Manifest,
+    Stamp,
+    header_bytes,
+    parse_lines,
+    shown,
+)
+from distill.teacher_cache.shards import SHARDS, checksum, read_triplet
+
+State = Literal["valid", "touched", "missing", "changed", "damaged"]
+
+
+@dataclass
+class Differences:
+    """Stems by what is wrong with their teacher image; nothing is where all are valid."""
+
+    missing: list[str] = field(default_factory=list)
+    """Never computed, or deleted."""
+    changed: list[str] = field(default_factory=list)
+    """The input is another than the one it was computed from."""
+    damaged: list[str] = field(default_factory=list)
+    """The output is not what was written."""
+    removed: list[str] = field(default_factory=list)
+    """The input is gone."""
+    touched: list[str] = field(default_factory=list)
+    """Valid, with other times than when it was written: a copy. Costs a checksum each time."""
+
+    @property
+    def to_compute(self) -> list[str]:
+        return sorted([*self.missing, *self.changed, *self.damaged])
+
+    def complaint(self) -> str | None:
+        """All differences that make the cache wrong, in one line."""
+        words = {
+            "have no teacher image": self.missing,
+            "changed since their teacher image was computed": self.changed,
+            "have a damaged teacher image": self.damaged,
+            "have a teacher image, but are no longer there": self.removed,
+        }
+        found = [f"{len(stems)} images {what} ({_some(stems)})" for what, stems in words.items() if stems]
+        return "; ".join(found) if found else None
+
+
+def _some(stems: Sequence[str]) -> str:
+    return ", ".join(map(shown, stems[:3])) + (f" and {len(stems) - 3} more" if len(stems) > 3 else "")
+
+
+class TeacherCache:
+    """A folder of teacher images: PNG files or packed shards with a manifest, or bare files without one, as of the original
+    project."""
+
+    def __init__(self, folder: str | Path, recompute: bool = False) -> None:
+        """With `recompute` an image without a valid teacher image is read without it, to be computed; without, it is an
+        error. Raises CacheError for a manifest that cannot be understood."""
+        self.folder = Path(folder)
+        self.manifest = Manifest(self.folder)
+        self.recompute = recompute
+        self.bare: dict[str, Path] | None = None
+        if self.manifest.header is None and self.folder.is_dir():
+            self.bare = _bare_files(self.folder)
+
+    @property
+    def storage(self) -> str | None:
+        return self.manifest.header.storage if self.manifest.header else None
+
+    def path_of(self, entry: Entry) -> Path:
+        """The file that holds an entry's teacher image."""
+        return self.png_path(entry.stem) if entry.shard is None else self.folder / entry.shard
+
+    def png_path(self, stem: str) -> Path:
+        return self.folder / f"{stem}.png"
+
+    def check_identity(self, identity: Identity) -> None:
+        """Raises CacheError where the images were made by another teacher, or in another precision."""
+        header = self.manifest.header
+        difference = header.teacher.difference(identity) if header is not None else None
+        if difference is not None and self.storage == "safetensors":
+            raise CacheError(f"{self.folder}: {difference}; set it back, or pack a cache of this teacher into another folder")
+        if difference is not None:
+            raise CacheError(f"{self.folder}: {difference}; set it back, give another teacher.cache, or compute anew", "--fresh")
+
+    def compare(
+        self, images: Sequence[ImageFile], thorough: bool = False, advance: Callable[[], object] = lambda: None
+    ) -> Differences:
+        """What is wrong with the teacher images of these images. A file of the size and time that the manifest knows is
+        trusted, unless `thorough`; others are checksummed. `advance` is called after each image."""
+        found = Differences()
+        if self.bare is not None:
+            found.missing = [image.stem for image in images if image.stem not in self.bare]
+            return found
+        suspects = [image for image in images if thorough or not self._is_trusted(image)]
+        for _ in range(len(images) - len(suspects)):
+            advance()
+        with ThreadPoolExecutor() as threads:  # reading and zlib's crc32 leave the interpreter free
+            for image, state in zip(suspects, threads.map(self._checksum, suspects), strict=True):
+                if state != "valid":
+                    getattr(found, state).append(image.stem)
+                advance()
+        found.removed = sorted(self.manifest.entries.keys() - {image.stem for image in images})
+        return found
+
+    def _files_of(self, image: ImageFile, entry: Entry) -> list[tuple[Path, Stamp]]:
+        """The input files of an entry, then its output."""
+        assert image.blurry is not None, "a cache is of blurry images on disk"
+        files = [(image.blurry, entry.blurry), (image.sharp, entry.sharp), (self.path_of(entry), entry.output)]
+        return [(path, stamp) for path, stamp in files if stamp is not None]
+
+    def _is_trusted(self, image: ImageFile) -> bool:
+        entry = self.manifest.entries.get(image.stem)
+        return entry is not None and all(stamp.looks_like(path) for path, stamp in self._files_of(image, entry))
+
+    def _checksum(self, image: ImageFile) -> State:
+        entry = self.manifest.entries.get(image.stem)
+        if entry is None:
+            return "missing"
+        files = self._files_of(image, entry)
+        inputs = files if entry.output is None else files[:-1]
+        if not all(stamp.equals(path) for path, stamp in inputs):
+            return "changed"
+        if entry.output is not None and not self.path_of(entry).exists():
+            return "missing"
+        if entry.output is not None and not self._holds(entry, entry.output):
+            return "damaged"
+        return "valid" if all(stamp.looks_like(path) for path, stamp in files) else "touched"
+
+    def _holds(self, entry: Entry, output: Stamp) -> bool:
+        if entry.shard is None:
+            return output.equals(self.path_of(entry))
+        try:
+            return checksum(read_triplet(self.path_of(entry), entry.stem)) == output.crc32
+        except ImageError:
+            return False
+
+    def refuse(self, found: Differences, thorough: bool = False) -> None:
+        """Raises CacheError where there are differences, with what mends them."""
+        complaint = found.complaint()
+        if complaint is None:
+            return
+        if self.manifest.header is not None:
+            inputs = self.manifest.header.inputs
+            complaint += f"; it was filled for {shown(inputs.count)} images of {shown(inputs.folder)}"
+        if self.bare is not None:
+            advice = "without a manifest it cannot be completed: give another teacher.cache, and distill.cache fills it"
+            raise CacheError(f"{self.folder}: {complaint}; {advice}")
+        if self.storage == "safetensors":
+            advice = f"set teacher.cache to the PNG cache it was packed from, and run distill.cache --pack {self.folder} again"
+            raise CacheError(f"{self.folder}: {complaint}; {advice}")
+        raise CacheError(f"{self.folder}: {complaint}", mend="--repair" if found.removed or thorough else "")
+
+    def restamp(self, images: Sequence[ImageFile]) -> None:
+        """Notes the present times of files that were found to hold what they should."""
+        entries = []
+        for image in images:
+            entry = self.manifest.entries[image.stem]
+            paths = {"blurry": image.blurry, "sharp": image.sharp, "output": self.path_of(entry)}
+            changes = {}
+            for kind, path in paths.items():
+                stamp: Stamp | None = getattr(entry, kind)
+                if stamp is not None and path is not None:
+                    changes[kind] = stamp.model_copy(update={"mtime_ns": path.stat().st_mtime_ns})
+            entries.append(entry.model_copy(update=changes))
+        self.manifest.append(entries)
+
+    def remove(self, stems: Sequence[str]) -> None:
+        """Removes teacher images, and their lines."""
+        removed = set(stems)
+        kept = {stem: entry for stem, entry in self.manifest.entries.items() if stem not in removed}
+        for stem in removed:
+            if self.manifest.entries[stem].shard is None:
+                _unlink(self.png_path(stem))
+        self.manifest.rewrite(kept)
+
+    def remove_unused_shards(self) -> None:
+        """Removes shards of which no line speaks any more."""
+        used = {entry.shard for entry in self.manifest.entries.values()}
+        for path in self.folder.glob(SHARDS):
+            if path.name not in used:
+                path.unlink()
+
+    def forget(self, stems: Iterable[str]) -> None:
+        """Counts these images as missing, until they are computed again."""
+        for stem in stems:
+            self.manifest.entries.pop(stem, None)
+
+    def read(self, image: ImageFile) -> Triplet:
+        """The triplet of one image, checksummed; without its teacher image where that is to be computed. Raises ImageError."""
+        if self.bare is not None:
+            triplet = image.read()
+            return self._with_teacher(image, triplet, read_image(self.bare[image.stem]), self.bare[image.stem])
+        entry = self._entry(image.stem)
+        if entry is None and self.recompute:
+            return image.read()
+        if entry is None:
+            raise ImageError(f"has no teacher image in {self.folder}", image.blurry)
+        if entry.unreadable is not None or entry.output is None:
+            reason = " ".join((entry.unreadable or "has no teacher image").split())[:200]
+            raise ImageError(reason, image.blurry)
+        if entry.shard is not None:
+            triplet = read_triplet(self.path_of(entry), entry.stem)
+            if checksum(triplet) != entry.output.crc32:
+                raise ImageError(f"the packed images of {entry.stem} are damaged; pack them again", self.path_of(entry))
+            return triplet
+        return self._read_png(image, entry, entry.output)
+
+    def _read_png(self, image: ImageFile, entry: Entry, output: Stamp) -> Triplet:
+        assert image.blurry is not None
+        sharp = read_image(image.sharp)
+        blurry = read_image(image.blurry, read_checked(image.blurry, entry.blurry, "changed since it was cached"))
+        triplet = Triplet(sharp, check_size(blurry, image.blurry, sharp, image.sharp))
+        path = self.path_of(entry)
+        try:
+            teacher = read_image(path, read_checked(path, output, "damaged since it was cached"))
+        except ImageError:
+            if self.recompute:
+                return triplet
+            raise
+        return self._with_teacher(image, triplet, teacher, path)
+
+    @staticmethod
+    def _with_teacher(image: ImageFile, triplet: Triplet, teacher: Pixels, path: Path) -> Triplet:
+        return Triplet(triplet.sharp, triplet.blurry, check_size(teacher, path, triplet.sharp, image.sharp))
+
+    def _entry(self, stem: str) -> Entry | None:
+        if stem not in self.manifest.entries and self.recompute:
+            self.manifest.refresh()  # the training process adds lines while its loader workers read
+        return self.manifest.entries.get(stem)
+
+
+def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> None:
+    """Removes what a cache of these images wrote into its folder and nothing else that may lie there, and begins a new one. Does
+    nothing where there is no manifest."""
+    lines = folder / LINES
+    if not lines.exists() and not (folder / HEADER).exists():
+        return
+    stems = parse_lines(lines.read_bytes()).keys() if lines.exists() else set()
+    # In this order a kill leaves the old teacher's header without lines, and never its images under the new one's header.
+    write_bytes(lines, b"")
+    for stem in stems | {image.stem for image in images}:  # a killed run may have left an image without its line
+        _unlink(folder / f"{stem}.png")
+    write_bytes(folder / HEADER, header_bytes(header))
+
+
+def _unlink(path: Path) -> None:
+    """Removes a file. A stem in a manifest may also lead below a file, or to a folder: that is no image, and stays."""
+    if path.is_file():
+        path.unlink()
+
+
+def new_header(config: Config, identity: Identity, images: Sequence[ImageFile]) -> Header:
+    """Of a PNG cache of these images."""
+    stems = "".join(f"{image.stem}\n" for image in images)
+    digest = hashlib.sha256(stems.encode(errors="surrogateescape")).hexdigest()
+    inputs = Inputs(folder=str(config.data.blurry), count=len(images), sha256=digest)
+    return Header(storage="png", teacher=identity, tile=config.teacher.tile, inputs=inputs)
+
+
+def _bare_files(folder: Path) -> dict[str, Path] | None:
+    try:
+        return find_images(str(folder))
+    except NoImagesError:  # no cache yet
+        return None
+
+
+def read_checked(path: Path, stamp: Stamp, otherwise: str) -> bytes:
+    """A file's bytes, when they are what the stamp says. Raises ImageError."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if (len(data), zlib.crc32(data)) != (stamp.size, stamp.crc32):
+        raise ImageError(f"{otherwise}; distill.cache --repair computes its teacher image again", path)
+    return data

@@ -1,0 +1,83 @@
+"""What a student file says about its network: the run that trained it, its scores, and whose terms its teacher's weights have."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from torch import nn
+
+from distill.config import Config, load_config
+from distill.networks.student import About, architecture, describe_network, read_student
+from distill.scoring.validation import ROWS, Evaluation
+from distill.training.losses import learns_from_teacher
+from distill.training.run_folder import CONFIG
+from restormer.weights import WeightsError, licence_note
+
+PROJECT = "online-distill"
+UNKNOWN = "not known; ask whoever trained these weights"
+
+
+def about_training(config: Config, step: int, stage: str, evaluation: Evaluation | None = None) -> dict[str, str | int | float]:
+    """Of a student after `step` updates, the last of them of `stage`: as `about_config`, and, where it was validated there, mean
+    PSNR in dB and SSIM, such as `validation_student_psnr`."""
+    about = about_config(config) | {"step": step, "stage": stage}
+    if evaluation is not None:
+        about["validation_images"] = len(evaluation.images)
+        for row in ROWS:
+            if (score := evaluation.mean(row)) is not None:
+                about |= {f"validation_{row}_psnr": score.psnr, f"validation_{row}_ssim": score.ssim}
+    return about
+
+
+def about_config(config: Config) -> dict[str, str | int | float]:
+    """What a configuration tells without its run: `config`, `teacher`, `teacher_licence`, `init` and `init_licence`."""
+    about: dict[str, str | int | float] = {"project": project(), "config": config.model_dump_json()}
+    if learns_from_teacher(config):
+        about |= {"teacher": config.teacher.weights, "teacher_licence": licence(config.teacher.weights)}
+    if config.student.init is not None:
+        about |= {"init": config.student.init, "init_licence": licence(config.student.init)}
+    return about
+
+
+def project() -> str:
+    """Name and version."""
+    try:
+        return f"{PROJECT} {version(PROJECT)}"
+    except PackageNotFoundError:  # run from its folder
+        return PROJECT
+
+
+@cache  # a teacher's file is large, and a run asks at every validation
+def licence(weights: str) -> str:
+    """The terms of weights given by name or file; those of their own teachers, where the file is a student that says so."""
+    known = licence_note(weights)
+    if known is not None:
+        return known
+    try:
+        _, about = read_student(Path(weights))
+    except (FileNotFoundError, WeightsError):  # of a run that is over, say; nothing is known then
+        return UNKNOWN
+    notes = {str(value) for key, value in about.items() if key.endswith("_licence")}
+    return "; ".join(sorted(notes)) or UNKNOWN
+
+
+def about_file(weights: Path, model: nn.Module, said: About) -> dict[str, str | int | float]:
+    """What is known of a file's network: what it says itself, else what the run folder around it says, else the terms of weights
+    that are recognised. Raises ConfigError for a run folder whose configuration cannot be read."""
+    if said:
+        return dict(said)
+    config_file = weights.parent / CONFIG
+    if licence_note(str(weights)) is None and config_file.is_file():
+        config = load_config(config_file)
+        if _describes(config, model):
+            return about_config(config)
+    note = licence_note(str(weights))
+    return {} if note is None else {"weights_licence": note}
+
+
+def _describes(config: Config, model: nn.Module) -> bool:
+    arch, keywords = describe_network(model)
+    asked = architecture(config.student)
+    return arch == config.student.arch and all(keywords[key] == value for key, value in asked.items())

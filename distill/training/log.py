@@ -1,0 +1,173 @@
+"""What a run leaves to read: metrics.jsonl, TensorBoard, pictures. Values stay on the device until a logging step.
+
+None of it is worth a run: what cannot be written is named once, and training goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from distill.data.datasets import Skipped
+from distill.data.images import write_image
+from distill.runtime.files import WriteError, append_bytes, write_bytes
+from distill.runtime.ranks import Ranks
+from distill.scoring.validation import ROWS, Evaluation
+from distill.training.run_folder import METRICS, SAMPLES, TENSORBOARD, sample_file
+
+logger = logging.getLogger(__name__)
+
+
+class RunLog:
+    """Writes a run's measurements, on the first of its ranks. Opened at the step a run goes on from, it first cuts off what was
+    written after it."""
+
+    def __init__(self, folder: Path, step: int, ranks: Ranks) -> None:
+        self.folder, self.ranks = folder, ranks
+        self.skipped_in_a_row = 0
+        """The longest row of updates that were not finite, of those that ended in or after the last `flush`."""
+        self._row = 0
+        self._pending: list[tuple[dict[str, Tensor], list[str]]] = []
+        self._since = time.perf_counter()
+        self._images = 0
+        self._unwritable: set[str] = set()
+        self._unusable: set[str] = set()
+        self._board: SummaryWriter | None = None
+        if ranks.first:
+            folder.mkdir(parents=True, exist_ok=True)
+            _cut(folder / METRICS, step)
+            # purge_step is the first step to be forgotten; -1 would forget nothing.
+            self._try(TENSORBOARD, lambda: self._open_board(step + 1))
+
+    def started(self, step: int, total_steps: int, device: str) -> None:
+        """Writes that a process goes on from here: a second such line is of a run that was stopped and continued."""
+        self._append("start", {"step": step, "time": _now(), "total_steps": total_steps, "device": device})
+
+    def skipped(self, step: int, images: Iterable[Skipped]) -> None:
+        """Writes which image files cannot be used, each once."""
+        for image in images:
+            if image.path not in self._unusable:
+                self._unusable.add(image.path)
+                self._append("skipped", {"step": step, "path": image.path, "reason": image.reason})
+
+    def _open_board(self, purge_step: int) -> None:
+        self._board = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=purge_step)
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._show("close")
+
+    def add(self, measurements: dict[str, Tensor], images: int, names: list[str]) -> None:
+        """Keeps one step's measurements where they are, with how many images it was about and the names of this rank's. Does not
+        wait for the device."""
+        self._pending.append((measurements, names))
+        self._images += images
+
+    def restart_clock(self) -> None:
+        """Leaves what came before, a validation say, out of images/s."""
+        self._since, self._images = time.perf_counter(), 0
+
+    def flush(self, step: int, **constants: float | str) -> dict[str, Any]:
+        """Waits for the device, and writes the means since the last flush with images/s, the number of skipped updates and the
+        images they were about. Means are over finite updates. Returns what it wrote; {} where nothing was added."""
+        if not self._pending:
+            return {}
+        measured, names = zip(*self._pending, strict=True)
+        values = {name: torch.stack([terms[name].float() for terms in measured]).cpu() for name in measured[0]}
+        finite, teacher_failed = (values.pop(name, None) for name in ("finite", "teacher_failed"))
+        assert finite is not None
+        record: dict[str, Any] = {"step": step, "time": _now(), **constants}
+        if finite.any():
+            record |= {name: float(value[finite > 0].mean()) for name, value in values.items()}
+        record |= {
+            "skipped_updates": int((finite == 0).sum()),
+            "images_per_s": self._images / (time.perf_counter() - self._since),
+        }
+        if record["skipped_updates"]:
+            record["skipped_images"] = self._names_of([n for n, good in zip(names, finite.tolist(), strict=True) if not good])
+        if teacher_failed is not None and teacher_failed.any():
+            record["images_without_kd"] = round(float(teacher_failed.sum()) * self._images / len(measured))
+        self._count_row(finite.tolist())
+        self._pending.clear()
+        self.restart_clock()
+        self._write(record, "train")
+        return record
+
+    def _names_of(self, batches: list[list[str]]) -> list[str]:
+        """Of all ranks' parts of these batches: each knows its own."""
+        return [name for part in self.ranks.gather([name for batch in batches for name in batch]) for name in part]
+
+    def _count_row(self, finite: list[float]) -> None:
+        self.skipped_in_a_row = 0
+        for good in finite:
+            self._row = 0 if good else self._row + 1
+            self.skipped_in_a_row = max(self.skipped_in_a_row, self._row)
+
+    def validation(self, step: int, evaluation: Evaluation) -> None:
+        """Writes the mean scores, and the picture to samples/."""
+        record: dict[str, Any] = {"step": step}
+        for row in ROWS:
+            if (score := evaluation.mean(row)) is not None:
+                record |= {f"{row}_psnr": score.psnr, f"{row}_ssim": score.ssim}
+        self._write(record, "val")
+        picture = evaluation.picture
+        if picture is not None and self.ranks.first:
+            self._try(SAMPLES, lambda: write_image(self.folder / SAMPLES / sample_file(step), picture))
+            self._show("add_image", "blurry|student|teacher|sharp", picture, step, dataformats="HWC")
+
+    def _write(self, record: dict[str, Any], kind: str) -> None:
+        self._append(kind, record)
+        if not self.ranks.first:
+            return
+        for name, value in record.items():
+            if name not in ("step", "time") and isinstance(value, int | float):
+                self._show("add_scalar", f"{kind}/{name}", value, record["step"])
+
+    def _append(self, kind: str, record: dict[str, Any]) -> None:
+        if self.ranks.first:
+            line = json.dumps({"kind": kind, **record}) + "\n"
+            self._try(METRICS, lambda: append_bytes(self.folder / METRICS, line.encode()))
+
+    def _show(self, method: str, *arguments: Any, **options: Any) -> None:
+        """On TensorBoard, unless it has failed: its thread has then ended, and would raise the same error for ever."""
+        if self._board is not None and TENSORBOARD not in self._unwritable:
+            self._try(TENSORBOARD, lambda: getattr(self._board, method)(*arguments, **options))
+
+    def _try(self, what: str, write: Callable[[], object]) -> None:
+        """Names once what cannot be written."""
+        try:
+            write()
+        except (OSError, WriteError) as error:
+            if what not in self._unwritable:
+                logger.warning("WARNING: %s: cannot be written, and the run goes on without: %s", self.folder / what, error)
+            self._unwritable.add(what)
+
+
+def _now() -> float:
+    """Seconds since 1970, of the machine's clock."""
+    return round(time.time(), 3)
+
+
+def _cut(path: Path, step: int) -> None:
+    """Drops the lines after a step, and a last line that a crash tore."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except (ValueError, TypeError, KeyError):
+            continue
+    write_bytes(path, "".join(kept).encode())

@@ -1,0 +1,143 @@
+"""What a checkpoint holds of a run, and how a run goes on from it: exactly, or with what may change changed and named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill.config import Config, ConfigError, parse_config
+from distill.networks.teacher import Teacher
+from distill.training.checkpoint import load_checkpoint, save_checkpoint
+from distill.training.plan import Plan
+from distill.training.run_folder import CHECKPOINT
+from distill.training.step import TrainingState
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "online-distill checkpoint 2"
+# What decides which images are validated, and how blurry they are.
+VALIDATION = ("data.val.", "degrade", "eval.crop", "eval.images")
+# What makes another teacher.
+TEACHER = ("teacher.weights", "teacher.sha256", "teacher.precision")
+# What has no part in how a student is trained.
+BESIDE_TRAINING = (
+    *("run.", "data.val.", "data.workers", "data.keep_mb", "student.compile", "eval.", "bench.", "optimizer.max_skipped"),
+    *(f"teacher.{key}" for key in ("micro_batch", "compile", "check", "cache", "on_missing", "tile")),
+)
+
+
+def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> None:
+    """Writes the checkpoint, on the first rank. Raises WriteError, after which the one that was there still is."""
+    if not state.ranks.first:
+        return
+    # Teachers never change and VGG neither, so only the student is kept, and whether the teacher had to leave half precision.
+    content = {
+        "format": FORMAT,
+        "step": state.step,
+        "plan": plan.as_dict(),
+        "student": state.student.state_dict(),
+        "ema": state.ema.state_dict() if state.ema is not None else None,
+        "optimizer": state.optimizer.state_dict(),
+        "scaler": state.scaler.state_dict(),
+        "teacher_failed": float(state.teacher_failed),
+        "teacher_in_full_precision": teacher is not None and teacher.dtype == torch.float32,
+        "best_psnr": state.best_psnr,
+        "validated_step": state.validated_step,
+        "config": config.model_dump(mode="json"),
+    }
+    save_checkpoint(folder, content)
+
+
+def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> Plan | None:
+    """Puts state and teacher where the folder's checkpoint was, and returns the plan from there on; None where there is none.
+
+    The first rank reads it. Raises ConfigError for a checkpoint of another run, WeightsError where none can be read.
+    """
+    content = state.ranks.from_first(lambda: load_checkpoint(folder))
+    if content is None:
+        return None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ConfigError(f"{folder / CHECKPOINT}: not a checkpoint of this version; --fresh starts over")
+    changes = _changes(parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
+    _check_same_run(folder, changes)
+    step: int = content["step"]
+    before = Plan(stages=plan.stages, **content["plan"])
+    plan = before.changed(step, plan.steps_per_epoch, plan.batch)
+    if plan is not before and plan.batch != before.batch:
+        logger.warning(
+            "from step %d on a step takes %d samples, not %d; epochs stay what they are", step, plan.batch, before.batch
+        )
+    if step > plan.total_steps:
+        ends = f"step {step}, but stages now end at {plan.total_steps}"
+        raise ConfigError(f"{folder} holds a checkpoint of {ends}; give more epochs, or --fresh to start over")
+    finished = step == plan.total_steps
+    if finished:
+        _check_nothing_to_train(folder, changes)
+    if changes:
+        logger.warning("the configuration has changed since the checkpoint: %s", _in_words(changes))
+    _restore(content, state)
+    if any(key.startswith(VALIDATION) for key in changes):
+        state.best_psnr = float("-inf")  # it is of other images
+    if teacher is not None and not any(key in changes for key in TEACHER):
+        _restore_teacher(content, state, teacher)
+    if finished:
+        logger.info("%s: the run is finished, and is evaluated again; --fresh starts over", folder)
+    else:
+        logger.info("going on from step %d of %s", state.step, folder / CHECKPOINT)
+    return plan
+
+
+def _restore(content: dict[str, Any], state: TrainingState) -> None:
+    state.student.load_state_dict(content["student"])
+    if state.ema is not None:
+        # A run that had no average begins one with its student.
+        state.ema.load_state_dict(content["ema"] or content["student"])
+    state.optimizer.load_state_dict(content["optimizer"])
+    if content["scaler"]:
+        state.scaler.load_state_dict(content["scaler"])
+    state.step, state.best_psnr, state.validated_step = content["step"], content["best_psnr"], content["validated_step"]
+
+
+def _restore_teacher(content: dict[str, Any], state: TrainingState, teacher: Teacher) -> None:
+    state.teacher_failed.fill_(content["teacher_failed"])
+    if content["teacher_failed"] > 0 and content["teacher_in_full_precision"]:
+        teacher.use_full_precision()
+        logger.info("the teacher goes on in fp32, as before")
+
+
+def _changes(saved: Config, config: Config) -> dict[str, tuple[Any, Any]]:
+    """What each key that differs was, and is now."""
+    before, now = _flatten(saved.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
+    return {key: (old, new) for key in sorted(before.keys() | now.keys()) if (old := before.get(key)) != (new := now.get(key))}
+
+
+def _in_words(changes: dict[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{key}: {old} is now {new}" for key, (old, new) in changes.items())
+
+
+def _check_same_run(folder: Path, changes: dict[str, tuple[Any, Any]]) -> None:
+    """Settings that make a checkpoint meaningless refuse it; other changes take effect, and are named."""
+    fatal = {k: v for k, v in changes.items() if k == "run.seed" or (k.startswith("student.") and k != "student.compile")}
+    if fatal:
+        raise ConfigError(
+            f"{folder} holds a checkpoint of another run ({_in_words(fatal)}); give another run.dir, or --fresh to start over"
+        )
+
+
+def _check_nothing_to_train(folder: Path, changes: dict[str, tuple[Any, Any]]) -> None:
+    """A finished run may be evaluated in another way; what would have trained another student is a mistake."""
+    lost = {k: v for k, v in changes.items() if not k.startswith(BESIDE_TRAINING)}
+    if lost:
+        raise ConfigError(
+            f"{folder} holds a finished run, and would train nothing with {_in_words(lost)}; give another run.dir, or --fresh to"
+            " start over"
+        )
+
+
+def _flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {k: v for key, inner in tree.items() for k, v in _flatten(inner, f"{prefix}.{key}" if prefix else key).items()}

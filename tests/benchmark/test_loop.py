@@ -1,0 +1,37 @@
+"""The figures of a training loop, and that its parts are those of the loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distill.benchmark.loop import LoopFigures, measure_loop
+from distill.config import parse_config
+
+
+def figures(online: list[float], cached: list[float]) -> LoopFigures:
+    parts = {"degrade_augment": [1.0, 2.0, 1.0], "teacher": [6.0, 6.0, 7.0], "student_step": [3.0, 2.0, 2.0]}
+    return LoopFigures(batch=4, online=online, cached=cached, fill_ms_per_image=8.0, **parts)
+
+
+def test_overhead_is_compared_round_by_round() -> None:
+    assert figures([11.0, 20.0, 12.0], [4.0] * 3).overhead() == pytest.approx(1.2)  # 1.1, 2.0, 1.2
+
+
+def test_a_cache_pays_after_as_many_epochs_as_its_images_cost_gains() -> None:
+    assert figures([12.0] * 3, [4.0] * 3).break_even_epochs() == pytest.approx(8 / ((12 - 4) / 4))
+    assert figures([4.0] * 3, [4.0] * 3).break_even_epochs() == float("inf")
+
+
+@pytest.mark.parametrize("mode", ["online", "cached"])
+def test_a_configuration_of_any_mode_is_measured_online_and_cached(pairs_tree: dict[str, Any], mode: str) -> None:
+    pairs_tree["bench"] |= {"rounds": 2, "steps": 4}
+    pairs_tree["optimizer"] |= {"accumulate": 2}
+    pairs_tree["teacher"] |= {"mode": mode}
+    config = parse_config(pairs_tree)
+    measured = measure_loop(config, "cpu")
+    for name in ("loader", "degrade_augment", "teacher", "student_step", "online", "cached_loader", "cached"):
+        assert len(getattr(measured, name)) == 2, name
+        assert min(getattr(measured, name)) > 0, name
+    assert measured.fill_ms_per_image > 0

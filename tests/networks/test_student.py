@@ -1,0 +1,196 @@
+"""A student goes on from the original project's resume file as the original itself would have."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from distill.config import Config, ConfigError, UNetConfig
+from distill.networks.student import (
+    FORMAT,
+    build_student,
+    continue_optimizer,
+    load_student,
+    read_student,
+    save_student,
+    student_safetensors,
+)
+from distill.train import train
+from distill.training.step import TrainingState, new_training_state
+from restormer.weights import WeightsError, load_restormer
+from unet.model import UNet
+
+CPU = torch.device("cpu")
+ORIGINAL_ORDER = ["enc1", "enc2", "enc3", "bottleneck", "up3", "up2", "up1", "dec3", "dec2", "dec1", "final"]
+ORIGINAL_STUDENT = {"width": 4, "depth": 4, "residual": False, "norm": "batch"}
+
+
+class Original(nn.Module):
+    """The original's modules in the order in which it registers them, which is that of its keys and of its optimiser."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        unet = UNet(**ORIGINAL_STUDENT)  # type: ignore[arg-type]
+        for name in ORIGINAL_ORDER:
+            self.add_module(name, unet.get_submodule(name))
+
+
+def random_gradients(model: nn.Module, seed: int) -> None:
+    """The same for a parameter of the same name, in any order of the parameters."""
+    for name, parameter in model.named_parameters():
+        generator = torch.Generator().manual_seed(seed * 1000 + sum(name.encode()))
+        parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.fixture
+def original() -> tuple[Original, torch.optim.Adam]:
+    """After three steps."""
+    torch.manual_seed(0)
+    model = Original()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    for step in range(3):
+        random_gradients(model, step)
+        optimizer.step()
+    return model, optimizer
+
+
+@pytest.fixture
+def resume_file(original: tuple[Original, torch.optim.Adam], tmp_path: Path) -> Path:
+    model, optimizer = original
+    content = {"epoch": 4, "model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(content, tmp_path / "student_checkpoint.pth")
+    return tmp_path / "student_checkpoint.pth"
+
+
+def continued(config: Config) -> TrainingState:
+    state = new_training_state(build_student(config), config.optimizer, CPU)
+    continue_optimizer(state.optimizer, state.student, config.student)
+    return state
+
+
+def test_the_next_step_is_the_one_the_original_would_take(
+    original: tuple[Original, torch.optim.Adam], resume_file: Path, tiny_config: Callable[..., Config]
+) -> None:
+    state = continued(tiny_config(student=ORIGINAL_STUDENT | {"init": str(resume_file)}))
+    model, optimizer = original
+    expected = dict(model.named_parameters())
+    for step in (3, 4):
+        for network, its in ((model, optimizer), (state.student, state.optimizer)):
+            random_gradients(network, step)
+            its.step()
+        for name, parameter in state.student.named_parameters():
+            torch.testing.assert_close(parameter, expected[name], atol=1e-6, rtol=1e-5, msg=name)
+
+
+def test_a_u_net_does_not_start_from_a_restormer(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    torch.save(load_restormer("embedded").state_dict(), tmp_path / "teacher.pth")
+    with pytest.raises(ConfigError, match="is of another network than student describes"):
+        build_student(tiny_config(student={"init": str(tmp_path / "teacher.pth")}))
+
+
+def test_weights_alone_start_adam_anew(resume_file: Path, tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    torch.save(torch.load(resume_file, weights_only=True)["model"], tmp_path / "student_model_v1.pth")
+    state = continued(tiny_config(student=ORIGINAL_STUDENT | {"init": str(tmp_path / "student_model_v1.pth")}))
+    assert state.optimizer.state_dict()["state"] == {}
+
+
+@pytest.mark.parametrize("damage", ["fewer parameters", "another shape", "no moments", "no step", "steps", "not a state"])
+def test_an_optimizer_state_of_another_network_is_refused(
+    resume_file: Path, tiny_config: Callable[..., Config], damage: str
+) -> None:
+    content: dict[str, Any] = torch.load(resume_file, weights_only=True)
+    if damage == "fewer parameters":
+        content["optimizer"]["param_groups"][0]["params"].pop()
+    elif damage == "another shape":
+        content["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+    elif damage == "no moments":
+        content["optimizer"]["state"][0] = {"momentum_buffer": torch.zeros(3)}
+    elif damage == "no step":
+        del content["optimizer"]["state"][0]["step"]
+    elif damage == "steps":
+        content["optimizer"]["state"][0]["step"] = torch.zeros(2)
+    else:
+        content["optimizer"] = [1, 2]
+    torch.save(content, resume_file)
+    with pytest.raises(WeightsError, match=r"student_checkpoint\.pth: its optimizer state is not"):
+        continued(tiny_config(student=ORIGINAL_STUDENT | {"init": str(resume_file)}))
+
+
+UNET = {"width": 4, "depth": 2, "residual": True, "norm": "batch"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"state_dict": None}, "holds a NoneType, not a state dict"),
+        ({"state_dict": {7: torch.zeros(1)}}, "holds keys that are no names of tensors"),
+        ({"state_dict": {"enc1.block.0.weight": 7}}, "enc1.block.0.weight is a int"),
+        ({"arch": "vit"}, "a student of an unknown kind"),
+        ({"architecture": [1]}, "a student of an unknown kind"),
+        ({"architecture": UNET | {"residual": "yes"}}, "a student of an unknown kind"),
+        ({"format": "?", "state_dict": None, "model": 7, "optimizer": 7}, "format is a str, not a tensor"),
+    ],
+)
+def test_a_student_file_of_something_else_is_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    path = tmp_path / "student.pth"
+    content = {"format": FORMAT, "arch": "unet", "architecture": UNET, "state_dict": UNet(width=4, depth=2).state_dict()}
+    torch.save(content | change, path)
+    with pytest.raises(WeightsError, match=rf"student\.pth: {reason}"):
+        load_student(path)
+
+
+@pytest.mark.parametrize("said", [{"width": 10**12}, {"depth": 10**9}, {"width": -1}, {"norm": ["none"]}])
+def test_a_student_is_what_its_weights_are_of_whatever_stands_beside_them(tmp_path: Path, said: dict[str, Any]) -> None:
+    state = UNet(width=4, depth=2).state_dict()
+    content = {"format": FORMAT, "arch": "unet", "architecture": UNET | said, "state_dict": state}
+    torch.save(content, tmp_path / "student.pth")
+    loaded = load_student(tmp_path / "student.pth")
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+
+
+def test_a_file_that_says_nothing_is_read_as_before(tmp_path: Path) -> None:
+    state = UNet(width=4, depth=2).state_dict()
+    torch.save({"format": FORMAT, "arch": "unet", "architecture": UNET, "state_dict": state}, tmp_path / "student.pth")
+    loaded, about = read_student(tmp_path / "student.pth")
+    assert about == {}
+    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        ({"arch": "unet", "architecture": "{"}, "its metadata is not JSON"),
+        ({"arch": "unet", "architecture": "[" * 100_000}, "its metadata is not JSON"),
+        ({"arch": "unet", "architecture": "[1]"}, "a student of an unknown kind"),
+        ({"arch": "unet"}, "a student of an unknown kind"),
+        ({}, "a student of an unknown kind"),
+    ],
+)
+def test_safetensors_that_say_something_else_are_refused(tmp_path: Path, metadata: dict[str, str], reason: str) -> None:
+    save_file(UNet(width=4, depth=2).state_dict(), tmp_path / "student.safetensors", {"format": FORMAT} | metadata)
+    with pytest.raises(WeightsError, match=rf"student\.safetensors: {reason}"):
+        load_student(tmp_path / "student.safetensors")
+
+
+def test_what_a_file_says_of_itself_comes_back(tmp_path: Path) -> None:
+    about = {"stage": "v1", "step": 8, "validation_student_psnr": 28.5}
+    save_student(tmp_path / "student.pth", UNet(width=4, depth=2), UNetConfig(width=4, depth=2), about)
+    (tmp_path / "student.safetensors").write_bytes(student_safetensors(UNet(width=4, depth=2), about))
+    assert read_student(tmp_path / "student.pth")[1] == about
+    assert read_student(tmp_path / "student.safetensors")[1] == about
+
+
+def test_a_run_continues_it(resume_file: Path, tiny_config: Callable[..., Config], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    config = tiny_config(student=ORIGINAL_STUDENT | {"init": str(resume_file)})
+    train(config)
+    assert "going on after its epoch 4, with Adam's moments" in caplog.text
+    saved = torch.load(Path(config.run.dir) / "student_checkpoint.pth", weights_only=True)
+    assert float(saved["optimizer"]["state"][0]["step"]) == 3 + 8
