@@ -18,18 +18,20 @@ from tqdm import tqdm
 
 from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config, ConfigError
-from distill.data.datasets import list_images
-from distill.data.images import ImageFile
+from distill.data.sources import list_images
+from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, build_teacher, identify
 from distill.runtime.device import choose_device
 from distill.runtime.files import locked
 from distill.runtime.progress import progress_bar
 from distill.runtime.ranks import Ranks
+from distill.scoring.metrics import decibel
 from distill.teacher_cache.approximation import measure_approximation
+from distill.teacher_cache.differences import Differences
 from distill.teacher_cache.fill import fill
 from distill.teacher_cache.manifest import CacheError, Header, merge_parts
 from distill.teacher_cache.pack import pack
-from distill.teacher_cache.store import Differences, TeacherCache, new_header, reset_cache
+from distill.teacher_cache.store import TeacherCache, new_header, reset_cache
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +54,14 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
         held.enter_context(ranks.connected(device))
         with ranks.first_of_node_first():
             teacher = _teacher(config, device)
-        header = new_header(config, identify(teacher), images)
+        header = new_header(identify(teacher), images, str(config.data.blurry), config.teacher.tile)
         if ranks.first:
             held.enter_context(locked(folder))
             merge_parts(folder)  # of a run that was killed
             if fresh:
                 _refuse_foreign(folder)
                 reset_cache(folder, images, header)
-        stems = ranks.from_first(lambda: _stems_to_compute(_open(folder, header), images, repair))
+        stems = ranks.broadcast(lambda: _stems_to_compute(_open(folder, header), images, repair))
         cache, share = TeacherCache(folder), ranks.share(_named(stems, images))
         if not ranks.first:
             cache.manifest.append_as(ranks.rank)
@@ -67,7 +69,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
         with _progress(share if ranks.count > 1 else images, share, ranks) as bar, closing(entries):
             for _ in entries:
                 bar.update()
-        ranks.gather(None)  # when all are done
+        ranks.barrier()  # when all are done
         if ranks.first:
             merge_parts(folder)
             cache.manifest.refresh()
@@ -144,7 +146,9 @@ def approximation_table(config: Config, count: int) -> str:
     chosen = readable[:: max(1, len(readable) // count)][:count]
     rows = measure_approximation(teacher, cache, chosen, config.data.patch, device)
     lines = [f"PSNR to the online teacher image, {len(chosen)} images", f"{'augmentation':<16}{'cached':>8}{'blurry':>8}"]
-    return "\n".join(lines + [f"{name:<16}{cached:8.2f}{blurry:8.2f}" for name, (cached, blurry) in rows.items()])
+    return "\n".join(
+        lines + [f"{name:<16}{decibel(cached):8.2f}{decibel(blurry):8.2f}" for name, (cached, blurry) in rows.items()]
+    )
 
 
 def _images(config: Config) -> list[ImageFile]:

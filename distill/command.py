@@ -11,30 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
-from distill.config import Config, ConfigError, load_config
-from distill.data.images import ImageError
-from distill.networks.onnx_export import ExportError
-from distill.runtime.files import WriteError
-from distill.runtime.ranks import LostRankError, Ranks
+from distill.config import Config, load_config
+from distill.errors import UserError
+from distill.runtime.ranks import Ranks
 from distill.teacher_cache.manifest import CacheError
-from distill.training.step import DivergedError
-from restormer.weights import WeightsError
+from restormer.weight_files import WeightsError
 from unet.weights import UNetWeightsError
 
-# What the user can mend. Anything else is an error of ours, and keeps its traceback.
-USER_ERRORS = (
-    ConfigError,
-    ImageError,
-    CacheError,
-    WriteError,
-    WeightsError,
-    UNetWeightsError,
-    DivergedError,
-    ExportError,
-    LostRankError,
-    FileNotFoundError,
-    PermissionError,
-)
+# What the user can mend: our own errors, those of the two networks, which know nothing of `distill`, and the system's about a
+# file. Anything else is an error of ours, and keeps its traceback.
+USER_ERRORS = (UserError, WeightsError, UNetWeightsError, FileNotFoundError, PermissionError)
 USER_ERROR_STATUS = 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -76,9 +62,9 @@ class SignalGate:
     def __exit__(self, *_: object) -> None:
         self._held = False
 
-    def check(self, agree: Callable[[int | None], int | None] = lambda signum: signum) -> None:
-        """Raises Interrupted if a signal came since `with`. Among several processes `agree` tells each what any has received."""
-        signum = agree(self._pending)
+    def check(self, all_reduce_max: Callable[[int | None], int | None] = lambda signum: signum) -> None:
+        """Raises Interrupted if a signal came since `with`. `all_reduce_max` tells each rank what any of them has received."""
+        signum = all_reduce_max(self._pending)
         if signum is not None:
             raise Interrupted(signum, between_steps=True)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config
-from distill.networks.student import load_student
+from distill.networks.student_files import load_student
 from distill.networks.teacher import build_teacher
 from distill.runtime.device import choose_device
 from distill.runtime.progress import progress_bar
 from distill.runtime.ranks import Ranks
-from distill.scoring.validation import Evaluation, Validation
+from distill.scoring.evaluation import Evaluation
+from distill.scoring.validation import Validation
 from distill.training.run_folder import EVALUATION, evaluation_file, stage_file
 
 logger = logging.getLogger(__name__)

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.networks.onnx_export import DTYPES, Deployed, ExportError, check_form, check_onnx, describe, onnx_bytes, require_onnx
-from distill.networks.student import read_student, student_safetensors
+from distill.networks.student_files import read_student, student_safetensors
 from distill.runtime.files import write_bytes
 from distill.training.about import about_file, project
-from restormer.weights import EMBEDDED, locate_weights, restormer_from_state_dict
+from restormer.published import EMBEDDED, locate_weights
+from restormer.weights import restormer_from_state_dict
 from unet.model import UNet
 from unet.weights import unet_from_state_dict
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError, parse_recipe
-from distill.data.images import ImageError, find_images, fixed_part
+from distill.data.find import find_images, fixed_part
+from distill.data.image_files import ImageError
 from distill.data.loader import load
 from distill.data.patch_writer import BENCHMARK, TEST, TRAIN, PatchWriter, Settings, split
 from distill.runtime.files import locked, write_bytes

@@ -17,8 +17,9 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError
 from distill.config.types import Precision
-from distill.data.images import ImageError, Pixels, centre_crop, side_by_side
-from distill.networks.student import load_student
+from distill.data.image_files import ImageError
+from distill.data.pixels import Pixels, centre_crop, side_by_side
+from distill.networks.student_files import load_student
 from distill.networks.teacher import teacher_precision
 from distill.pictures.formats import (
     DEFAULT_QUALITY,
@@ -37,7 +38,8 @@ from distill.runtime.device import choose_device
 from distill.runtime.files import locked, write_bytes
 from distill.runtime.memory import is_out_of_memory
 from distill.runtime.progress import progress_bar
-from restormer.weights import locate_weights, sha256_of
+from restormer.published import locate_weights
+from restormer.weight_files import sha256_of
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.command import run_command
-from distill.data.datasets import to_tensor
-from distill.data.images import read_image
-from distill.networks.student import load_student
-from distill.synthesis.degrade import to_float
+from distill.data.batch import to_tensor
+from distill.data.image_files import read_image
+from distill.networks.student_files import load_student
+from distill.synthesis.eight_bit import to_float
 
 
 @torch.no_grad()

@@ -13,9 +13,10 @@ import torch
 
 from distill.command import run_command
 from distill.config import load_config
-from distill.data.datasets import TrainingPatches, training_loader
+from distill.data.datasets import TrainingPatches
+from distill.data.loader import training_loader
 from distill.networks.teacher import build_teacher
-from distill.teacher_cache.fill import open_for_training
+from distill.teacher_cache.opening import open_for_training
 
 BATCHES, ROUNDS = 20, 5
 

@@ -16,16 +16,13 @@ Axes: b batch, h height, w width, c channels, e heads, d channels of one head.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from restormer.layers import Attention, FeedForward, LayerNorm, TransformerBlock
 from restormer.padding import CHANNEL_MULTIPLE, pad_halves
-
-if TYPE_CHECKING:
-    from restormer.model import Attention, FeedForward, LayerNorm, TransformerBlock
 
 # Of a band's widest tensor. Measured at 256x256 with the published network: 1 MiB 3.2 s, 4 MiB 2.6 s, 16 MiB 2.8 s.
 BAND_BYTES = 4 * 2**20

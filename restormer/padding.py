@@ -3,14 +3,11 @@ where a row of channels does not begin at a multiple of 16 bytes or more."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from restormer.model import FeedForward
+from restormer.layers import FeedForward
 
 CHANNEL_MULTIPLE = 16
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,50 +14,39 @@ import shell_commands
 from distill.config import load_config
 
 ROOT = Path(__file__).parents[1]
-MODULES = sorted(p for package in ("distill", "restormer", "unet") for p in (ROOT / package).rglob("*.py"))
-COMMANDS = {f"distill.{name}" for name in shell_commands.COMMANDS}
+PACKAGES = ("distill", "restormer", "unet")
+MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+COMMANDS = [f"distill.{name}" for name in shell_commands.COMMANDS]
+# From the top down. A file imports from its own room and from those below it; the networks know nothing of `distill` and of each
+# other.
+FLOORS = [
+    *("distill.command", "distill.reporting", "distill.benchmark", "distill.training", "distill.scoring", "distill.pictures"),
+    *("distill.teacher_cache", "distill.networks", "distill.data", "distill.synthesis", "distill.runtime", "distill.config"),
+    "distill.errors",
+]
+NETWORKS = ["restormer", "unet"]
 THIRD_PARTY_OF_NETWORKS = {"torch", "einops", "safetensors"}
-
-# module prefix -> prefixes of the project that it may import
-ALLOWED = {
-    "restormer": ["restormer"],
-    "unet": ["unet"],
-    "distill.config.strict_yaml": ["distill.config.explain"],
-    "distill.config.explain": [],
-    "distill.config.types": [],
-    "distill.config.degradations": ["distill.config.types"],
-    "distill.config": [
-        "distill.config.strict_yaml",
-        "distill.config.explain",
-        "distill.config.types",
-        "distill.config.degradations",
-    ],
-    "distill.data": ["distill.config", "distill.config.types", "distill.config.degradations", "distill.data"],
-    "distill.engine": ["distill.config", "distill.config.types", "distill.data", "distill.engine", "restormer", "unet"],
-    "distill.reporting": [
-        "distill.config",
-        "distill.config.degradations",
-        "distill.data",
-        "distill.engine",
-        "distill.reporting",
-        "restormer",
-    ],
-}
+MOST_FILES_OF_A_ROOM, MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_FUNCTION = 12, 300, 60
 
 
 def name_of(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+NAMES = {name_of(path) for path in MODULES}
+
+
 def imports_of(path: Path) -> set[str]:
+    """Every module that a file names in an import, wherever it stands: in a function, or under TYPE_CHECKING."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            # `from distill.data import degrade` imports a module
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            # `from distill.synthesis import degrade` imports a module, `from distill.config import Config` imports from one.
+            dotted = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in NAMES else str(node.module) for name in dotted}
     return found
 
 
@@ -64,28 +54,60 @@ def within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix + ".")
 
 
-def test_there_are_modules_and_commands_to_check() -> None:
-    assert len(MODULES) > 20
-    assert {"distill.train", "distill.evaluate"} <= COMMANDS
+def own_imports(path: Path) -> set[str]:
+    """Those of this project."""
+    return {name for name in imports_of(path) if any(within(name, package) for package in PACKAGES)}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_imports_only_what_its_room_may(path: Path) -> None:
-    module = name_of(path)
-    rules = [allowed for prefix, allowed in ALLOWED.items() if within(module, prefix)]
-    for imported in imports_of(path):
-        if not any(within(imported, package) for package in ("distill", "restormer", "unet")):
-            continue
-        assert not any(within(imported, command) and command != module for command in COMMANDS), f"{module}: command {imported}"
-        for allowed in rules:
-            assert any(within(imported, prefix) for prefix in allowed), f"{module} imports {imported}"
+def room_of(module: str) -> str:
+    """The entry of FLOORS, the network or the command that a module belongs to."""
+    (room,) = [room for room in [*FLOORS, *NETWORKS, *COMMANDS] if within(module, room)]
+    return room
 
 
-@pytest.mark.parametrize("path", [p for p in MODULES if name_of(p).partition(".")[0] != "distill"], ids=name_of)
+def may_import(room: str) -> list[str]:
+    if room in NETWORKS:
+        return [room]
+    below = FLOORS if room in COMMANDS else FLOORS[FLOORS.index(room) :]
+    return [room, *below, *NETWORKS]
+
+
+def test_the_rules_know_every_file() -> None:
+    assert {"distill.train", "distill.evaluate"} <= set(COMMANDS)
+    assert {room_of(name) for name in NAMES - {"distill"}} == {*FLOORS, *NETWORKS, *COMMANDS}
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path) != "distill"], ids=name_of)
+def test_a_file_imports_from_its_own_room_and_those_below(path: Path) -> None:
+    allowed = may_import(room_of(name_of(path)))
+    for imported in own_imports(path):
+        assert any(within(imported, room) for room in allowed), f"{name_of(path)} imports {imported}"
+
+
+def test_no_imports_run_in_a_circle() -> None:
+    graph = {name_of(path): own_imports(path) for path in MODULES}
+    try:
+        list(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"imports in a circle: {' -> '.join(error.args[1])}")
+
+
+def test_rooms_files_and_functions_can_be_seen_at_once() -> None:
+    for folder in {path.parent for path in MODULES}:
+        assert len(list(folder.glob("*.py"))) <= MOST_FILES_OF_A_ROOM, folder
+    for path in MODULES:
+        text = path.read_text()
+        assert len(text.splitlines()) <= MOST_LINES_OF_A_FILE, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < MOST_LINES_OF_A_FUNCTION, f"{path}: {node.name}"
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if name_of(path).partition(".")[0] in NETWORKS], ids=name_of)
 def test_networks_need_torch_einops_and_safetensors_only(path: Path) -> None:
     packages = {name.partition(".")[0] for name in imports_of(path)}
     allowed = THIRD_PARTY_OF_NETWORKS | ({"triton"} if path.name == "kernels.py" else set())
-    assert packages - sys.stdlib_module_names - {"restormer", "unet"} <= allowed
+    assert packages - sys.stdlib_module_names - set(NETWORKS) <= allowed
 
 
 def test_the_package_itself_imports_nothing() -> None:
@@ -106,7 +128,7 @@ def test_a_shipped_configuration_is_valid_and_opens_with_its_command(path: Path)
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
 def test_no_shipped_configuration_trains_on_the_validation_photographs(path: Path) -> None:
-    from distill.data.datasets import SAMPLES_FOR_TRAINING, SAMPLES_FOR_VALIDATION
+    from distill.data.sources import SAMPLES_FOR_TRAINING, SAMPLES_FOR_VALIDATION
 
     assert {"chelsea.png", "coffee.png"} == set(SAMPLES_FOR_VALIDATION)
     assert not set(SAMPLES_FOR_TRAINING) & set(SAMPLES_FOR_VALIDATION)

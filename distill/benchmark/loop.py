@@ -16,19 +16,24 @@ from torch import Tensor, nn
 
 from distill.benchmark.roofline import synchronize
 from distill.config import AugmentConfig, Config
-from distill.data.datasets import Batch, TrainingPatches, list_images, training_loader
-from distill.data.images import write_image
+from distill.data.batch import Batch, on_device, unpack
+from distill.data.datasets import TrainingPatches
+from distill.data.image_files import write_image
+from distill.data.loader import training_loader
+from distill.data.sources import list_images
 from distill.networks.fast_teacher import speed_up_for_training
 from distill.networks.student import build_student
 from distill.networks.teacher import Teacher, build_teacher, identify
-from distill.runtime.device import choose_device, on_device
+from distill.networks.vgg import VggFeatures
+from distill.runtime.device import choose_device
 from distill.runtime.ranks import Ranks
 from distill.synthesis.augment import augment
-from distill.synthesis.degrade import to_uint8
+from distill.synthesis.eight_bit import to_uint8
 from distill.teacher_cache.fill import fill
 from distill.teacher_cache.store import TeacherCache, new_header
-from distill.training.losses import VggFeatures
-from distill.training.step import TrainingState, learning_rate, new_training_state, prepare, training_step
+from distill.training.plan import learning_rate
+from distill.training.state import TrainingState, new_training_state
+from distill.training.step import training_step
 
 # Batches that each loader worker makes ahead while nobody asks for them (torch's prefetch_factor).
 PREFETCHED = 2
@@ -118,9 +123,7 @@ class _Loop:
 
     def __init__(self, config: Config, device: torch.device, teacher: Teacher | None, cache: TeacherCache | None = None) -> None:
         self.config, self.device, self.teacher = config, device, teacher
-        dataset = TrainingPatches(config)
-        dataset.cache = cache
-        self.loader = training_loader(dataset, 0, 10**9, pin=device.type == "cuda")
+        self.loader = training_loader(TrainingPatches(config, reader=cache), 0, 10**9, pin=device.type == "cuda")
         self.batches = on_device(self.loader, device)
         self.state, self.vgg = _student(config, device)
 
@@ -160,7 +163,7 @@ class _Parts:
         self.state, self.vgg = _student(config, device)
 
     def degrade_augment(self) -> tuple[Tensor, Tensor]:
-        sharp, blurry = prepare(self.batch, self.config)
+        sharp, blurry = unpack(self.batch, self.config.degrade)
         sharp, blurry = augment([sharp, blurry], self.config.augment, self.batch.draws)
         return sharp, blurry
 
@@ -198,7 +201,7 @@ def _timed(work: Callable[[], object], device: torch.device) -> float:
 
 
 def _student(config: Config, device: torch.device) -> tuple[TrainingState, VggFeatures | None]:
-    state = new_training_state(build_student(config), config.optimizer, device)
+    state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, device)
     state.student.train()
     if config.student.compile:
         state.student.compile()
@@ -216,7 +219,7 @@ def _cached_config(config: Config, folder: Path, device: torch.device) -> Config
     written = 0
     with closing(training_loader(dataset, 0, 10**9, pin=False)) as loader:
         for batch in loader:
-            sharp, blurry = (to_uint8(image) for image in prepare(batch.to(device), config))
+            sharp, blurry = (to_uint8(image) for image in unpack(batch.to(device), config.degrade))
             for pair in zip(sharp, blurry, strict=True):
                 for name, image in zip(("sharp", "blurry"), pair, strict=True):
                     write_image(folder / name / f"{written:04d}.png", image.permute(1, 2, 0).cpu().numpy())
@@ -235,7 +238,7 @@ def _fill(config: Config, teacher: Teacher, device: torch.device) -> float:
     images = list_images(config.data, config.data.sharp, ())
     for folder in (f"{config.teacher.cache}_warm_up", config.teacher.cache):
         cache = TeacherCache(folder)
-        cache.manifest.write_header(new_header(config, identify(teacher), images))
+        cache.manifest.write_header(new_header(identify(teacher), images, str(config.data.blurry), config.teacher.tile))
         start = time.perf_counter()
         # Whole: images of a patch's size go through the teacher many at a time, before the first of them is written.
         for _ in fill(cache, teacher, images, config.teacher.tile, config.data.workers, device):

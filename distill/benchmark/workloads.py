@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from distill.config import Config, RestormerConfig, TeacherForm, UNetConfig
 from distill.config.types import Precision
+from distill.networks.architecture import architecture, build_network, inference_copy
 from distill.networks.fast_teacher import speed_up
-from distill.networks.student import architecture, build_network, inference_copy
 from distill.networks.teacher import DTYPES, Teacher
 from distill.runtime.device import prepare_process
-from distill.synthesis.degrade import quantize, to_float
+from distill.synthesis.eight_bit import quantize, to_float
 from restormer.model import Restormer
 from restormer.reference import ReferenceRestormer
 from restormer.weights import infer_architecture, load_restormer

@@ -6,6 +6,7 @@ from distill.config.networks import RestormerConfig, StudentConfig, TeacherConfi
 from distill.config.schema import Config
 from distill.config.training import (
     DEVICE_NAMES,
+    LOSS_TERMS,
     BenchConfig,
     EvalConfig,
     OptimizerConfig,
@@ -17,6 +18,7 @@ from distill.config.training import (
 
 __all__ = [
     "DEVICE_NAMES",
+    "LOSS_TERMS",
     "AugmentConfig",
     "BenchConfig",
     "Config",

@@ -40,6 +40,11 @@ class Config(Section):
     """What is validated, and when."""
     bench: BenchConfig = BenchConfig()
 
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether any stage's loss compares with the teacher's image."""
+        return self.teacher.mode != "none" and any(stage.needs_target(self.vgg) for stage in self.stages)
+
     @model_validator(mode="after")
     def _check_contradictions(self) -> Config:
         needs_degrade = [key for key, d in (("data", self.data), ("data.val", self.data.val)) if d.blurry is None]

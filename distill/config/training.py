@@ -24,6 +24,10 @@ class RunConfig(Section):
     """Losses are read from the device, and written, every so many steps."""
 
 
+LOSS_TERMS = ("l1", "kd", "vgg")
+"""The terms of the loss. Each is a key of a stage, its weight, and the name under which the term is logged."""
+
+
 class StageConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
     """Names the file that the stage ends with: student_model_<name>.pth."""
@@ -38,9 +42,18 @@ class StageConfig(Section):
 
     @model_validator(mode="after")
     def _check_any(self) -> StageConfig:
-        if self.l1 == self.kd == self.vgg == 0:
+        if not any(self.weights.values()):
             raise ValueError("l1, kd and vgg are all 0: there is nothing to learn from")
         return self
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each term of the loss, by its name."""
+        return {term: getattr(self, term) for term in LOSS_TERMS}
+
+    def needs_target(self, vgg: VggConfig) -> bool:
+        """Whether the loss compares with the teacher's image."""
+        return self.kd > 0 or (self.vgg > 0 and vgg.against == "teacher")
 
 
 class VggConfig(Section):

@@ -9,6 +9,11 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from distill.data.batch import Batch, collate
+from distill.data.datasets import TrainingPatches
+from distill.data.sampler import StreamSampler
+from distill.errors import UserError
+
 # How long a loader worker lives on after SIGTERM, so that the main process can save.
 WORKER_GRACE_S = 60
 # How torch begins the message of an error that a worker raised.
@@ -16,12 +21,12 @@ WRAPPED = "Caught "
 
 
 def load(dataset: Dataset[Any], workers: int, **options: Any) -> Generator[Any]:
-    """What a DataLoader yields, with one set of workers, which ends when the generator is closed. A worker's ValueError, which
-    tells the user what to mend, comes in its own words, without the worker's traceback in them."""
+    """What a DataLoader yields, with one set of workers, which ends when the generator is closed. A worker's UserError
+    comes in its own words, without the worker's traceback in them."""
     batches = iter(DataLoader(dataset, num_workers=workers, worker_init_fn=_start_worker, **options))
     try:
         yield from batches
-    except ValueError as error:
+    except UserError as error:
         if not str(error).startswith(WRAPPED):
             raise
         # torch's `Caught ...`, the worker's traceback, and last `module.Error: message`.
@@ -38,3 +43,18 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_S))
     torch.set_num_threads(1)
+
+
+def training_loader(
+    dataset: TrainingPatches, position: int, steps: int, pin: bool, rank: int = 0, ranks: int = 1
+) -> Generator[Batch]:
+    """`steps` batches of the stream from `position` on, or a rank's part of each, on the CPU; one set of workers for the whole of
+    it, which ends when the generator is closed."""
+    data = dataset.config.data
+    yield from load(
+        dataset,
+        workers=min(data.workers, max(0, steps)),
+        batch_sampler=StreamSampler(position, steps, data.batch, rank, ranks),
+        collate_fn=collate,
+        pin_memory=pin,
+    )

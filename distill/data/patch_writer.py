@@ -14,12 +14,13 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from distill.config.degradations import Degradation
-from distill.data.datasets import Skipped, to_tensor
-from distill.data.images import ImageError, Pixels, encode_jpeg, encode_png, read_image, unreadable
+from distill.data.batch import Skipped, to_tensor
+from distill.data.image_files import ORIENTATION, SWAPS_AXES, ImageError, encode_jpeg, encode_png, read_image, unreadable
+from distill.data.pixels import Pixels
 from distill.data.sampler import sample_generator
-from distill.pictures.metadata import ORIENTATION, SWAPS_AXES
 from distill.runtime.files import write_bytes
-from distill.synthesis.degrade import degrade, draw, to_float, to_uint8
+from distill.synthesis.degrade import degrade, draw
+from distill.synthesis.eight_bit import to_float, to_uint8
 
 # The original's folders below `sharp` and `blurry`, and its fractions: a tenth for the benchmark, a fifth of the rest for tests.
 BENCHMARK, TEST, TRAIN = "benchmark", "train/test", "train/train"

@@ -19,7 +19,8 @@ from distill.config import Config
 from distill.networks.teacher import Teacher
 from distill.runtime.ranks import Ranks
 from restormer import kernels
-from restormer.model import Restormer, TransformerBlock
+from restormer.layers import TransformerBlock
+from restormer.model import Restormer
 
 logger = logging.getLogger(__name__)
 

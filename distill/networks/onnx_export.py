@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.config.types import Precision
-from distill.networks.student import About, describe_network, inference_copy
+from distill.errors import UserError
+from distill.networks.architecture import describe_network, inference_copy
+from distill.networks.student_files import About
 from restormer.model import Restormer
 from unet.model import MIN_SIDE, UNet
 
@@ -30,7 +32,7 @@ SIDES_OF_RESTORMER = SIDES[:3]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """A network that cannot be exported, or not to this file. The message is one line."""
 
 

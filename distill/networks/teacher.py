@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from distill.config import TeacherConfig
 from distill.config.types import Precision
-from distill.scoring.metrics import decibel
-from distill.synthesis.degrade import quantize
-from distill.teacher_cache.manifest import Identity
+from distill.errors import shown
 from restormer.weights import infer_architecture, load_restormer
 
 logger = logging.getLogger(__name__)
-
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -71,6 +67,31 @@ def _clamp(image: Tensor) -> Tensor:
     return torch.where(image.isinf(), torch.nan, image.clamp(0, 1))
 
 
+class Identity(BaseModel):
+    """Which teacher: what must be equal for two runs to get the same images from it."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """sha256 of names, shapes and values of the weights, in the precision in which they are used."""
+    architecture: dict[str, bool | int | float | str | list[int]]
+    """Keywords of the network."""
+    precision: Precision
+
+    def difference(self, other: Identity) -> str | None:
+        """What is another in `other`, in words; None where nothing is."""
+        if self.precision != other.precision:
+            return f"made in precision {self.precision}, but this run's teacher.precision is {other.precision}"
+        if self.architecture != other.architecture:
+            mine, its = (record.architecture for record in (self, other))
+            keys = [key for key in sorted(mine.keys() | its.keys()) if mine.get(key) != its.get(key)]
+            changes = [f"{shown(key)} {shown(mine.get(key))}, not {shown(its.get(key))}" for key in keys[:3]]
+            return f"made by another network than teacher.weights: {', '.join(changes)}"
+        if self.weights != other.weights:
+            return f"made with other weights (sha256 {self.weights[:12]}...) than teacher.weights ({other.weights[:12]}...)"
+        return None
+
+
 def identify(teacher: Teacher) -> Identity:
     """What a cache of this teacher's images is told apart by."""
     state = teacher.network.state_dict()
@@ -97,61 +118,3 @@ def build_teacher(config: TeacherConfig, device: torch.device) -> Teacher | None
     if precision != "fp32" and device.type == "cpu":
         logger.warning("teacher.precision: %s is many times slower than fp32 on a CPU", precision)
     return Teacher(load_restormer(config.weights, config.sha256), DTYPES[precision], config.micro_batch).to(device)
-
-
-@dataclass(frozen=True)
-class TeacherCheck:
-    """Whether a teacher is worth learning from, measured on a few validation images."""
-
-    blurry_psnr: float
-    teacher_psnr: float
-    half_error: float | None
-    """RMS difference between half and full precision, as a share of the RMS correction; None in full precision."""
-    finite: bool
-
-    def complaint(self) -> str | None:
-        """What is wrong with this teacher, in one line; None where it helps."""
-        if not self.finite:
-            advice = "try teacher.precision: fp32" if self.half_error is not None else "its weights do not suit them"
-            return f"the teacher's output is not finite on validation images; {advice}"
-        if self.teacher_psnr <= self.blurry_psnr:
-            return (
-                f"the teacher makes the validation images worse ({self.teacher_psnr:.2f} dB, its blurry input"
-                f" {self.blurry_psnr:.2f} dB), and a student learns that from it; give weights trained for this blur, or kd: 0"
-            )
-        if self.half_error is not None and self.half_error > MAX_HALF_ERROR:
-            return (
-                f"half precision changes the teacher's correction by {self.half_error:.1%}; fp16 is closer than bf16, fp32 exact"
-            )
-        return None
-
-
-# The embedded teacher on photographs: fp16 0.7 %, bf16 5.8 %.
-MAX_HALF_ERROR = 0.05
-# Stands for the infinite PSNR of a blank page, which would be all that a mean says.
-LOSSLESS_DB = 120.0
-
-
-def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> TeacherCheck:
-    """Measures the teacher on (blurry, sharp) pairs of (1, 3, H, W), on its device."""
-    finite = True
-    blurry_db: list[float] = []
-    teacher_db: list[float] = []
-    errors, corrections = [], []
-    for blurry, sharp in pairs:
-        restored = teacher(blurry)
-        finite = finite and bool(restored.isfinite().all())
-        for scores, image in ((blurry_db, blurry), (teacher_db, quantize(restored))):
-            scores.append(min(decibel(float((image - sharp).square().mean())), LOSSLESS_DB))
-        if teacher.dtype != torch.float32:
-            exact = _in_full_precision(teacher, blurry)
-            errors.append(float((restored - exact).square().mean()))
-            corrections.append(float((exact - blurry).square().mean()))
-    count = len(blurry_db)
-    half_error = (sum(errors) / max(sum(corrections), 1e-12)) ** 0.5 if errors else None
-    return TeacherCheck(sum(blurry_db) / count, sum(teacher_db) / count, half_error, finite)
-
-
-def _in_full_precision(teacher: Teacher, blurry: Tensor) -> Tensor:
-    with torch.no_grad():
-        return copy.deepcopy(teacher.network).float()(blurry).clamp(0, 1)

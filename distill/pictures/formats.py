@@ -20,7 +20,7 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, TiffImagePlugin, TiffTags
 
-from distill.data.images import BAND_ROWS, ImageError, unreadable
+from distill.data.image_files import BAND_ROWS, ImageError, unreadable
 from distill.pictures.metadata import Metadata, descriptive
 
 Samples = NDArray[np.uint8] | NDArray[np.uint16]

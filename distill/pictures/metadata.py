@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin
 
-ORIENTATION = ExifTags.Base.Orientation
+from distill.data.image_files import ORIENTATION, SWAPS_AXES
+
 UPRIGHT = 1
 
 # EXIF orientation -> what turns its pixels, (H, W, ...), upright
@@ -26,7 +27,6 @@ _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
     8: np.rot90,
 }
-SWAPS_AXES = frozenset({5, 6, 7, 8})
 
 # The tags of a TIFF's first directory that are about the picture. The others are about where and how its pixels are stored.
 _DESCRIPTIVE = frozenset(

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from distill.data.images import ImageError
+from distill.data.image_files import ImageError
 from distill.pictures.selection import Job
 from distill.runtime.files import write_bytes
 

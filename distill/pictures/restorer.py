@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from distill.config import ConfigError
 from distill.config.types import Precision
-from distill.data.images import MIN_SIDE
-from distill.networks.student import inference_copy
+from distill.data.image_files import MIN_SIDE
+from distill.networks.architecture import inference_copy
 from distill.networks.teacher import DTYPES, Teacher
 from distill.networks.tiles import OVERLAP, Span, blended_spans, exact_spans, restore_in_strips
 from distill.pictures.formats import Samples

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill.data.images import SUFFIXES, ImageError, NoImagesError, images_below
+from distill.data.find import SUFFIXES, NoImagesError, images_below
+from distill.data.image_files import ImageError
 
 COMPARISONS = "compare"
 

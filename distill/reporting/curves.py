@@ -6,10 +6,11 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
+from distill.config import LOSS_TERMS
 from distill.reporting.reading import Record, RunFolder, number
 
 MAX_POINTS = 500
-TRAINING = ("loss", "l1", "kd", "vgg", "images_per_s")
+TRAINING = ("loss", *LOSS_TERMS, "images_per_s")
 VALIDATION = tuple(f"{row}_{measure}" for measure in ("psnr", "ssim") for row in ("blurry", "teacher", "student"))
 
 

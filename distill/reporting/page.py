@@ -17,12 +17,12 @@ from typing import Any
 from PIL import Image
 
 from distill.config import dump_config
-from distill.data.images import Pixels
+from distill.data.pixels import Pixels
 from distill.reporting import words
 from distill.reporting.curves import Clock, curves
 from distill.reporting.pictures import Gallery, ShownImage
 from distill.reporting.reading import RunFolder, gains, number
-from distill.scoring.validation import Score
+from distill.scoring.evaluation import Score
 from distill.training.about import project
 
 TEMPLATE = files("distill.reporting") / "template"

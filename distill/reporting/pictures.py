@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from distill.config import Config, ConfigError
-from distill.data.images import COLUMN_GAP, ImageError, Pixels, centre_crop, read_image
-from distill.networks.student import inference_copy, load_student
+from distill.data.image_files import ImageError, read_image
+from distill.data.pixels import COLUMN_GAP, Pixels, centre_crop
+from distill.networks.architecture import inference_copy
+from distill.networks.student_files import load_student
 from distill.networks.teacher import Teacher, build_teacher
 from distill.reporting.reading import RunFolder, gains
 from distill.runtime.memory import is_out_of_memory
@@ -22,7 +24,8 @@ from distill.runtime.progress import progress_bar
 from distill.scoring.metrics import psnr
 from distill.scoring.validation import SAMPLE_SIDE, Validation, to_pixels
 from distill.training.run_folder import BEST, SAMPLES, stage_file
-from restormer.weights import PUBLISHED, WeightsError, published_file
+from restormer.published import PUBLISHED, published_file
+from restormer.weight_files import WeightsError
 
 logger = logging.getLogger(__name__)
 

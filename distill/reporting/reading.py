@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from distill.config import Config, load_config
-from distill.scoring.validation import ROWS, Evaluation, Score
+from distill.scoring.evaluation import ROWS, Evaluation, Score
 from distill.training.run_folder import CONFIG, EVALUATION, METRICS
 
 KINDS = ("start", "train", "val", "skipped")
+# What earlier versions called a field of metrics.jsonl, and its name now.
+RENAMED = {"skipped_updates": "rejected_updates", "skipped_images": "rejected_images"}
 
 Record = dict[str, Any]
 
@@ -125,6 +127,9 @@ def _record(line: str) -> Record | None:
         return None
     if not isinstance(record, dict) or record.get("kind") not in KINDS:
         return None
+    for old, new in RENAMED.items():
+        if old in record:
+            record[new] = record.pop(old)
     step = record.get("step")
     return record if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53 else None
 

@@ -9,11 +9,10 @@ import torch
 
 from distill.config import Config, ImagesConfig, RestormerConfig, StageConfig, UNetConfig
 from distill.config.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
-from distill.networks.student import architecture, build_network
+from distill.networks.architecture import architecture, build_network
 from distill.reporting.curves import Clock
 from distill.reporting.reading import RunFolder, gains, number
-from distill.training.losses import learns_from_teacher
-from restormer.weights import EMBEDDED, PUBLISHED
+from restormer.published import EMBEDDED, PUBLISHED
 
 SHOWN_NAMES = 8
 
@@ -53,7 +52,7 @@ def lead(run: RunFolder) -> str:
     """Two or three sentences for somebody who has never seen the project."""
     name = "U-Net" if isinstance(run.config.student, UNetConfig) else "Restormer"
     student = f"a {name} with {_short(parameters(run.config.student))} parameters"
-    if not learns_from_teacher(run.config):
+    if not run.config.learns_from_teacher:
         return f"A network (the student, {student}) was trained to sharpen blurry photographs, from sharp originals alone."
     return (
         f"A small, fast network (the student, {student}) was trained to sharpen blurry photographs. It learned from sharp"
@@ -64,7 +63,7 @@ def lead(run: RunFolder) -> str:
 def teacher_check(run: RunFolder) -> tuple[str, str] | None:
     """(good, warning or unknown; sentence) about whether the teacher is worth learning from; None where nothing is learned from
     one."""
-    if not learns_from_teacher(run.config):
+    if not run.config.learns_from_teacher:
         return None
     scores, _ = run.scores()
     if not {"teacher", "blurry"} <= scores.keys():
@@ -87,9 +86,9 @@ def warnings(run: RunFolder) -> list[str]:
     if {"student", "blurry"} <= scores.keys() and scores["student"].psnr <= scores["blurry"].psnr:
         gain = scores["student"].psnr - scores["blurry"].psnr
         found.append(f"The student does not improve the validation images ({gain:+.2f} dB on average).")
-    skipped = int(sum(number(record, "skipped_updates") or 0 for record in run.of("train")))
+    skipped = int(sum(number(record, "rejected_updates") or 0 for record in run.of("train")))
     if skipped:
-        names = {str(name) for record in run.of("train") for name in _list(record.get("skipped_images"))}
+        names = {str(name) for record in run.of("train") for name in _list(record.get("rejected_images"))}
         about = f" Images of those batches: {_some(sorted(names))}." if names else ""
         found.append(f"{_count(skipped, 'update')} had a loss or gradient that was not finite and changed nothing.{about}")
     without = int(sum(number(record, "images_without_kd") or 0 for record in run.of("train")))
@@ -203,7 +202,7 @@ def _teacher(config: Config, size: int | None) -> str:
     which = "the small Restormer that comes with this project" if name == EMBEDDED else f"Restormer with the weights {name}"
     which = f"the published Restormer, {name}" if name in PUBLISHED else which
     how = "it restored every batch inside the training loop" if teacher.mode == "online" else "its images were computed before"
-    how = how if learns_from_teacher(config) else "only compared with: no loss asked for its images"
+    how = how if config.learns_from_teacher else "only compared with: no loss asked for its images"
     count = "" if size is None else f", {_short(size)} parameters"
     return f"{_sentence(which)}{count}; frozen, {how}."
 

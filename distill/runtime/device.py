@@ -6,13 +6,11 @@ import ctypes
 import platform
 import re
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
 from distill.config import DEVICE_NAMES, ConfigError
-from distill.data.datasets import Batch
 from distill.runtime.ranks import Ranks
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
@@ -63,26 +61,6 @@ def _processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
-
-
-def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The loader's batches, their images on the device.
-
-    On CUDA they are copied on a stream of their own, from pinned memory: the host, which waits for nothing, asks for a copy while
-    the device still computes the step before, and the two run side by side.
-    """
-    if device.type != "cuda":
-        yield from (batch.to(device) for batch in batches)
-        return
-    copies = torch.cuda.Stream(device)
-    for batch in batches:
-        with torch.cuda.stream(copies):
-            moved = batch.to(device)
-        steps = torch.cuda.current_stream(device)
-        steps.wait_stream(copies)
-        for image in moved.images():
-            image.record_stream(steps)  # or its memory would be reused by the next copy, during this step
-        yield moved
 
 
 def _keep_freed_pages() -> None:

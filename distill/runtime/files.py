@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
+
+from distill.errors import UserError
 
 LOCK = ".lock"
 # As `_temporary` names it, and as it did before, with the whole name of the file: other programs' files can lie here too.
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
 
 
-class WriteError(ValueError):
+class WriteError(UserError):
     """A file that cannot be written, or a folder that another process writes. The message is one line that begins with the
     path."""
 
@@ -43,6 +48,15 @@ def write_bytes(path: Path, data: bytes | memoryview, durable: bool = False, pre
             temporary.unlink()
         needed = f"; {len(data)} bytes are needed in {path.parent}" if error.errno == errno.ENOSPC else ""
         raise WriteError(f"{path}: cannot be written: {error.strerror}{needed}") from error
+
+
+def save_atomically(path: Path, content: Any, previous: Path | None = None) -> None:
+    """A file of torch's. A crash, a loss of power or a full disk leaves the old one or the new one; the old one becomes
+    `previous`, where that is given. Raises WriteError."""
+    # In memory first: torch.save reports a full disk as a RuntimeError that says nothing of it.
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_bytes(path, file.getbuffer(), durable=True, previous=previous)
 
 
 def check_writable(path: Path) -> None:

@@ -17,6 +17,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distill.errors import UserError
+
 T = TypeVar("T")
 
 # What torchrun sets, and a scheduler's own launcher may.
@@ -27,7 +29,7 @@ VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 PATIENCE = timedelta(hours=2)
 
 
-class LostRankError(RuntimeError):
+class LostRankError(UserError):
     """Another process of the run ended: what this one would have done next needs it."""
 
 
@@ -75,10 +77,10 @@ class Ranks:
     def first_of_node_first(self) -> Iterator[None]:
         """The first process of each machine goes through the block alone, then the others: what it downloads, they find."""
         if self.rank_on_node > 0:
-            self.agree(None)
+            self.barrier()
         yield
         if self.rank_on_node == 0:
-            self.agree(None)
+            self.barrier()
 
     def share(self, items: Sequence[T]) -> list[T]:
         """This rank's part of what all ranks have alike, every `count`-th."""
@@ -88,49 +90,53 @@ class Ranks:
         """How many of so many items the rank with the most of them has."""
         return -(-items // self.count)
 
-    def agree(self, signum: int | None) -> int | None:
-        """A signal that any rank has received, once all have come here. Raises LostRankError where one does not."""
+    def barrier(self) -> None:
+        """Returns once every rank has come here. Raises LostRankError."""
+        self.all_reduce_max(None)
+
+    def all_reduce_max(self, signum: int | None) -> int | None:
+        """The highest signal that any rank has received, on every rank; None where none has. Raises LostRankError."""
         if self.count == 1:
             return signum
         highest = torch.tensor(signum or 0)
-        with _losses_named():
+        with _lost_rank_named():
             dist.all_reduce(highest, dist.ReduceOp.MAX)
         return int(highest) or None
 
-    def gather(self, thing: T) -> list[T]:
+    def all_gather(self, thing: T) -> list[T]:
         """Every rank's, in their order, on every rank. Raises LostRankError."""
         if self.count == 1:
             return [thing]
         things: list[T | None] = [None] * self.count
-        with _losses_named():
+        with _lost_rank_named():
             dist.all_gather_object(things, thing)
         return things  # type: ignore[return-value]
 
-    def from_first(self, make: Callable[[], T]) -> T:
+    def broadcast(self, make: Callable[[], T]) -> T:
         """What the first rank makes, on every rank: files that only its machine has, decisions by its clock. Raises
         LostRankError."""
         things: list[T | None] = [make() if self.first else None]
         if self.count > 1:
-            with _losses_named():
+            with _lost_rank_named():
                 dist.broadcast_object_list(things, src=0)
         return things[0]  # type: ignore[return-value]
 
-    def mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    def all_reduce_mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
         """Over the ranks, each a 0-dimensional tensor on the device, all in one message. Raises LostRankError."""
         if self.count == 1:
             return values
         means = torch.stack([value.float() for value in values.values()])
-        with _losses_named():
+        with _lost_rank_named():
             dist.all_reduce(means)
         return dict(zip(values, (means / self.count).unbind(), strict=True))
 
-    def average(self, tensors: Iterable[Tensor]) -> None:
+    def all_reduce_mean_(self, tensors: Iterable[Tensor]) -> None:
         """Replaces floating tensors by their means over the ranks, all in one message. Raises LostRankError."""
         floating = [tensor for tensor in tensors if tensor.is_floating_point()]
         if self.count == 1 or not floating:
             return
         flat = torch.cat([tensor.flatten() for tensor in floating])
-        with _losses_named():
+        with _lost_rank_named():
             dist.all_reduce(flat)
         means = (flat / self.count).split([tensor.numel() for tensor in floating])
         for tensor, mean in zip(floating, means, strict=True):
@@ -138,7 +144,7 @@ class Ranks:
 
 
 @contextmanager
-def _losses_named() -> Iterator[None]:
+def _lost_rank_named() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo raises nothing more special

@@ -8,7 +8,7 @@ import numpy as np
 from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
-from distill.data.images import Pixels
+from distill.data.pixels import Pixels
 
 SSIM_BORDER = 4
 

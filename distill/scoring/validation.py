@@ -2,79 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from distill.config import Config
-from distill.data.datasets import Skipped, ValidationImages
-from distill.data.images import ImageError, Pixels, centre_crop, pad_to, side_by_side
-from distill.networks.student import inference_copy
+from distill.data.batch import Skipped, unpack
+from distill.data.datasets import ValidationImages
+from distill.data.image_files import ImageError
+from distill.data.pixels import Pixels, centre_crop, pad_to, side_by_side
+from distill.networks.architecture import inference_copy
 from distill.networks.teacher import Teacher
-from distill.runtime.files import write_bytes
 from distill.runtime.ranks import Ranks
-from distill.scoring.metrics import psnr, ssim
-from distill.synthesis.degrade import to_uint8
-from distill.training.step import prepare
+from distill.scoring.evaluation import DISTANCE, Evaluation, Score, score
+from distill.synthesis.eight_bit import to_uint8
 
 logger = logging.getLogger(__name__)
-
-ROWS = ("blurry", "teacher", "student")
-DISTANCE = "student to teacher"
 SAMPLE_SIDE = 256
-
-
-@dataclass(frozen=True)
-class Score:
-    psnr: float
-    """dB, 8-bit RGB."""
-    ssim: float
-
-
-@dataclass
-class Evaluation:
-    """Scores by image name and row: `blurry`, `teacher` and `student` against the sharp image, and `student to teacher`."""
-
-    images: dict[str, dict[str, Score]] = field(default_factory=dict)
-    picture: Pixels | None = None
-    """Some of the images: blurry | student | teacher | sharp."""
-
-    def mean(self, row: str) -> Score | None:
-        """Over all images; None for a row that was not evaluated. PSNR leaves out images for which any row's is infinite, as of a
-        blank page that blur leaves as it is: one would be all that a mean says, and rows are of the same images."""
-        scores = [image[row] for image in self.images.values() if row in image]
-        if not scores:
-            return None
-        finite = [image for image in self.images.values() if all(np.isfinite(score.psnr) for score in image.values())]
-        psnrs = [image[row].psnr for image in finite if row in image]
-        return Score(float(np.mean(psnrs or np.inf)), float(np.mean([s.ssim for s in scores])))
-
-    def table(self) -> str:
-        """The rows that there are, such as `student  28.40  0.8449`: mean PSNR in dB and SSIM."""
-        lines = [f"{len(self.images)} validation images"]
-        for row in ROWS:
-            if (score := self.mean(row)) is not None:
-                lines.append(f"{row:<8}{score.psnr:6.2f}  {score.ssim:.4f}")
-        if (score := self.mean(DISTANCE)) is not None:
-            lines.append(f"{DISTANCE}  {score.psnr:.2f}  {score.ssim:.4f}")
-        return "\n".join(lines)
-
-    def write_csv(self, path: Path) -> None:
-        """One line per image. Raises WriteError."""
-        rows = [row for row in ROWS if self.mean(row) is not None]
-        text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(["Image", *(f"SSIM ({r.title()})" for r in rows), *(f"PSNR ({r.title()})" for r in rows)])
-        for name, scores in self.images.items():
-            writer.writerow([name, *(f"{scores[r].ssim:.4f}" for r in rows), *(f"{scores[r].psnr:.2f}" for r in rows)])
-        write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 @dataclass
@@ -123,7 +71,7 @@ class Validation:
         if isinstance(batch, Skipped):
             self.skipped[batch.path] = batch
             return None
-        sharp, blurry = prepare(batch.to(self.device), self.config)
+        sharp, blurry = unpack(batch.to(self.device), self.config.degrade)
         return batch.names[0], blurry, sharp
 
     def _refuse_none(self) -> None:
@@ -143,7 +91,7 @@ class Validation:
             if pair is not None:
                 self._evaluate_one(index, *pair, student, part)
         part.skipped = self.skipped
-        parts = self.ranks.gather(part)
+        parts = self.ranks.all_gather(part)
         for other in parts:
             self.skipped |= other.skipped
         self._refuse_none()
@@ -156,9 +104,9 @@ class Validation:
     def _evaluate_one(self, index: int, name: str, blurry: Tensor, sharp: Tensor, student: nn.Module, part: _Part) -> None:
         reference, restored = to_pixels(sharp), to_pixels(student(blurry))
         unchanging, by_teacher = self._score_unchanging(name, blurry, reference, len(part.samples))
-        scores = unchanging | {"student": _score(restored, reference)}
+        scores = unchanging | {"student": score(restored, reference)}
         if self.distance and by_teacher is not None:
-            scores[DISTANCE] = _score(restored, by_teacher)
+            scores[DISTANCE] = score(restored, by_teacher)
         part.scores[index] = name, scores
         # An image that takes the place of one that can no longer be read has no teacher's picture, and would be a shorter row.
         kept = self.teacher is None or name in self._teacher_samples
@@ -173,17 +121,13 @@ class Validation:
         """The scores of blurry input and teacher, and the teacher's picture where it has been made for them just now."""
         restored = None
         if name not in self._unchanging:
-            self._unchanging[name] = {"blurry": _score(to_pixels(blurry), reference)}
+            self._unchanging[name] = {"blurry": score(to_pixels(blurry), reference)}
             if self.teacher is not None:
                 restored = to_pixels(self.teacher(blurry))
-                self._unchanging[name]["teacher"] = _score(restored, reference)
+                self._unchanging[name]["teacher"] = score(restored, reference)
                 if samples < self.config.eval.samples:
                     self._teacher_samples[name] = _sample(restored)
         return self._unchanging[name], restored
-
-
-def _score(image: Pixels, reference: Pixels) -> Score:
-    return Score(psnr(image, reference), ssim(image, reference))
 
 
 def to_pixels(image: Tensor) -> Pixels:

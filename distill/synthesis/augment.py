@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.config import AugmentConfig
-from distill.synthesis.degrade import quantize
+from distill.synthesis.eight_bit import quantize
 
 CHANNEL_ORDERS = tuple(itertools.permutations(range(3)))  # the first is the identity
 

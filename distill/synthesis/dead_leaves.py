@@ -10,8 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from distill.data.images import Pixels
-
 Floats = NDArray[np.float32]
 
 # Drawn at twice the size and averaged: edges are antialiased, as a camera's pixels make them.
@@ -21,7 +19,7 @@ COVERS = 6
 MAX_LEAVES = 1500
 
 
-def dead_leaves(side: int, rng: np.random.Generator) -> Pixels:
+def dead_leaves(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """One image, (side, side, 3) RGB uint8."""
     canvas = side * SUPERSAMPLING
     leaf = _draw_leaves(canvas, rng)

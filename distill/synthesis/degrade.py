@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.config.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
+from distill.synthesis.eight_bit import quantize
 
 Draws = dict[str, Tensor]
 
@@ -57,21 +58,6 @@ def degrade(sharp: Tensor, degradations: Sequence[Degradation], draws: Draws) ->
         keep = applied.to(image.device, non_blocking=True)[:, None, None, None]
         image = torch.where(keep, degraded, image)
     return quantize(image)
-
-
-def quantize(image: Tensor) -> Tensor:
-    """Clamps to [0, 1] and rounds to the nearest of 256 levels."""
-    return (image.clamp(0, 1) * 255).round() / 255
-
-
-def to_float(image: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 -> float in [0, 1], channels_last."""
-    return image.contiguous(memory_format=torch.channels_last).float() / 255
-
-
-def to_uint8(image: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> uint8, clamped and rounded as every network's input is."""
-    return (quantize(image.float()) * 255).round().byte()
 
 
 def _apply(step: Degradation, image: Tensor, draws: Draws) -> Tensor:

@@ -8,20 +8,20 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from distill.data.datasets import to_tensor
-from distill.data.images import ImageFile
+from distill.data.batch import to_tensor
+from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher
-from distill.scoring.metrics import decibel
-from distill.synthesis.degrade import to_float
+from distill.synthesis.eight_bit import to_float
 from distill.teacher_cache.store import TeacherCache
 
 
 def measure_approximation(
     teacher: Teacher, cache: TeacherCache, images: Sequence[ImageFile], patch: int, device: torch.device
 ) -> dict[str, tuple[float, float]]:
-    """By augmentation: the PSNR between cached and online target, and for scale the one between blurry patch and online target,
-    in dB, of the mean over images of their mean squared errors. Crops are of the centre; images of at most that size leave them
-    out. Raises ImageError.
+    """{augmentation: (error of the cached target, error of the blurry patch)}, both against the online target.
+
+    An error is the mean over images of the mean squared error, of values in [0, 1]. The blurry patch gives the scale. Crops are
+    of the centre; an image that is no larger than `patch` has none. Raises ImageError.
     """
     errors: dict[str, list[tuple[float, float]]] = {}
     for image in images:
@@ -33,7 +33,7 @@ def measure_approximation(
             online = teacher(transform(blurry))
             pair = [float((transform(other) - online).square().mean()) for other in (cached, blurry)]
             errors.setdefault(name, []).append((pair[0], pair[1]))
-    return {name: (decibel(fmean(e for e, _ in pairs)), decibel(fmean(e for _, e in pairs))) for name, pairs in errors.items()}
+    return {name: (fmean(e for e, _ in pairs), fmean(e for _, e in pairs)) for name, pairs in errors.items()}
 
 
 def _transforms(patch: int, image: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:

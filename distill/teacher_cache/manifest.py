@@ -3,8 +3,7 @@
 `manifest.json` says which teacher; `manifest.jsonl` has one line per image, appended when its teacher image is whole on the disk.
 A line that a crash tore is no line: its image counts as missing. Of several lines about one image the last one counts. Where
 several processes fill a cache, the first one writes `manifest.jsonl` and each other a file of its own, whose lines go over into
-it: appending to one file from several machines is safe on no network file system.
-"""
+it: appending to one file from several machines is safe on no network file system."""
 
 from __future__ import annotations
 
@@ -17,30 +16,24 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from distill.config.types import Precision
+from distill.errors import UserError
+from distill.networks.teacher import Identity
 from distill.runtime.files import append_bytes, write_bytes
 
 HEADER = "manifest.json"
 LINES = "manifest.jsonl"
 PARTS = "manifest.rank*.jsonl"
-
 # In bytes: a file's name, without a suffix, and its path below the folder.
 MAX_NAME, MAX_STEM = 251, 2048
 
 
-class CacheError(ValueError):
+class CacheError(UserError):
     """A teacher cache that cannot be used as it is. `mend` holds the options of `distill.cache` that mend it, None where that
     command cannot."""
 
     def __init__(self, message: str, mend: str | None = None) -> None:
         super().__init__(message)
         self.mend = mend
-
-
-def shown(value: object) -> str:
-    """A value from a manifest, or a file's name, as a message of one line shows it: it may be anything."""
-    text = str(value)
-    return text if text.isprintable() and len(text) <= 60 else f"{text[:57]!r}..."
 
 
 class _Record(BaseModel):
@@ -76,29 +69,6 @@ class Stamp(_Record):
             return path.stat().st_size == self.size and zlib.crc32(path.read_bytes()) == self.crc32
         except OSError:
             return False
-
-
-class Identity(_Record):
-    """Which teacher: what must be equal for two runs to get the same images from it."""
-
-    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """sha256 of names, shapes and values of the weights, in the precision in which they are used."""
-    architecture: dict[str, bool | int | float | str | list[int]]
-    """Keywords of the network."""
-    precision: Precision
-
-    def difference(self, other: Identity) -> str | None:
-        """What is another in `other`, in words; None where nothing is."""
-        if self.precision != other.precision:
-            return f"made in precision {self.precision}, but this run's teacher.precision is {other.precision}"
-        if self.architecture != other.architecture:
-            mine, its = (record.architecture for record in (self, other))
-            keys = [key for key in sorted(mine.keys() | its.keys()) if mine.get(key) != its.get(key)]
-            changes = [f"{shown(key)} {shown(mine.get(key))}, not {shown(its.get(key))}" for key in keys[:3]]
-            return f"made by another network than teacher.weights: {', '.join(changes)}"
-        if self.weights != other.weights:
-            return f"made with other weights (sha256 {self.weights[:12]}...) than teacher.weights ({other.weights[:12]}...)"
-        return None
 
 
 class Inputs(_Record):

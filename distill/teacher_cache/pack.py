@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
-from distill.data.images import ImageError, ImageFile, Triplet, unreadable
+from distill.data.image_files import ImageError, unreadable
 from distill.data.loader import load
+from distill.data.triplets import ImageFile, Triplet
 from distill.teacher_cache.manifest import CacheError, Entry, Stamp
 from distill.teacher_cache.shards import SHARD_BYTES, checksum, shard_name, shard_number, write_shard
 from distill.teacher_cache.store import TeacherCache

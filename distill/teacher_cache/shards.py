@@ -16,7 +16,8 @@ import numpy as np
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from distill.data.images import ImageError, Triplet
+from distill.data.image_files import ImageError
+from distill.data.triplets import Triplet
 from distill.runtime.files import write_bytes
 
 # A million triplets of 512x512 are 18 000 such files, and one of them is easily collected in memory.

@@ -6,75 +6,29 @@ import hashlib
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from distill.config import Config
-from distill.data.images import (
-    ImageError,
-    ImageFile,
-    NoImagesError,
-    Pixels,
-    Triplet,
-    check_size,
-    find_images,
-    read_image,
-    unreadable,
-)
+from distill.data.find import NoImagesError, find_images
+from distill.data.image_files import ImageError, read_image, unreadable
+from distill.data.pixels import Pixels
+from distill.data.triplets import ImageFile, Triplet, check_size
+from distill.errors import shown
+from distill.networks.teacher import Identity
 from distill.runtime.files import write_bytes
+from distill.teacher_cache.differences import Differences, State
 from distill.teacher_cache.manifest import (
     HEADER,
     LINES,
     CacheError,
     Entry,
     Header,
-    Identity,
     Inputs,
     Manifest,
     Stamp,
     header_bytes,
     parse_lines,
-    shown,
 )
 from distill.teacher_cache.shards import SHARDS, checksum, read_triplet
-
-State = Literal["valid", "touched", "missing", "changed", "damaged"]
-
-
-@dataclass
-class Differences:
-    """Stems by what is wrong with their teacher image; nothing is where all are valid."""
-
-    missing: list[str] = field(default_factory=list)
-    """Never computed, or deleted."""
-    changed: list[str] = field(default_factory=list)
-    """The input is another than the one it was computed from."""
-    damaged: list[str] = field(default_factory=list)
-    """The output is not what was written."""
-    removed: list[str] = field(default_factory=list)
-    """The input is gone."""
-    touched: list[str] = field(default_factory=list)
-    """Valid, with other times than when it was written: a copy. Costs a checksum each time."""
-
-    @property
-    def to_compute(self) -> list[str]:
-        return sorted([*self.missing, *self.changed, *self.damaged])
-
-    def complaint(self) -> str | None:
-        """All differences that make the cache wrong, in one line."""
-        words = {
-            "have no teacher image": self.missing,
-            "changed since their teacher image was computed": self.changed,
-            "have a damaged teacher image": self.damaged,
-            "have a teacher image, but are no longer there": self.removed,
-        }
-        found = [f"{len(stems)} images {what} ({_some(stems)})" for what, stems in words.items() if stems]
-        return "; ".join(found) if found else None
-
-
-def _some(stems: Sequence[str]) -> str:
-    return ", ".join(map(shown, stems[:3])) + (f" and {len(stems) - 3} more" if len(stems) > 3 else "")
 
 
 class TeacherCache:
@@ -90,6 +44,11 @@ class TeacherCache:
         self.bare: dict[str, Path] | None = None
         if self.manifest.header is None and self.folder.is_dir():
             self.bare = _bare_files(self.folder)
+
+    @property
+    def stores_targets(self) -> bool:
+        """Its triplets come with the teacher's image, or will."""
+        return True
 
     @property
     def storage(self) -> str | None:
@@ -278,12 +237,12 @@ def _unlink(path: Path) -> None:
         path.unlink()
 
 
-def new_header(config: Config, identity: Identity, images: Sequence[ImageFile]) -> Header:
-    """Of a PNG cache of these images."""
+def new_header(identity: Identity, images: Sequence[ImageFile], folder: str, tile: int) -> Header:
+    """The header of a PNG cache of these images of `folder`, which the teacher restores in tiles of `tile` pixels."""
     stems = "".join(f"{image.stem}\n" for image in images)
     digest = hashlib.sha256(stems.encode(errors="surrogateescape")).hexdigest()
-    inputs = Inputs(folder=str(config.data.blurry), count=len(images), sha256=digest)
-    return Header(storage="png", teacher=identity, tile=config.teacher.tile, inputs=inputs)
+    inputs = Inputs(folder=folder, count=len(images), sha256=digest)
+    return Header(storage="png", teacher=identity, tile=tile, inputs=inputs)
 
 
 def _bare_files(folder: Path) -> dict[str, Path] | None:

@@ -9,11 +9,12 @@ from pathlib import Path
 from torch import nn
 
 from distill.config import Config, load_config
-from distill.networks.student import About, architecture, describe_network, read_student
-from distill.scoring.validation import ROWS, Evaluation
-from distill.training.losses import learns_from_teacher
+from distill.networks.architecture import architecture, describe_network
+from distill.networks.student_files import About, read_student
+from distill.scoring.evaluation import ROWS, Evaluation
 from distill.training.run_folder import CONFIG
-from restormer.weights import WeightsError, licence_note
+from restormer.published import licence_note
+from restormer.weight_files import WeightsError
 
 PROJECT = "online-distill"
 UNKNOWN = "not known; ask whoever trained these weights"
@@ -34,7 +35,7 @@ def about_training(config: Config, step: int, stage: str, evaluation: Evaluation
 def about_config(config: Config) -> dict[str, str | int | float]:
     """What a configuration tells without its run: `config`, `teacher`, `teacher_licence`, `init` and `init_licence`."""
     about: dict[str, str | int | float] = {"project": project(), "config": config.model_dump_json()}
-    if learns_from_teacher(config):
+    if config.learns_from_teacher:
         about |= {"teacher": config.teacher.weights, "teacher_licence": licence(config.teacher.weights)}
     if config.student.init is not None:
         about |= {"init": config.student.init, "init_licence": licence(config.student.init)}

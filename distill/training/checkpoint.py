@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from distill.runtime.files import write_bytes
+from distill.runtime.files import save_atomically
 from distill.training.run_folder import CHECKPOINT, PREVIOUS
-from restormer.weights import WeightsError, read_torch_file
+from restormer.weight_files import WeightsError, read_torch_file
 
 logger = logging.getLogger(__name__)
-
-
-def save_atomically(path: Path, content: Any, previous: Path | None = None) -> None:
-    """A file of torch's. A crash, a loss of power or a full disk leaves the old one or the new one; the old one becomes
-    `previous`, where that is given. Raises WriteError."""
-    # In memory first: torch.save reports a full disk as a RuntimeError that says nothing of it.
-    file = io.BytesIO()
-    torch.save(content, file)
-    write_bytes(path, file.getbuffer(), durable=True, previous=previous)
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:

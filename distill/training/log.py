@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.utils.tensorboard.writer import SummaryWriter
 
-from distill.data.datasets import Skipped
-from distill.data.images import write_image
+from distill.data.batch import Skipped
+from distill.data.image_files import write_image
 from distill.runtime.files import WriteError, append_bytes, write_bytes
 from distill.runtime.ranks import Ranks
-from distill.scoring.validation import ROWS, Evaluation
+from distill.scoring.evaluation import ROWS, Evaluation
 from distill.training.run_folder import METRICS, SAMPLES, TENSORBOARD, sample_file
 
 logger = logging.getLogger(__name__)
@@ -33,14 +33,15 @@ class RunLog:
 
     def __init__(self, folder: Path, step: int, ranks: Ranks) -> None:
         self.folder, self.ranks = folder, ranks
-        self.skipped_in_a_row = 0
+        self.rejected_in_a_row = 0
         """The longest row of updates that were not finite, of those that ended in or after the last `flush`."""
         self._row = 0
         self._pending: list[tuple[dict[str, Tensor], list[str]]] = []
         self._since = time.perf_counter()
         self._images = 0
         self._unwritable: set[str] = set()
-        self._unusable: set[str] = set()
+        self.skipped_images: dict[str, Skipped] = {}
+        """Image files that could not be used, by their paths."""
         self._board: SummaryWriter | None = None
         if ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
@@ -52,12 +53,13 @@ class RunLog:
         """Writes that a process goes on from here: a second such line is of a run that was stopped and continued."""
         self._append("start", {"step": step, "time": _now(), "total_steps": total_steps, "device": device})
 
-    def skipped(self, step: int, images: Iterable[Skipped]) -> None:
-        """Writes which image files cannot be used, each once."""
-        for image in images:
-            if image.path not in self._unusable:
-                self._unusable.add(image.path)
-                self._append("skipped", {"step": step, "path": image.path, "reason": image.reason})
+    def skipped(self, step: int, images: Iterable[Skipped]) -> list[Skipped]:
+        """Writes which image files cannot be used, each once, and returns those that are new."""
+        new = {image.path: image for image in images if image.path not in self.skipped_images}
+        self.skipped_images |= new
+        for image in new.values():
+            self._append("skipped", {"step": step, "path": image.path, "reason": image.reason})
+        return list(new.values())
 
     def _open_board(self, purge_step: int) -> None:
         self._board = SummaryWriter(str(self.folder / TENSORBOARD), purge_step=purge_step)
@@ -79,7 +81,7 @@ class RunLog:
         self._since, self._images = time.perf_counter(), 0
 
     def flush(self, step: int, **constants: float | str) -> dict[str, Any]:
-        """Waits for the device, and writes the means since the last flush with images/s, the number of skipped updates and the
+        """Waits for the device, and writes the means since the last flush with images/s, the number of rejected updates and the
         images they were about. Means are over finite updates. Returns what it wrote; {} where nothing was added."""
         if not self._pending:
             return {}
@@ -91,11 +93,11 @@ class RunLog:
         if finite.any():
             record |= {name: float(value[finite > 0].mean()) for name, value in values.items()}
         record |= {
-            "skipped_updates": int((finite == 0).sum()),
+            "rejected_updates": int((finite == 0).sum()),
             "images_per_s": self._images / (time.perf_counter() - self._since),
         }
-        if record["skipped_updates"]:
-            record["skipped_images"] = self._names_of([n for n, good in zip(names, finite.tolist(), strict=True) if not good])
+        if record["rejected_updates"]:
+            record["rejected_images"] = self._names_of([n for n, good in zip(names, finite.tolist(), strict=True) if not good])
         if teacher_failed is not None and teacher_failed.any():
             record["images_without_kd"] = round(float(teacher_failed.sum()) * self._images / len(measured))
         self._count_row(finite.tolist())
@@ -106,13 +108,13 @@ class RunLog:
 
     def _names_of(self, batches: list[list[str]]) -> list[str]:
         """Of all ranks' parts of these batches: each knows its own."""
-        return [name for part in self.ranks.gather([name for batch in batches for name in batch]) for name in part]
+        return [name for part in self.ranks.all_gather([name for batch in batches for name in batch]) for name in part]
 
     def _count_row(self, finite: list[float]) -> None:
-        self.skipped_in_a_row = 0
+        self.rejected_in_a_row = 0
         for good in finite:
             self._row = 0 if good else self._row + 1
-            self.skipped_in_a_row = max(self.skipped_in_a_row, self._row)
+            self.rejected_in_a_row = max(self.rejected_in_a_row, self._row)
 
     def validation(self, step: int, evaluation: Evaluation) -> None:
         """Writes the mean scores, and the picture to samples/."""

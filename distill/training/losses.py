@@ -1,99 +1,22 @@
-"""The loss: L1 to the sharp image, L1 to the teacher's, L1 between VGG16 features."""
+"""The loss: L1 to the sharp image, L1 to the teacher's image, L1 between VGG16 features."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
-import torchvision
-from torch import Tensor, nn
-from torchvision.models.vgg import make_layers
+from torch import Tensor
 
-from distill.config import Config, ConfigError, StageConfig, VggConfig
-from restormer.weights import read_weights
-
-UP_TO_RELU2_2: list[str | int] = [64, 64, "M", 128, 128]  # the channels of its convolutions, and its pooling
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-class VggFeatures(nn.Module):
-    """VGG16 (Simonyan and Zisserman, ICLR 2015) up to relu2_2, frozen; owns its normalisation. As a perceptual loss: Johnson,
-    Alahi and Fei-Fei, ECCV 2016."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, config: VggConfig) -> None:
-        """Raises ConfigError and what reading a weights file raises; downloads torchvision's weights for `imagenet`."""
-        super().__init__()
-        self.config = config
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # weights: random is the same network in every run and after every resume
-            self.features = make_layers(UP_TO_RELU2_2)  # not vgg16(), most of whose 138 million weights would be thrown away
-            for parameter in self.features.parameters():  # as vgg16() does it, else random features fade from layer to layer
-                if parameter.ndim == 4:
-                    nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
-                else:
-                    nn.init.zeros_(parameter)
-        if config.weights != "random":
-            self._load(config.weights)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
-        for layer in self.features:
-            if isinstance(layer, nn.ReLU):
-                layer.inplace = False
-        self.requires_grad_(False).eval()
-
-    def _load(self, weights: str) -> None:
-        if weights == "imagenet":
-            state = _download(torchvision.models.VGG16_Weights.IMAGENET1K_V1)
-        else:
-            state = read_weights(Path(weights))
-        wanted = {f"features.{key}": value for key, value in self.features.state_dict().items()}
-        for key, value in wanted.items():
-            if key not in state or state[key].shape != value.shape:
-                raise ConfigError(f"vgg.weights: {weights}: {key} is missing or of another shape; not torchvision's vgg16")
-        self.features.load_state_dict({key.removeprefix("features."): state[key] for key in wanted})
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] -> relu2_2, (B, 128, H/2, W/2) or of `resize`."""
-        if self.config.resize is not None:
-            image = F.interpolate(image, (self.config.resize,) * 2, mode="bilinear", align_corners=False)
-        if self.config.normalize:
-            image = (image - self.mean) / self.std
-        return self.features(image)
-
-
-def needs_target(stage: StageConfig, vgg: VggConfig) -> bool:
-    """Whether a stage's loss asks for the teacher's image."""
-    return stage.kd > 0 or (stage.vgg > 0 and vgg.against == "teacher")
-
-
-def learns_from_teacher(config: Config) -> bool:
-    """Whether any of its losses does."""
-    return config.teacher.mode != "none" and any(needs_target(stage, config.vgg) for stage in config.stages)
-
-
-def _download(weights: torchvision.models.VGG16_Weights) -> Mapping[str, Tensor]:
-    """From torch's hub cache, where they are. Raises ConfigError."""
-    try:
-        return weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network, or another file than expected
-        raise ConfigError(
-            f"vgg.weights: imagenet: cannot download {weights.url} ({error}); fetch it elsewhere and give the file"
-        ) from None
+from distill.config import StageConfig
+from distill.networks.vgg import VggFeatures
 
 
 def distillation_loss(
     prediction: Tensor, sharp: Tensor, target: Tensor | None, stage: StageConfig, vgg: VggFeatures | None
 ) -> dict[str, Tensor]:
-    """The terms, each a float32 scalar by itself, and their weighted sum `loss`. Images are (B, 3, H, W) in [0, 1].
+    """Each term of the loss, unweighted, and their weighted sum `loss`: 0-dimensional, float32.
 
-    `target` is the teacher's image; a term of weight 0 is not computed. VGG compares with the sharp image or the target, as
-    its configuration says.
+    Images are (B, 3, H, W) in [0, 1]; `target` is the teacher's. A term of weight 0 is not computed. VGG compares with the sharp
+    image or the target, as its configuration says.
     """
     prediction, sharp = prediction.float(), sharp.float()
     terms: dict[str, Tensor] = {}
@@ -109,6 +32,5 @@ def distillation_loss(
         with torch.no_grad():
             wanted = vgg(reference.float())
         terms["vgg"] = F.l1_loss(vgg(prediction), wanted)
-    weights = {"l1": stage.l1, "kd": stage.kd, "vgg": stage.vgg}
-    terms["loss"] = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    terms["loss"] = torch.stack([stage.weights[name] * term for name, term in terms.items()]).sum()
     return terms

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from distill.config import StageConfig
+from distill.config import OptimizerConfig, StageConfig
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,13 @@ class Plan:
     def as_dict(self) -> dict[str, Any]:
         """All but the stages, which a configuration says anew."""
         return {name: value for name, value in asdict(self).items() if name != "stages"}
+
+
+def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
+    """The rate of the update from `step` to `step + 1`: a linear warm-up, then constant, or half a cosine down to 0."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * progress))

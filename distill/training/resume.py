@@ -13,7 +13,7 @@ from distill.networks.teacher import Teacher
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.plan import Plan
 from distill.training.run_folder import CHECKPOINT
-from distill.training.step import TrainingState
+from distill.training.state import TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -30,9 +30,7 @@ BESIDE_TRAINING = (
 
 
 def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> None:
-    """Writes the checkpoint, on the first rank. Raises WriteError, after which the one that was there still is."""
-    if not state.ranks.first:
-        return
+    """Writes the checkpoint; only the first rank should. Raises WriteError, after which the older checkpoint is still there."""
     # Teachers never change and VGG neither, so only the student is kept, and whether the teacher had to leave half precision.
     content = {
         "format": FORMAT,
@@ -56,7 +54,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
 
     The first rank reads it. Raises ConfigError for a checkpoint of another run, WeightsError where none can be read.
     """
-    content = state.ranks.from_first(lambda: load_checkpoint(folder))
+    content = state.ranks.broadcast(lambda: load_checkpoint(folder))
     if content is None:
         return None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -78,11 +76,11 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
         _check_nothing_to_train(folder, changes)
     if changes:
         logger.warning("the configuration has changed since the checkpoint: %s", _in_words(changes))
-    _restore(content, state)
+    _load(content, state)
     if any(key.startswith(VALIDATION) for key in changes):
         state.best_psnr = float("-inf")  # it is of other images
     if teacher is not None and not any(key in changes for key in TEACHER):
-        _restore_teacher(content, state, teacher)
+        _load_teacher(content, state, teacher)
     if finished:
         logger.info("%s: the run is finished, and is evaluated again; --fresh starts over", folder)
     else:
@@ -90,7 +88,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
     return plan
 
 
-def _restore(content: dict[str, Any], state: TrainingState) -> None:
+def _load(content: dict[str, Any], state: TrainingState) -> None:
     state.student.load_state_dict(content["student"])
     if state.ema is not None:
         # A run that had no average begins one with its student.
@@ -101,7 +99,7 @@ def _restore(content: dict[str, Any], state: TrainingState) -> None:
     state.step, state.best_psnr, state.validated_step = content["step"], content["best_psnr"], content["validated_step"]
 
 
-def _restore_teacher(content: dict[str, Any], state: TrainingState, teacher: Teacher) -> None:
+def _load_teacher(content: dict[str, Any], state: TrainingState, teacher: Teacher) -> None:
     state.teacher_failed.fill_(content["teacher_failed"])
     if content["teacher_failed"] > 0 and content["teacher_in_full_precision"]:
         teacher.use_full_precision()

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
+from distill.config import Config, ConfigError
+
 CONFIG = "config.yaml"
 CHECKPOINT = "student_checkpoint.pth"
 PREVIOUS = "student_checkpoint.previous.pth"
@@ -30,3 +35,16 @@ def evaluation_file(weights: str) -> str:
 def sample_file(step: int) -> str:
     """Of the picture of a validation, in SAMPLES; in the order of steps."""
     return f"step_{step:07d}.png"
+
+
+def clear_run(folder: Path, config: Config) -> None:
+    """Removes what a run writes, and nothing else that may lie in its folder. Raises ConfigError where the run would begin with
+    that."""
+    files = [path for pattern in FILES for path in folder.glob(pattern)]
+    for key, value in (("student.init", config.student.init), ("teacher.weights", config.teacher.weights)):
+        if value is not None and Path(value).resolve() in [path.resolve() for path in files]:
+            raise ConfigError(f"{key}: {value} is what --fresh would remove; copy it elsewhere, or give another run.dir")
+    for path in files:
+        path.unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)

@@ -30,7 +30,7 @@ from distill.cache import build_cache
 from distill.config import parse_config
 from distill.runtime.files import locked
 from distill.synthesis.dead_leaves import dead_leaves
-from restormer.weights import locate_weights
+from restormer.published import locate_weights
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., int]

@@ -21,12 +21,13 @@ from torch import Tensor
 from distill.config import Config, UNetConfig
 from distill.export import export, main
 from distill.networks import onnx_export
-from distill.networks.student import load_student, read_student, save_student
+from distill.networks.student_files import load_student, read_student, save_student
 from distill.pictures.restorer import Restorer
 from distill.train import train
 from distill.training.about import UNKNOWN, licence
 from restormer.model import Restormer
-from restormer.weights import PUBLISHED, load_restormer
+from restormer.published import PUBLISHED
+from restormer.weights import load_restormer
 from unet.model import UNet
 
 ROOT = Path(__file__).parents[2]

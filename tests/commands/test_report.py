@@ -29,8 +29,9 @@ from running import StopAt, records
 from distill import report as report_command
 from distill.command import Interrupted
 from distill.config import Config, ConfigError
-from distill.data.images import centre_crop, read_image
-from distill.networks.student import load_student
+from distill.data.image_files import read_image
+from distill.data.pixels import centre_crop
+from distill.networks.student_files import load_student
 from distill.networks.teacher import build_teacher
 from distill.report import report
 from distill.reporting import pictures
@@ -38,7 +39,8 @@ from distill.reporting.curves import Clock, curves
 from distill.reporting.pictures import SHOWN_SIDE, choose, gallery
 from distill.reporting.reading import read_run, read_runs
 from distill.reporting.words import notes, status, teacher_check, warnings
-from distill.scoring.validation import ROWS, SAMPLE_SIDE, Validation
+from distill.scoring.evaluation import ROWS
+from distill.scoring.validation import SAMPLE_SIDE, Validation
 from distill.train import train
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked=1">&lt;b&gt;'
@@ -159,7 +161,7 @@ def test_a_teacher_that_does_not_help_is_a_warning_that_names_its_images(run: Pa
 
 
 def test_what_was_skipped_is_said(run: Path) -> None:
-    odd = {"skipped_updates": 3, "skipped_images": ["night"], "images_without_kd": 2}
+    odd = {"rejected_updates": 3, "rejected_images": ["night"], "images_without_kd": 2}
     skipped = {"kind": "skipped", "step": 2, "path": "broken.png", "reason": "an empty file"}
     write_records(run, [*training_records()[:-2], training_records()[-2] | odd, training_records()[-1], skipped, skipped])
     text = " ".join(warnings(read_run(run)))

@@ -68,7 +68,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name in ("run", "other"):
         make_run(root / name, sharp, optimizer={"lr": 1e-3 if name == "run" else 1e-4})
         write_evaluation(root / name, {name: (25.0, 29.0, 24.4 + index) for index, name in enumerate(names)})
-        odd = [record | ({"skipped_updates": 1} if record["step"] == STEPS else {}) for record in training_records()]
+        odd = [record | ({"rejected_updates": 1} if record["step"] == STEPS else {}) for record in training_records()]
         write_records(root / name, odd)
     two = report([root / "run", root / "other"], root / "two.html", images=3, device="cpu")
     numbered = numbered_runs(root, sharp)

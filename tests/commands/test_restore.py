@@ -20,8 +20,8 @@ from torch import nn
 
 from distill import restore as command
 from distill.config import UNetConfig
-from distill.data.images import ImageError
-from distill.networks.student import save_student
+from distill.data.image_files import ImageError
+from distill.networks.student_files import save_student
 from distill.pictures.formats import Picture, encode_picture, read_picture
 from distill.pictures.restorer import Restorer
 from distill.restore import restore

@@ -16,7 +16,7 @@ from running import checkpoint, records, tensors
 from distill import evaluate as evaluate_command
 from distill import train as train_command
 from distill.config import Config, ConfigError, UNetConfig, load_config
-from distill.networks.student import load_student, save_student
+from distill.networks.student_files import load_student, save_student
 from distill.train import train
 from unet.model import UNet
 

@@ -13,8 +13,11 @@ import torch
 from PIL import Image
 
 from distill.config import Config
-from distill.data.datasets import Batch, Skipped, TrainingPatches, ValidationImages, training_loader
-from distill.data.images import ImageError, ImageFile, Triplet
+from distill.data.batch import Batch, Skipped
+from distill.data.datasets import TrainingPatches, ValidationImages
+from distill.data.image_files import ImageError
+from distill.data.loader import training_loader
+from distill.data.triplets import ImageFile, Triplet
 from distill.synthesis.augment import augment
 from distill.synthesis.degrade import degrade
 

@@ -10,20 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from distill.data.images import RecentTriplets
 from pictures import png_header, png_of
 from PIL import Image
 
-from distill.data.images import (
-    ImageError,
-    RecentTriplets,
-    Triplet,
-    centre_crop,
-    find_images,
-    pad_to,
-    pair_images,
-    read_image,
-    write_image,
-)
+from distill.data.find import find_images, pair_images
+from distill.data.image_files import ImageError, read_image, write_image
+from distill.data.pixels import centre_crop, pad_to
+from distill.data.triplets import Triplet
 
 
 @pytest.fixture

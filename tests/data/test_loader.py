@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch.utils.data import Dataset
 
-from distill.data.images import ImageError
+from distill.data.image_files import ImageError
 from distill.data.loader import load
 from distill.teacher_cache.manifest import CacheError
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from trees import files
 
 from distill.config.degradations import Degradations
-from distill.data.images import ImageError, read_image
+from distill.data.image_files import ImageError, read_image
 from distill.data.patch_writer import BENCHMARK, TEST, TRAIN, PatchWriter, Settings, split
 from distill.data.sampler import sample_generator
 from distill.synthesis.dead_leaves import dead_leaves

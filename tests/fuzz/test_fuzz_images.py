@@ -17,7 +17,8 @@ from pictures import png_header, png_of
 from PIL import Image
 
 from distill.data import images
-from distill.data.images import MIN_SIDE, PNG_SIGNATURE, ImageError, Pixels, read_image
+from distill.data.image_files import MIN_SIDE, PNG_SIGNATURE, ImageError, read_image
+from distill.data.pixels import Pixels
 
 pytestmark = pytest.mark.slow
 

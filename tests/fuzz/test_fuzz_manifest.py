@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from distill.data.images import ImageError, ImageFile, Triplet, encode_png
-from distill.teacher_cache.manifest import HEADER, LINES, CacheError, Entry, Header, Identity, Inputs, Stamp, header_bytes
+from distill.data.image_files import ImageError, encode_png
+from distill.data.triplets import ImageFile, Triplet
+from distill.networks.teacher import Identity
+from distill.teacher_cache.manifest import HEADER, LINES, CacheError, Entry, Header, Inputs, Stamp, header_bytes
 from distill.teacher_cache.shards import checksum, write_shard
 from distill.teacher_cache.store import TeacherCache, reset_cache
 

@@ -20,11 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from distill.networks.student import FORMAT, load_student
+from distill.networks.student_files import FORMAT, load_student
 from distill.training.checkpoint import load_checkpoint
 from distill.training.run_folder import CHECKPOINT
 from restormer.model import Restormer
-from restormer.weights import WeightsError, load_restormer, read_weights
+from restormer.weight_files import WeightsError, read_weights
+from restormer.weights import load_restormer
 from unet.model import UNet
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

@@ -14,11 +14,12 @@ from torch import Tensor
 
 from distill.benchmark.workloads import photograph
 from distill.config import Config
-from distill.data.datasets import TrainingPatches, training_loader
+from distill.data.batch import on_device
+from distill.data.datasets import TrainingPatches
+from distill.data.loader import training_loader
 from distill.networks import fast_teacher
 from distill.networks.fast_teacher import MAX_DIFFERENCE, speed_up, speed_up_for_training
 from distill.networks.teacher import Teacher
-from distill.runtime.device import on_device
 from distill.runtime.ranks import Ranks
 from restormer import kernels
 from restormer.model import Restormer

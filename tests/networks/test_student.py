@@ -13,18 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distill.config import Config, ConfigError, UNetConfig
-from distill.networks.student import (
-    FORMAT,
-    build_student,
-    continue_optimizer,
-    load_student,
-    read_student,
-    save_student,
-    student_safetensors,
-)
+from distill.networks.student import build_student
+from distill.networks.student_files import FORMAT, load_student, read_student, save_student, student_safetensors
 from distill.train import train
-from distill.training.step import TrainingState, new_training_state
-from restormer.weights import WeightsError, load_restormer
+from distill.training.state import TrainingState, continue_optimizer, new_training_state
+from restormer.weight_files import WeightsError
+from restormer.weights import load_restormer
 from unet.model import UNet
 
 CPU = torch.device("cpu")
@@ -70,7 +64,7 @@ def resume_file(original: tuple[Original, torch.optim.Adam], tmp_path: Path) -> 
 
 
 def continued(config: Config) -> TrainingState:
-    state = new_training_state(build_student(config), config.optimizer, CPU)
+    state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, CPU)
     continue_optimizer(state.optimizer, state.student, config.student)
     return state
 
@@ -92,7 +86,7 @@ def test_the_next_step_is_the_one_the_original_would_take(
 def test_a_u_net_does_not_start_from_a_restormer(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     torch.save(load_restormer("embedded").state_dict(), tmp_path / "teacher.pth")
     with pytest.raises(ConfigError, match="is of another network than student describes"):
-        build_student(tiny_config(student={"init": str(tmp_path / "teacher.pth")}))
+        build_student(tiny_config(student={"init": str(tmp_path / "teacher.pth")}).student, seed=0)
 
 
 def test_weights_alone_start_adam_anew(resume_file: Path, tiny_config: Callable[..., Config], tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import TeacherConfig
-from distill.networks.teacher import Teacher, build_teacher, check_teacher
-from distill.synthesis.degrade import quantize
+from distill.networks.teacher import Teacher, build_teacher
+from distill.scoring.teacher_check import check_teacher
+from distill.synthesis.eight_bit import quantize
 from restormer.weights import load_restormer
 
 

@@ -12,7 +12,7 @@ import tifffile
 from pictures import SRGB, XMP, exif_of, levels
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from distill.data.images import ImageError
+from distill.data.image_files import ImageError
 from distill.pictures.formats import Picture, encode_picture, losses, read_picture
 from distill.pictures.metadata import Metadata
 

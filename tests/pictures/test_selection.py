@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from distill.data.images import ImageError, NoImagesError
+from distill.data.find import NoImagesError
+from distill.data.image_files import ImageError
 from distill.pictures.selection import select
 
 

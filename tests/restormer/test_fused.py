@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from restormer import fused
-from restormer.model import LayerNorm, Restormer, TransformerBlock
+from restormer.layers import LayerNorm, TransformerBlock
+from restormer.model import Restormer
 
 
 def random_blocks(dim: int, heads: int, norm: str, bias: bool, count: int = 2) -> nn.Sequential:

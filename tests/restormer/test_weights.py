@@ -17,16 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from restormer.model import Restormer
-from restormer.weights import (
-    PUBLISHED,
-    Published,
-    WeightsError,
-    download,
-    infer_architecture,
-    load_restormer,
-    locate_weights,
-    read_weights,
-)
+from restormer.published import PUBLISHED, Published, download, locate_weights
+from restormer.weight_files import WeightsError, read_weights
+from restormer.weights import infer_architecture, load_restormer
 
 KEYWORDS: dict[str, Any] = {"dim": 8, "num_blocks": [1, 1, 1, 1], "num_refinement_blocks": 1, "heads": [1, 2, 2, 4]}
 

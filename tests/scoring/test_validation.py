@@ -14,10 +14,11 @@ from skimage import data
 from torch import Tensor, nn
 
 from distill.config import Config
-from distill.data.images import ImageError
+from distill.data.image_files import ImageError
 from distill.networks.teacher import Teacher
+from distill.scoring.evaluation import Evaluation, Score
 from distill.scoring.metrics import psnr, ssim
-from distill.scoring.validation import Evaluation, Score, Validation, to_pixels
+from distill.scoring.validation import Validation, to_pixels
 
 CPU = torch.device("cpu")
 

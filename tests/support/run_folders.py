@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from distill.config import Config, dump_config, parse_config
-from distill.networks.student import build_student, save_student
+from distill.networks.student import build_student
+from distill.networks.student_files import save_student
 from distill.synthesis.dead_leaves import dead_leaves
 
 BEGAN = 1_790_000_000.0
@@ -46,7 +47,7 @@ def make_run(folder: Path, sharp: Path, **sections: Any) -> Config:
     write_records(folder, training_records(config.teacher.mode != "none"))
     names = [path.stem for path in sorted(sharp.glob("*.png"))]
     write_evaluation(folder, {name: (25.0, 29.0, 25.5 + index - 1) for index, name in enumerate(names)})
-    student = build_student(config)
+    student = build_student(config.student, config.run.seed)
     torch.manual_seed(1)
     torch.nn.init.normal_(student.final.weight, std=0.02)  # type: ignore[union-attr, arg-type]
     save_student(folder / "student_model_v1.pth", student, config.student)
@@ -59,7 +60,7 @@ def training_records(teacher: bool = True) -> list[dict[str, Any]]:
     for step in range(LOG_STEPS, STEPS + 1, LOG_STEPS):
         l1, time = 0.03 + 0.03 * math.exp(-step / 10), BEGAN + step * SECONDS_PER_STEP
         terms = {"l1": l1, "loss": 2 * l1} | ({"kd": l1} if teacher else {})
-        rate = {"images_per_s": 4 / SECONDS_PER_STEP, "skipped_updates": 0}
+        rate = {"images_per_s": 4 / SECONDS_PER_STEP, "rejected_updates": 0}
         records.append({"kind": "train", "step": step, "time": time, "stage": "v1", "epoch": step // EPOCH, **terms, **rate})
         if step % EPOCH == 0:
             scores = {"blurry_psnr": 25.0, "blurry_ssim": 0.8, "student_psnr": 25.5 + step / 80, "student_ssim": 0.85}

@@ -30,7 +30,7 @@ class StopAt(SignalGate):
         super().__init__()
         self.looks = looks  # after each step, and before each validation image
 
-    def check(self, agree: Callable[[int | None], int | None] = lambda signum: signum) -> None:
+    def check(self, all_reduce_max: Callable[[int | None], int | None] = lambda signum: signum) -> None:
         self.looks -= 1
         if self.looks < 0:
             raise Interrupted(signal.SIGTERM, between_steps=True)

@@ -18,15 +18,21 @@ from trees import flip_byte
 
 from distill.cache import build_cache
 from distill.config import Config, parse_config
-from distill.data.datasets import Batch, TrainingPatches, list_images, training_loader
-from distill.data.images import ImageFile
+from distill.data.batch import Batch
+from distill.data.datasets import TrainingPatches
+from distill.data.loader import training_loader
+from distill.data.sources import list_images, training_sources
+from distill.data.triplets import ImageFile
 from distill.networks.student import build_student
 from distill.networks.teacher import Teacher, build_teacher
+from distill.networks.vgg import VggFeatures
 from distill.synthesis.augment import augment
-from distill.teacher_cache.fill import fill, open_for_training, restore
+from distill.teacher_cache.fill import fill, restore
+from distill.teacher_cache.online_filler import OnlineFiller
+from distill.teacher_cache.opening import open_for_training
 from distill.teacher_cache.store import TeacherCache
-from distill.training.losses import VggFeatures
-from distill.training.step import new_training_state, training_step
+from distill.training.state import new_training_state
+from distill.training.step import training_step
 
 CPU = torch.device("cpu")
 # Rounding to 8 bits, and what a matrix product of another size sums in another order.
@@ -54,12 +60,17 @@ def the_teacher(config: Config) -> Teacher:
     return teacher
 
 
+def cached_patches(config: Config) -> tuple[TrainingPatches, TeacherCache, OnlineFiller | None]:
+    (source,) = training_sources(config.data)
+    assert source.images is not None
+    cache, filler = open_for_training(config.teacher, config.data, the_teacher(config), source.images, CPU)
+    return TrainingPatches(config, [source], cache), cache, filler
+
+
 def first_batch(config: Config) -> Batch:
-    dataset = TrainingPatches(config)
-    filler = None
+    dataset, filler = TrainingPatches(config), None
     if config.teacher.mode == "cached":
-        assert dataset.sources[0] is not None
-        dataset.cache, filler = open_for_training(config, the_teacher(config), dataset.sources[0], CPU)
+        dataset, _, filler = cached_patches(config)
     batch: Batch = next(training_loader(dataset, 0, 1, pin=False))
     if filler is not None:
         filler.complete(batch)
@@ -67,7 +78,7 @@ def first_batch(config: Config) -> Batch:
 
 
 def first_losses(config: Config, batch: Batch) -> dict[str, Tensor]:
-    state = new_training_state(build_student(config), config.optimizer, CPU)
+    state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, CPU)
     vgg = VggFeatures(config.vgg)
     return training_step(batch, state, the_teacher(config), vgg, config.stages[0], 1e-3, config)
 
@@ -119,9 +130,7 @@ def test_the_first_epoch_fills_the_cache_and_the_second_reads_it(pairs_tree: dic
     pairs_tree["teacher"]["on_missing"] = "compute"
     pairs_tree["data"] |= {"batch": 3, "workers": 1}
     config = parse_config(pairs_tree)
-    dataset = TrainingPatches(config)
-    assert dataset.sources[0] is not None
-    dataset.cache, filler = open_for_training(config, the_teacher(config), dataset.sources[0], CPU)
+    dataset, cache, filler = cached_patches(config)
     assert filler is not None
     holes = []
     for batch in training_loader(dataset, 0, 20, pin=False):
@@ -132,9 +141,9 @@ def test_the_first_epoch_fills_the_cache_and_the_second_reads_it(pairs_tree: dic
     assert holes[-1] == 0  # workers see what was stored since they started
     assert len(filler.computed) == 6
     filled = build_cache(parse_config({**pairs_tree, "teacher": pairs_tree["teacher"] | {"cache": f"{config.teacher.cache}2"}}))
-    for image in dataset.sources[0]:
+    for image in dataset.sources[0].images or []:
         # the command restores images of one size together, which may round a pixel the other way
-        difference = np.abs(filled.read(image).teacher.astype(int) - dataset.cache.read(image).teacher)  # type: ignore[union-attr]
+        difference = np.abs(filled.read(image).teacher.astype(int) - cache.read(image).teacher)  # type: ignore[union-attr]
         assert difference.max() <= 1
         assert difference.mean() < 1e-3  # a pixel in a thousand
 
@@ -175,19 +184,17 @@ def test_an_image_damaged_after_it_was_computed_is_computed_again(pairs_tree: di
     pairs_tree["teacher"]["on_missing"] = "compute"
     pairs_tree["data"]["batch"] = 6
     config = parse_config(pairs_tree)
-    dataset = TrainingPatches(config)
-    assert dataset.sources[0] is not None
-    dataset.cache, filler = open_for_training(config, the_teacher(config), dataset.sources[0], CPU)
+    dataset, cache, filler = cached_patches(config)
     assert filler is not None
     first: Batch = next(training_loader(dataset, 0, 1, pin=False))
     holes = dict(first.uncached)
     filler.complete(first)
     assert first.teacher is not None
     expected = first.teacher.clone()
-    path = dataset.cache.png_path("2")
+    path = cache.png_path("2")
     stored = path.read_bytes()
     Image.new("RGB", Image.open(path).size).save(path)
-    dataset.cache.png_path("3").unlink()
+    cache.png_path("3").unlink()
     first.uncached = holes
     first.teacher.zero_()
     filler.complete(first)

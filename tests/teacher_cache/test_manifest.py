@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from distill.teacher_cache.manifest import HEADER, LINES, CacheError, Entry, Header, Identity, Inputs, Manifest, Stamp
+from distill.networks.teacher import Identity
+from distill.teacher_cache.manifest import HEADER, LINES, CacheError, Entry, Header, Inputs, Manifest, Stamp
 
 IDENTITY = Identity(weights="ab" * 32, architecture={"dim": 16, "bias": False}, precision="fp32")
 HEAD = Header(storage="png", teacher=IDENTITY, tile=640, inputs=Inputs(folder="b", count=2, sha256="cd" * 32))

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from distill.data.images import ImageError, Triplet
+from distill.data.image_files import ImageError
+from distill.data.triplets import Triplet
 from distill.teacher_cache.shards import checksum, read_triplet, shard_name, shard_number, write_shard
 
 

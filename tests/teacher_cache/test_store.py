@@ -17,8 +17,9 @@ from trees import flip_byte
 
 from distill.cache import build_cache, pack_cache
 from distill.config import Config, parse_config
-from distill.data.datasets import list_images
-from distill.data.images import ImageError, ImageFile, read_image
+from distill.data.image_files import ImageError, read_image
+from distill.data.sources import list_images
+from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, build_teacher, identify
 from distill.teacher_cache import store as teacher_cache
 from distill.teacher_cache.manifest import CacheError

@@ -16,7 +16,7 @@ from PIL import Image
 
 from distill import train as train_command
 from distill.config import Config
-from distill.data.datasets import Batch
+from distill.data.batch import Batch
 from distill.train import train
 
 IMAGES, EACH = 1000, 3

@@ -12,7 +12,7 @@ import torch
 from distill.runtime.files import WriteError
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.run_folder import CHECKPOINT, PREVIOUS
-from restormer.weights import WeightsError
+from restormer.weight_files import WeightsError
 
 
 def test_the_newest_is_loaded_and_one_older_kept(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from running import checkpoint, finish, records, same_bits, start, tensors, wait
 
 from distill.cache import build_cache
 from distill.config import Config, ConfigError, load_config
-from distill.data.datasets import TrainingPatches, training_loader
-from distill.data.images import read_image
+from distill.data.datasets import TrainingPatches
+from distill.data.image_files import read_image
+from distill.data.loader import training_loader
 from distill.evaluate import evaluate
 from distill.runtime.ranks import LostRankError, Ranks
 from distill.teacher_cache.manifest import LINES, PARTS, Manifest, merge_parts
@@ -143,11 +144,11 @@ def test_ranks_share_every_batch(tiny_config: Callable[..., Config]) -> None:
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda ranks: ranks.agree(None),
-        lambda ranks: ranks.gather("x"),
-        lambda ranks: ranks.from_first(lambda: "x"),
-        lambda ranks: ranks.mean({"loss": torch.ones(())}),
-        lambda ranks: ranks.average([torch.ones(2)]),
+        lambda ranks: ranks.barrier(),
+        lambda ranks: ranks.all_gather("x"),
+        lambda ranks: ranks.broadcast(lambda: "x"),
+        lambda ranks: ranks.all_reduce_mean({"loss": torch.ones(())}),
+        lambda ranks: ranks.all_reduce_mean_([torch.ones(2)]),
     ],
 )
 def test_a_lost_rank_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, ask: Callable[[Ranks], object]) -> None:

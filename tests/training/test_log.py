@@ -14,7 +14,7 @@ from running import records
 
 from distill.runtime import files
 from distill.runtime.ranks import Ranks
-from distill.scoring.validation import Evaluation, Score
+from distill.scoring.evaluation import Evaluation, Score
 from distill.training import log as log_module
 from distill.training.log import RunLog
 
@@ -101,12 +101,12 @@ def test_only_the_first_rank_writes(tmp_path: Path, evaluation: Evaluation) -> N
     assert not (tmp_path / "run").exists()
 
 
-def test_the_longest_row_of_skipped_updates_goes_across_flushes(tmp_path: Path) -> None:
+def test_the_longest_row_of_rejected_updates_goes_across_flushes(tmp_path: Path) -> None:
     rows = []
     with RunLog(tmp_path, 0, Ranks()) as log:
         for number, finite in enumerate([[1, 0], [0, 0, 1, 0], [1, 1], [0]]):
             for good in finite:
                 log.add({"loss": torch.tensor(1.0), "finite": torch.tensor(float(good))}, images=1, names=["a"])
             log.flush(number)
-            rows.append(log.skipped_in_a_row)
+            rows.append(log.rejected_in_a_row)
     assert rows == [1, 3, 0, 1]

@@ -12,7 +12,8 @@ import torchvision
 from torch import Tensor
 
 from distill.config import ConfigError, StageConfig, VggConfig
-from distill.training.losses import VggFeatures, distillation_loss
+from distill.networks.vgg import VggFeatures
+from distill.training.losses import distillation_loss
 
 
 def stage(l1: float = 0.0, kd: float = 0.0, vgg: float = 0.0) -> StageConfig:

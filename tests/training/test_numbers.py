@@ -58,8 +58,8 @@ def test_a_bad_update_is_skipped_counted_and_its_images_named(
     config = tiny_config(run={"log_steps": 4})
     train(config)
     lines = records(config.run.dir, "train")
-    assert [line["skipped_updates"] for line in lines] == [1, 1]
-    assert [line["skipped_images"] for line in lines] == [batches[2], batches[5]]
+    assert [line["rejected_updates"] for line in lines] == [1, 1]
+    assert [line["rejected_images"] for line in lines] == [batches[2], batches[5]]
     assert all(math.isfinite(line[name]) for line in lines for name in ("l1", "kd", "loss", "gradient_norm"))
     assert f"step 4: 1 updates were not finite and changed nothing; images: {', '.join(batches[2])}" in capfd.readouterr().err
     assert all(value.isfinite().all() for value in checkpoint(config)["student"].values())

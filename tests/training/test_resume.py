@@ -26,7 +26,7 @@ from distill.training import checkpoint as checkpoint_files
 from distill.training.plan import Plan
 from distill.training.resume import resume_run, save_run
 from distill.training.run_folder import CHECKPOINT
-from distill.training.step import new_training_state
+from distill.training.state import new_training_state
 from restormer.weights import load_restormer
 
 
@@ -268,7 +268,10 @@ def test_the_best_student_gives_way_to_a_better_one_on_the_same_images_alone(tin
 
 def test_the_loss_scale_goes_on(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
     config, plan = tiny_config(), Plan(tiny_config().stages, 4, 4)
-    first, second = (new_training_state(build_student(config), config.optimizer, torch.device("cpu")) for _ in range(2))
+    first, second = (
+        new_training_state(build_student(config.student, config.run.seed), config.optimizer, torch.device("cpu"))
+        for _ in range(2)
+    )
     first.scaler, second.scaler = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (1024.0, 65536.0))
     first.step = 1
     save_run(tmp_path, first, plan, None, config)

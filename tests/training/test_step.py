@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import AugmentConfig, Config, OptimizerConfig
-from distill.data.datasets import Batch, TrainingPatches, training_loader
+from distill.data.batch import Batch, on_device, unpack
+from distill.data.datasets import TrainingPatches
+from distill.data.loader import training_loader
 from distill.networks.fast_teacher import speed_up_for_training
 from distill.networks.student import build_student
 from distill.networks.teacher import Teacher, build_teacher
-from distill.runtime.device import on_device
+from distill.networks.vgg import VggFeatures
 from distill.runtime.ranks import Ranks
-from distill.training.losses import VggFeatures
-from distill.training.step import TrainingState, learning_rate, new_training_state, prepare, training_step
+from distill.training.plan import learning_rate
+from distill.training.state import TrainingState, new_training_state
+from distill.training.step import training_step
 
 CPU = torch.device("cpu")
 
@@ -29,7 +32,7 @@ def first_batch(config: Config) -> Batch:
 
 
 def new_state(config: Config) -> TrainingState:
-    return new_training_state(build_student(config), config.optimizer, CPU)
+    return new_training_state(build_student(config.student, config.run.seed), config.optimizer, CPU)
 
 
 def run(
@@ -131,7 +134,7 @@ def test_a_patch_whose_teacher_is_not_finite_loses_that_term_alone(
 
         def spoil(_: nn.Module, __: Any, restored: Tensor) -> Tensor:
             # Row 1 is lost, or else is what stands in for it: the prediction, which is the blurry image before the first step.
-            row = torch.full_like(restored[1:2], poison) if spoilt else prepare(batch, config)[1][1:2]
+            row = torch.full_like(restored[1:2], poison) if spoilt else unpack(batch, config.degrade)[1][1:2]
             return torch.cat([restored[:1], row, restored[2:]])
 
         plain = config.model_copy(update={"augment": AugmentConfig(flip=False, rotate=False)})
@@ -234,7 +237,7 @@ def test_a_step_reads_nothing_back(tiny_config: Callable[..., Config], monkeypat
     monkeypatch.setattr(torch.optim.Adam, "step", lambda self: None)  # knows the meta device
     config = tiny_config(degrade=NO_NOISE, augment=EVERY_AUGMENTATION, optimizer=IN_PARTS, teacher={"micro_batch": 1})
     device = torch.device("meta")
-    state = new_training_state(build_student(config), config.optimizer, device)
+    state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, device)
     teacher = build_teacher(config.teacher, device)
     measured = training_step(first_batch(config).to(device), state, teacher, None, config.stages[0], 1e-3, config)
     assert measured.keys() == {"l1", "kd", "loss", "gradient_norm", "finite", "teacher_failed"}
@@ -251,7 +254,7 @@ def test_a_step_waits_for_nothing_on_a_gpu(tiny_config: Callable[..., Config], a
         degrade=NO_NOISE + NOISE, augment=EVERY_AUGMENTATION, optimizer=IN_PARTS | {"amp": amp}, teacher={"micro_batch": 1}
     )
     device = torch.device("cuda")
-    state = new_training_state(build_student(config), config.optimizer, device)
+    state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, device)
     teacher = build_teacher(config.teacher, device)
     assert teacher is not None
     speed_up_for_training(teacher, config, Ranks())
@@ -268,7 +271,7 @@ def test_a_step_waits_for_nothing_on_a_gpu(tiny_config: Callable[..., Config], a
 def test_mixed_precision_learns_on_a_gpu(tiny_config: Callable[..., Config], amp: str) -> None:
     config = tiny_config(run={"device": "cuda"}, optimizer={"amp": amp})
     device = torch.device("cuda")
-    state = new_training_state(build_student(config), config.optimizer, device)
+    state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, device)
     teacher = build_teacher(config.teacher, device)
     batch = first_batch(config).to(device)
     losses = [float(training_step(batch, state, teacher, None, config.stages[0], 1e-3, config)["loss"]) for _ in range(40)]

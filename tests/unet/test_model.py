@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill.networks.student import load_student
+from distill.networks.student_files import load_student
 from unet.model import UNet, for_inference
 from unet.weights import UNetWeightsError, infer_architecture, unet_from_state_dict
 

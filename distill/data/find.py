@@ -1,0 +1,94 @@
+"""Finding image files in folders, and pairing blurry ones with sharp ones by name."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from distill.data.image_files import ImageError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+
+
+class NoImagesError(ImageError):
+    """A folder without image files."""
+
+
+def find_images(folder: str) -> dict[str, Path]:
+    """All image files below a folder, by relative stem (`night/street` for FOLDER/night/street.jpg), sorted.
+
+    A `*` in the path matches folder names, whose matches become part of the stem: GoPro's frames of all its sequences are
+    `GOPRO_Large/train/*/sharp`. Raises FileNotFoundError for a missing folder, ImageError for an empty one or for two files
+    with one stem.
+    """
+    found: dict[str, Path] = {}
+    for prefix, root in _expand(folder):
+        for path in images_below(root):
+            stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
+            if stem in found:
+                raise ImageError(f"has the same stem as {found[stem]}; rename one of them", path)
+            found[stem] = path
+    if not found:
+        raise NoImagesError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below it")
+    return dict(sorted(found.items()))
+
+
+def images_below(root: Path) -> Iterator[Path]:
+    """The image files in a folder and its subfolders, sorted; links are followed. A folder is looked into once however many links
+    lead there, or round in a circle: under its own name where that is below `root` too."""
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    waiting = [os.fspath(root)]  # the links, for after what is there without them
+    while waiting:
+        for here, folders, names in os.walk(waiting.pop(0)):
+            status = os.stat(here)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            # Not macOS's "._x.png", or a file that is still being written.
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            waiting += [link for name in folders if os.path.islink(link := os.path.join(here, name))]
+            images = (name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."))
+            found += [Path(path) for name in images if os.path.isfile(path := os.path.join(here, name))]
+    yield from sorted(found)
+
+
+def _wild_parts(folder: str) -> list[int]:
+    """The numbers of the parts of a path that have a `*` in them."""
+    return [index for index, part in enumerate(Path(folder).parts) if "*" in part]
+
+
+def fixed_part(folder: str) -> Path:
+    """The folder below which `find_images` looks: the part of the path before its first `*`."""
+    wild = _wild_parts(folder)
+    return Path(*Path(folder).parts[: wild[0]]) if wild else Path(folder)
+
+
+def _expand(folder: str) -> list[tuple[Path, Path]]:
+    """[(the part of the stem that the wildcards stand for, folder)]."""
+    parts, wild, base = Path(folder).parts, _wild_parts(folder), fixed_part(folder)
+    if not wild:
+        if not base.is_dir():
+            raise FileNotFoundError(f"{folder}: no such folder")
+        return [(Path(), base)]
+    matches = sorted(path for path in base.glob(str(Path(*parts[wild[0] :]))) if path.is_dir())
+    if not matches:
+        raise FileNotFoundError(f"{folder}: no folder matches")
+    depth = slice(wild[0] - len(base.parts), wild[-1] + 1 - len(base.parts))
+    return [(Path(*match.relative_to(base).parts[depth]), match) for match in matches]
+
+
+def pair_images(sharp: str, blurry: str) -> dict[str, tuple[Path, Path]]:
+    """{stem: (sharp file, blurry file)}, matched by relative stem; the suffixes may differ.
+
+    Raises as `find_images`, and ImageError where a file has no partner.
+    """
+    sharp_files, blurry_files = find_images(sharp), find_images(blurry)
+    for here, there, other in ((sharp_files, blurry_files, blurry), (blurry_files, sharp_files, sharp)):
+        lonely = [str(path) for stem, path in here.items() if stem not in there]
+        if lonely:
+            more = f" and {len(lonely) - 3} more" if len(lonely) > 3 else ""
+            raise ImageError(f"{', '.join(lonely[:3])}{more}: no image of the same name in {other}")
+    return {stem: (path, blurry_files[stem]) for stem, path in sharp_files.items()}

@@ -1,0 +1,42 @@
+"""Decoded images as arrays: crop, pad and put side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+COLUMN_GAP = 4
+
+
+def cut(pixels: Pixels, side: int, top: int, left: int) -> Pixels:
+    """A side x side patch of an image, which is reflected to that size where it is smaller."""
+    return pad_to(pixels, side)[top : top + side, left : left + side]
+
+
+def pad_to(pixels: Pixels, side: int) -> Pixels:
+    """Reflects an image at its right and bottom until both sides are at least `side` pixels."""
+    height, width = pixels.shape[:2]
+    if min(height, width) >= side:
+        return pixels
+    return np.pad(pixels, ((0, max(0, side - height)), (0, max(0, side - width)), (0, 0)), mode="reflect")
+
+
+def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
+    """The central part of at most side x side pixels; all of it for None."""
+    if side is None:
+        return pixels
+    height, width = pixels.shape[:2]
+    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    return pixels[top : top + side, left : left + side]
+
+
+def side_by_side(columns: Sequence[Pixels]) -> Pixels:
+    """Images of equal size in one row, white between them."""
+    white = np.full((columns[0].shape[0], COLUMN_GAP, 3), 255, np.uint8)
+    row: list[Pixels] = []
+    for column in columns:
+        row += [column, white]
+    return np.concatenate(row[:-1], axis=1)

@@ -1,0 +1,40 @@
+"""Which network a student is: built from its constructor's keywords, and described by them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from distill.config import ConfigError, RestormerConfig, UNetConfig
+from restormer.model import Restormer
+from restormer.weights import infer_architecture as restormer_architecture
+from unet.model import UNet, for_inference
+from unet.weights import infer_architecture as unet_architecture
+
+
+def architecture(student: UNetConfig | RestormerConfig) -> dict[str, Any]:
+    """The network's constructor keywords."""
+    return student.model_dump(exclude={"arch", "init", "compile"})
+
+
+def build_network(arch: str, keywords: Mapping[str, Any]) -> nn.Module:
+    """Raises ConfigError for keywords that describe no network."""
+    try:
+        return UNet(**keywords) if arch == "unet" else Restormer(**keywords)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"student: {error}") from None
+
+
+def describe_network(model: nn.Module) -> tuple[str, dict[str, Any]]:
+    """`unet` or `restormer`, and its constructor's keywords."""
+    if isinstance(model, UNet):
+        return "unet", unet_architecture(model.state_dict()) | {"residual": model.residual}
+    return "restormer", restormer_architecture(model.state_dict())
+
+
+def inference_copy(model: nn.Module) -> nn.Module:
+    """A frozen copy in eval mode, in the form that is fastest for its network."""
+    return for_inference(model) if isinstance(model, UNet) else copy.deepcopy(model).eval().requires_grad_(False)

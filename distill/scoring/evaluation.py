@@ -1,0 +1,67 @@
+"""Scores of images: PSNR and SSIM of each, their means as a table, and all of them as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from distill.data.pixels import Pixels
+from distill.runtime.files import write_bytes
+from distill.scoring.metrics import psnr, ssim
+
+ROWS = ("blurry", "teacher", "student")
+DISTANCE = "student to teacher"
+
+
+@dataclass(frozen=True)
+class Score:
+    psnr: float
+    """dB, 8-bit RGB."""
+    ssim: float
+
+
+@dataclass
+class Evaluation:
+    """Scores by image name and row: `blurry`, `teacher` and `student` against the sharp image, and `student to teacher`."""
+
+    images: dict[str, dict[str, Score]] = field(default_factory=dict)
+    picture: Pixels | None = None
+    """Some of the images: blurry | student | teacher | sharp."""
+
+    def mean(self, row: str) -> Score | None:
+        """Over all images; None for a row that was not evaluated. PSNR leaves out images for which any row's is infinite, as of a
+        blank page that blur leaves as it is: one would be all that a mean says, and rows are of the same images."""
+        scores = [image[row] for image in self.images.values() if row in image]
+        if not scores:
+            return None
+        finite = [image for image in self.images.values() if all(np.isfinite(score.psnr) for score in image.values())]
+        psnrs = [image[row].psnr for image in finite if row in image]
+        return Score(float(np.mean(psnrs or np.inf)), float(np.mean([s.ssim for s in scores])))
+
+    def table(self) -> str:
+        """The rows that there are, such as `student  28.40  0.8449`: mean PSNR in dB and SSIM."""
+        lines = [f"{len(self.images)} validation images"]
+        for row in ROWS:
+            if (score := self.mean(row)) is not None:
+                lines.append(f"{row:<8}{score.psnr:6.2f}  {score.ssim:.4f}")
+        if (score := self.mean(DISTANCE)) is not None:
+            lines.append(f"{DISTANCE}  {score.psnr:.2f}  {score.ssim:.4f}")
+        return "\n".join(lines)
+
+    def write_csv(self, path: Path) -> None:
+        """One line per image. Raises WriteError."""
+        rows = [row for row in ROWS if self.mean(row) is not None]
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(["Image", *(f"SSIM ({r.title()})" for r in rows), *(f"PSNR ({r.title()})" for r in rows)])
+        for name, scores in self.images.items():
+            writer.writerow([name, *(f"{scores[r].ssim:.4f}" for r in rows), *(f"{scores[r].psnr:.2f}" for r in rows)])
+        write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
+
+
+def score(image: Pixels, reference: Pixels) -> Score:
+    return Score(psnr(image, reference), ssim(image, reference))

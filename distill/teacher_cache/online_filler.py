@@ -1,0 +1,58 @@
+"""Filling a teacher cache while training."""
+
+from __future__ import annotations
+
+import torch
+
+from distill.data.batch import Batch, to_tensor
+from distill.data.image_files import ImageError, read_image
+from distill.data.pixels import Pixels, cut
+from distill.data.triplets import ImageFile
+from distill.networks.teacher import Teacher
+from distill.teacher_cache.fill import restore_group, store_result
+from distill.teacher_cache.groups import read_input
+from distill.teacher_cache.manifest import Entry
+from distill.teacher_cache.store import TeacherCache, read_checked
+
+
+class OnlineFiller:
+    """Completes batches while training, so that the first epoch fills the cache.
+
+    Images are restored one by one: a target then has the same bits whatever batch first asks for it, and a run that was stopped
+    and resumed the same result.
+    """
+
+    def __init__(self, cache: TeacherCache, teacher: Teacher, tile: int, patch: int, device: torch.device) -> None:
+        self.cache, self.teacher, self.tile, self.patch, self.device = cache, teacher, tile, patch, device
+        self.computed: dict[str, Entry] = {}
+
+    def complete(self, batch: Batch) -> None:
+        """Fills the empty rows of `batch.teacher`, in place. Raises ImageError and WriteError."""
+        for row, hole in batch.uncached.items():
+            assert batch.teacher is not None
+            pixels = self._stored(hole.image)
+            if pixels is None:
+                pixels = self._compute(hole.image)
+            batch.teacher[row] = to_tensor(cut(pixels, self.patch, hole.top, hole.left))[0]
+        batch.uncached.clear()
+
+    def _stored(self, image: ImageFile) -> Pixels | None:
+        """What was computed after a loader worker had looked for it; None where it was not, or is damaged since."""
+        entry = self.computed.get(image.stem)
+        if entry is None or entry.output is None:
+            return None
+        path = self.cache.path_of(entry)
+        try:
+            return read_image(path, read_checked(path, entry.output, "damaged since it was cached"))
+        except ImageError:
+            return None
+
+    def _compute(self, image: ImageFile) -> Pixels:
+        (result,) = restore_group(self.teacher, [read_input(image)], self.tile, self.device)
+        entry = store_result(self.cache, result)
+        self.cache.manifest.append([entry])
+        if result.pixels is None:
+            assert result.unreadable is not None
+            raise ImageError(result.unreadable, image.blurry)
+        self.computed[image.stem] = entry
+        return result.pixels

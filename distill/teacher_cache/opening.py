@@ -1,0 +1,59 @@
+"""Opening a teacher cache for training: locked, and compared with the run's configuration."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+
+from distill.config import DataConfig, TeacherConfig
+from distill.data.triplets import ImageFile
+from distill.networks.teacher import Teacher, identify
+from distill.runtime.files import locked
+from distill.runtime.progress import progress_bar
+from distill.teacher_cache.manifest import CacheError
+from distill.teacher_cache.online_filler import OnlineFiller
+from distill.teacher_cache.store import TeacherCache, new_header
+
+logger = logging.getLogger(__name__)
+
+
+def cache_lock(config: TeacherConfig) -> AbstractContextManager[None]:
+    """Held by a run that may fill its cache, from before it looks at it: it must stay the cache that was compared. Raises
+    WriteError."""
+    fills = config.mode == "cached" and config.on_missing == "compute"
+    return locked(Path(config.cache)) if fills else nullcontext()
+
+
+def open_for_training(
+    settings: TeacherConfig, data: DataConfig, teacher: Teacher, images: Sequence[ImageFile], device: torch.device
+) -> tuple[TeacherCache, OnlineFiller | None]:
+    """The cache of mode `cached`, compared with the configuration, and what completes it where `teacher.on_missing` is `compute`
+    and the cache is not bare or packed.
+
+    To be called under `cache_lock`. Raises CacheError where it is of another teacher or of other images, ImageError where bare
+    files cannot be told apart, and WriteError.
+    """
+    compute = settings.on_missing == "compute"
+    cache, identity = TeacherCache(settings.cache, recompute=compute), identify(teacher)
+    if cache.manifest.header is None and cache.bare is None:
+        if not compute:
+            raise CacheError(f"{cache.folder}: there are no cached teacher images", mend="")
+        cache.manifest.write_header(new_header(identity, images, str(data.blurry), settings.tile))
+    cache.check_identity(identity)
+    with progress_bar(len(images), "image", desc="checking the cache", leave=False) as bar:
+        found = cache.compare(images, advance=bar.update)
+    if cache.bare is not None:
+        doubt = "no manifest: nothing tells whether these images are of this teacher and of these inputs"
+        logger.warning("%s: %s", cache.folder, doubt)
+    if not compute or cache.storage != "png":
+        cache.refuse(found)
+        return cache, None
+    if found.to_compute:
+        count = f"{len(found.to_compute)} of {len(images)}"
+        logger.info("%s: %s teacher images are computed when they first come", cache.folder, count)
+    cache.forget(found.to_compute)
+    return cache, OnlineFiller(cache, teacher, settings.tile, data.patch, device)

@@ -1,0 +1,129 @@
+"""Building a run from its configuration: images, networks, cache and state, checked before the first step."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from distill.config import Config, ConfigError
+from distill.data.batch import Batch
+from distill.data.datasets import TrainingPatches
+from distill.data.loader import training_loader
+from distill.data.sources import training_sources
+from distill.networks.fast_teacher import speed_up_for_training
+from distill.networks.student import build_student
+from distill.networks.teacher import Teacher, build_teacher
+from distill.networks.vgg import VggFeatures
+from distill.runtime.ranks import Ranks
+from distill.scoring.teacher_check import check_teacher
+from distill.scoring.validation import Validation
+from distill.teacher_cache.online_filler import OnlineFiller
+from distill.teacher_cache.opening import open_for_training
+from distill.training.plan import Plan
+from distill.training.resume import resume_run
+from distill.training.state import TrainingState, continue_optimizer, new_training_state
+
+logger = logging.getLogger(__name__)
+
+CHECK_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that a configuration describes, built and checked."""
+
+    config: Config
+    ranks: Ranks
+    dataset: TrainingPatches
+    teacher: Teacher | None
+    filler: OnlineFiller | None
+    """Computes the teacher images that a cache lacks."""
+    vgg: VggFeatures | None
+    state: TrainingState
+    validation: Validation
+    continued: str | None
+    """Where the optimiser's moments come from, in words, if they come with `student.init`."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.config.run.dir)
+
+
+def check_shares(config: Config, ranks: Ranks) -> None:
+    """Raises ConfigError for what several processes cannot do together."""
+    batch, accumulate = config.data.batch, config.optimizer.accumulate
+    if batch % (ranks.count * accumulate):
+        parts = f" in {accumulate} parts (optimizer.accumulate)" if accumulate > 1 else ""
+        raise ConfigError(f"data.batch: {batch} is of all processes, and cannot be shared out among {ranks.count}{parts}")
+    if ranks.count > 1 and config.teacher.mode == "cached" and config.teacher.on_missing == "compute":
+        raise ConfigError(
+            f"teacher.on_missing: compute fills a cache from one process, and there are {ranks.count}; fill it first, with"
+            " python -m distill.cache under the same torchrun"
+        )
+
+
+def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) -> Run:
+    """`begins`: there is no checkpoint, so that the student starts from `student.init`. Raises what the user can mend."""
+    sources = training_sources(config.data)
+    start = config.student if begins else config.student.model_copy(update={"init": None})
+    with ranks.first_of_node_first():
+        teacher = build_teacher(config.teacher, device)
+        vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
+        student = build_student(start, config.run.seed)
+    reader, filler = None, None
+    if config.teacher.mode == "cached":
+        (source,) = sources
+        assert teacher is not None
+        assert source.images is not None, "mode cached reads pairs of files"
+        reader, filler = open_for_training(config.teacher, config.data, teacher, source.images, device)
+    state = new_training_state(student, config.optimizer, device, ranks)
+    continued = continue_optimizer(state.optimizer, state.student, start)
+    validation = Validation(config, teacher, device, ranks)
+    _check_teacher(validation, config)
+    dataset = TrainingPatches(config, sources, reader)
+    return Run(config, ranks, dataset, teacher, filler, vgg, state, validation, continued)
+
+
+def _check_teacher(validation: Validation, config: Config) -> None:
+    # Reads images even where there is nothing to check: it is better to find now that all of them are broken.
+    pairs = [(blurry, sharp) for _, blurry, sharp in islice(validation.pairs(), CHECK_IMAGES)]
+    if validation.teacher is None or config.teacher.check == "off" or not config.learns_from_teacher:
+        return
+    result = check_teacher(validation.teacher, pairs)
+    half = "" if result.half_error is None else f", half precision changes its correction by {result.half_error:.2%}"
+    logger.info("teacher check: blurry %.2f dB, teacher %.2f dB%s", result.blurry_psnr, result.teacher_psnr, half)
+    complaint = result.complaint()
+    if complaint is not None and config.teacher.check == "error":
+        raise ConfigError(f"teacher.check: {complaint}")
+    if complaint is not None:
+        logger.warning("WARNING: %s", complaint)
+
+
+def load_checkpoint_or_start(run: Run) -> Plan:
+    """The plan from the run folder's checkpoint on, whose state is loaded; from the start where there is none."""
+    start = Plan(run.config.stages, run.dataset.steps_per_epoch, run.config.data.batch)
+    resumed = resume_run(run.folder, run.state, start, run.teacher, run.config)
+    if resumed is None and run.continued is not None:
+        logger.info("student.init: %s", run.continued)
+    return resumed or start
+
+
+def speed_up_networks(run: Run) -> None:
+    """Prepares the fast forms of teacher and student. Comes last: it takes time, which a checkpoint that does not fit should not
+    cost."""
+    config = run.config
+    if run.teacher is not None and config.teacher.mode == "online" and config.learns_from_teacher:
+        speed_up_for_training(run.teacher, config, run.ranks)
+    if config.student.compile:
+        run.state.student.compile()
+
+
+def remaining_batches(run: Run, plan: Plan, pin: bool) -> Generator[Batch]:
+    """This rank's part of every batch from the current step to the last. `pin` puts them into pinned memory."""
+    step, ranks = run.state.step, run.ranks
+    return training_loader(run.dataset, plan.position_at(step), plan.total_steps - step, pin, ranks.rank, ranks.count)

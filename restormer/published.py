@@ -1,0 +1,120 @@
+"""Weights by name: the embedded ones, and the published ones, which are downloaded and checked by sha256."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import urllib.error
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+
+from restormer.weight_files import WeightsError, sha256_of
+
+logger = logging.getLogger(__name__)
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of the authors' release. Size in bytes and sha256 are None where they are not known."""
+
+    url: str
+    size: int | None
+    sha256: str | None
+
+
+_RELEASE = "https://github.com/swz30/Restormer/releases/download/v1.0"
+_LICENCE = "the published Restormer weights are for academic, non-commercial use (https://github.com/swz30/Restormer)"
+_LICENCE_OF_EMBEDDED = "the embedded weights are of this project (MIT)"
+PUBLISHED = {
+    "motion_deblurring": Published(
+        f"{_RELEASE}/motion_deblurring.pth",
+        104_700_429,
+        "194e38fb5b607c9dc5a5b3e08e65b2e79ee2bf0ef5048e0612f6b2ff2f79da31",
+    ),
+    "real_denoising": Published(
+        f"{_RELEASE}/real_denoising.pth",
+        104_611_957,
+        "4cae18bed8a291b9a5deeeab48756bbe6f61fcf7f31a4cca0969b24608601387",
+    ),
+    "gaussian_color_denoising_blind": Published(
+        f"{_RELEASE}/gaussian_color_denoising_blind.pth",
+        104_611_957,
+        "4e2314dae77bb907184da6e2ac625b921491d6b33de26a52512eff1c6bb37fbd",
+    ),
+    "single_image_defocus_deblurring": Published(f"{_RELEASE}/single_image_defocus_deblurring.pth", 104_700_429, None),
+    "deraining": Published(f"{_RELEASE}/deraining.pth", None, None),
+}
+
+
+def licence_note(weights: str) -> str | None:
+    """Whose terms hold for weights given as for `load_restormer`: recognised by name, file name or, where the size is right, by
+    hash. None for any other file."""
+    path = Path(weights)
+    if weights == EMBEDDED:
+        return _LICENCE_OF_EMBEDDED
+    if weights in PUBLISHED or path.stem.removeprefix("restormer_") in PUBLISHED or _is_published(path):
+        return _LICENCE
+    return None
+
+
+def _is_published(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    size = path.stat().st_size
+    return any(size == known.size and sha256_of(path) == known.sha256 for known in PUBLISHED.values() if known.sha256)
+
+
+def locate_weights(weights: str, sha256: str | None = None) -> Path:
+    """The file of `embedded`, a published name (downloading it where it is not in the cache yet) or a path, its hash checked
+    where one is known. Raises WeightsError and FileNotFoundError."""
+    if weights in PUBLISHED:
+        return download(weights, PUBLISHED[weights], sha256)
+    path = Path(weights) if weights != EMBEDDED else Path(str(files("restormer") / "pretrained" / "embedded.safetensors"))
+    if not path.is_file():
+        close = difflib.get_close_matches(weights, [EMBEDDED, *PUBLISHED], n=1)
+        hint = f"did you mean {close[0]}?" if close else f"a file, {EMBEDDED}, or one of {', '.join(PUBLISHED)}"
+        raise FileNotFoundError(f"{weights}: no such weights; {hint}")
+    if sha256 is not None:
+        _check_hash(path, sha256)
+    return path
+
+
+def published_file(name: str) -> Path:
+    """Where a published name's weights are, or would be, once downloaded: in torch's hub cache."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / f"restormer_{name}.pth"
+
+
+def download(name: str, published: Published, sha256: str | None = None) -> Path:
+    """The file in torch's hub cache, downloaded with a progress bar if it is not there; it appears whole and checked, or not at
+    all. Raises WeightsError for a hash that is missing or wrong, and where the server cannot be reached."""
+    expected = sha256 or published.sha256
+    if expected is None:
+        raise WeightsError(
+            f"{name}: no sha256 is known for this file; give it (teacher.sha256), or download {published.url} and give the file"
+        )
+    path = published_file(name)
+    if path.is_file():
+        _check_hash(path, expected)
+        return path
+    size = f" ({published.size / 1e6:.0f} MB)" if published.size else ""
+    logger.warning("downloading %s%s; %s", published.url, size, _LICENCE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        # Writes beside the file, checks the hash, and renames.
+        torch.hub.download_url_to_file(published.url, str(path), hash_prefix=expected, progress=True)
+    except (urllib.error.URLError, OSError) as error:
+        raise WeightsError(f"{name}: cannot download {published.url} ({error}); fetch it elsewhere and give the file") from None
+    except RuntimeError:
+        # The one RuntimeError of that function is its hash check.
+        raise WeightsError(f"{name}: what {published.url} sent does not have the sha256 {expected}; nothing was kept") from None
+    return path
+
+
+def _check_hash(path: Path, expected: str) -> None:
+    found = sha256_of(path)
+    if found != expected:
+        raise WeightsError(f"{path}: sha256 is {found}, expected {expected}; delete the file if it is a broken download")
