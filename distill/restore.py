@@ -21,19 +21,13 @@ from distill.data.image_files import ImageError
 from distill.data.pixels import Pixels, centre_crop, side_by_side
 from distill.networks.student_files import load_student
 from distill.networks.teacher import teacher_precision
-from distill.pictures.formats import (
-    DEFAULT_QUALITY,
-    Picture,
-    Samples,
-    encode_picture,
-    losses,
-    read_picture,
-    reduce_to_8_bits,
-)
+from distill.pictures.formats import AnyPixels, Picture, dropped, reduce_to_8_bits
 from distill.pictures.metadata import Metadata
+from distill.pictures.reading import read_picture
 from distill.pictures.record import is_done, results_since
 from distill.pictures.restorer import TILE, NotFiniteError, Restorer
 from distill.pictures.selection import COMPARISONS, Job, select
+from distill.pictures.writing import DEFAULT_QUALITY, encode_picture
 from distill.runtime.device import choose_device
 from distill.runtime.files import locked, write_bytes
 from distill.runtime.memory import is_out_of_memory
@@ -124,7 +118,7 @@ def restore(
 def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: int, compare: bool) -> None:
     """Raises ImageError for what is wrong with the picture, and WriteError."""
     picture = read_picture(job.source, max_pixels)
-    for note in [*picture.notes, *losses(picture, job.target.suffix)]:
+    for note in [*picture.notes, *dropped(picture, job.target.suffix)]:
         logger.warning("%s: %s", job.source, note)
     blurry = picture.pixels
     height, width = blurry.shape[:2]
@@ -159,13 +153,13 @@ def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
     raise ImageError(f"cannot be written as {suffix[1:]}: {reasons[0]}", job.source)
 
 
-def _comparison(blurry: Samples, restored: Picture) -> Picture:
+def _comparison(blurry: AnyPixels, restored: Picture) -> Picture:
     """The centres of both, at most 512 x 512 pixels each, in 8-bit RGB of the picture's colour profile."""
     profile = Metadata(icc=restored.metadata.icc)
     return Picture(side_by_side([_centre(blurry), _centre(restored.pixels)]), metadata=profile)
 
 
-def _centre(pixels: Samples) -> Pixels:
+def _centre(pixels: AnyPixels) -> Pixels:
     centre = centre_crop(reduce_to_8_bits(pixels), COMPARISON_SIDE)
     return centre.repeat(3, axis=2) if centre.shape[2] == 1 else centre
 

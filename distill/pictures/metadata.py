@@ -69,13 +69,13 @@ class Metadata:
         xmp = xmp.encode() if isinstance(xmp, str) else xmp
         return cls(exif, image.info.get("icc_profile") or None, xmp, _dpi_of(image), orientation)
 
-    def upright(self, samples: NDArray[Any]) -> NDArray[Any]:
+    def upright(self, pixels: NDArray[Any]) -> NDArray[Any]:
         """(H, W, C) turned as the orientation says; from then on the metadata describes the result."""
         if ORIENTATION in self.exif:
             self.exif[ORIENTATION] = UPRIGHT
         if self.xmp is not None:
             self.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1\2", self.xmp)
-        turned = _TURNS.get(self.orientation, lambda a: a)(samples)
+        turned = _TURNS.get(self.orientation, lambda a: a)(pixels)
         if self.orientation in SWAPS_AXES and self.dpi is not None:
             self.dpi = self.dpi[::-1]
         sizes = self.exif.get_ifd(ExifTags.IFD.Exif)

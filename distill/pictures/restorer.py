@@ -17,7 +17,7 @@ from distill.data.image_files import MIN_SIDE
 from distill.networks.architecture import inference_copy
 from distill.networks.teacher import DTYPES, Teacher
 from distill.networks.tiles import OVERLAP, Span, blended_spans, exact_spans, restore_in_strips
-from distill.pictures.formats import Samples
+from distill.pictures.formats import AnyPixels
 from unet.model import SIZE_MULTIPLE, UNet
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Restorer:
         if tile < smallest:
             raise ConfigError(f"--tile: {tile} is too small for this network; at least {smallest}")
 
-    def restore(self, pixels: Samples, advance: Callable[[int], object] = lambda pixels: None) -> Samples:
+    def restore(self, pixels: AnyPixels, advance: Callable[[int], object] = lambda pixels: None) -> AnyPixels:
         """(H, W, 1 or 3), any H, W >= 1, uint8 or uint16 -> the restored picture, of the same shape and type; grey is the mean
         of what the network makes of three equal channels.
 
@@ -59,7 +59,7 @@ class Restorer:
         height, width = pixels.shape[:2]
         if min(height, width) < MIN_SIDE:
             missing = ((0, max(0, MIN_SIDE - height)), (0, max(0, MIN_SIDE - width)), (0, 0))
-            padded = cast(Samples, np.pad(pixels, missing, mode="symmetric"))
+            padded = cast(AnyPixels, np.pad(pixels, missing, mode="symmetric"))
             restored = self.restore(padded)[:height, :width]
             advance(height * width)
             return restored
@@ -73,7 +73,7 @@ class Restorer:
 
     @torch.no_grad()
     def _restore_into(
-        self, restored: Samples, pixels: Samples, network: Callable[[Tensor], Tensor], advance: Callable[[int], object]
+        self, restored: AnyPixels, pixels: AnyPixels, network: Callable[[Tensor], Tensor], advance: Callable[[int], object]
     ) -> None:
         white = float(np.iinfo(pixels.dtype).max)
 

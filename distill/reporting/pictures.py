@@ -22,8 +22,8 @@ from distill.reporting.reading import RunFolder, gains
 from distill.runtime.memory import is_out_of_memory
 from distill.runtime.progress import progress_bar
 from distill.scoring.metrics import psnr
-from distill.scoring.validation import SAMPLE_SIDE, Validation, to_pixels
-from distill.training.run_folder import BEST, SAMPLES, stage_file
+from distill.scoring.validation import COLUMN_SIDE, Validation, to_pixels
+from distill.training.run_folder import BEST, ROW_PICTURES, stage_file
 from restormer.published import PUBLISHED, published_file
 from restormer.weight_files import WeightsError
 
@@ -149,7 +149,7 @@ def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: t
     logger.warning(
         "%s: its pictures cannot be made again (%s); the last sample picture is taken, where there is one", run.path, reason
     )
-    pictures = _from_samples(run, count)
+    pictures = _from_row_pictures(run, count)
     note = f"These pictures were cut from the run's last sample picture, because they could not be made again: {reason}"
     return Gallery(pictures, [note] if pictures else [f"There are no pictures to show: {reason}"])
 
@@ -226,26 +226,26 @@ def _refuse_download(name: str) -> None:
         raise FileNotFoundError(f"{name}: its weights are not on this machine, and a report downloads nothing")
 
 
-def _from_samples(run: RunFolder, count: int) -> list[ShownImage]:
+def _from_row_pictures(run: RunFolder, count: int) -> list[ShownImage]:
     """The rows of the newest sample picture that can be read."""
-    for path in sorted((run.path / SAMPLES).glob("*.png"), reverse=True):
+    for path in sorted((run.path / ROW_PICTURES).glob("*.png"), reverse=True):
         try:
             pixels = read_image(path)
         except ImageError as error:
             logger.warning("%s", error)
             continue
-        columns = (pixels.shape[1] + COLUMN_GAP) // (SAMPLE_SIDE + COLUMN_GAP)
+        columns = (pixels.shape[1] + COLUMN_GAP) // (COLUMN_SIDE + COLUMN_GAP)
         roles = ORDER if columns == 4 else ("blurry", "student", "sharp")
         if columns != len(roles):
             continue
-        return [_cut(pixels, index, roles, run) for index in range(min(count, pixels.shape[0] // SAMPLE_SIDE))]
+        return [_cut(pixels, index, roles, run) for index in range(min(count, pixels.shape[0] // COLUMN_SIDE))]
     return []
 
 
 def _cut(pixels: Pixels, index: int, roles: Sequence[str], run: RunFolder) -> ShownImage:
     """Sample pictures show the first images that were evaluated."""
-    names, row = list(run.images), pixels[index * SAMPLE_SIDE : (index + 1) * SAMPLE_SIDE]
-    starts = [number * (SAMPLE_SIDE + COLUMN_GAP) for number in range(len(roles))]
-    layers = [Layer(role, role, row[:, start : start + SAMPLE_SIDE]) for role, start in zip(roles, starts, strict=True)]
+    names, row = list(run.images), pixels[index * COLUMN_SIDE : (index + 1) * COLUMN_SIDE]
+    starts = [number * (COLUMN_SIDE + COLUMN_GAP) for number in range(len(roles))]
+    layers = [Layer(role, role, row[:, start : start + COLUMN_SIDE]) for role, start in zip(roles, starts, strict=True)]
     name = names[index] if index < len(names) else f"image {index + 1}"
     return ShownImage(name, layers, None, gains(run.images).get(name))

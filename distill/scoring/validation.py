@@ -22,7 +22,7 @@ from distill.scoring.evaluation import DISTANCE, Evaluation, Score, score
 from distill.synthesis.eight_bit import to_uint8
 
 logger = logging.getLogger(__name__)
-SAMPLE_SIDE = 256
+COLUMN_SIDE = 256
 
 
 @dataclass
@@ -30,7 +30,7 @@ class _Part:
     """What one rank has evaluated, by the images' numbers."""
 
     scores: dict[int, tuple[str, dict[str, Score]]] = field(default_factory=dict)
-    samples: dict[int, Pixels] = field(default_factory=dict)
+    rows: dict[int, Pixels] = field(default_factory=dict)
     skipped: dict[str, Skipped] = field(default_factory=dict)
 
 
@@ -48,7 +48,7 @@ class Validation:
         self.dataset = ValidationImages(config)
         self.skipped: dict[str, Skipped] = {}
         self._unchanging: dict[str, dict[str, Score]] = {}
-        self._teacher_samples: dict[str, Pixels] = {}
+        self._teacher_columns: dict[str, Pixels] = {}
 
     def pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
         """(name, blurry, sharp) of all images, (1, 3, H, W) in [0, 1] on the device. A bad image is left out and remembered;
@@ -96,27 +96,27 @@ class Validation:
             self.skipped |= other.skipped
         self._refuse_none()
         scores = {index: score for other in parts for index, score in other.scores.items()}
-        samples = {index: sample for other in parts for index, sample in other.samples.items()}
-        rows = [samples[index] for index in sorted(samples)][: self.config.eval.samples]
+        by_index = {index: row for other in parts for index, row in other.rows.items()}
+        rows = [by_index[index] for index in sorted(by_index)][: self.config.eval.samples]
         picture = np.concatenate(rows) if rows else None
         return Evaluation({name: score for _, (name, score) in sorted(scores.items())}, picture)
 
     def _evaluate_one(self, index: int, name: str, blurry: Tensor, sharp: Tensor, student: nn.Module, part: _Part) -> None:
         reference, restored = to_pixels(sharp), to_pixels(student(blurry))
-        unchanging, by_teacher = self._score_unchanging(name, blurry, reference, len(part.samples))
+        unchanging, by_teacher = self._score_unchanging(name, blurry, reference, len(part.rows))
         scores = unchanging | {"student": score(restored, reference)}
         if self.distance and by_teacher is not None:
             scores[DISTANCE] = score(restored, by_teacher)
         part.scores[index] = name, scores
         # An image that takes the place of one that can no longer be read has no teacher's picture, and would be a shorter row.
-        kept = self.teacher is None or name in self._teacher_samples
-        if kept and len(part.samples) < self.config.eval.samples:
-            teachers = [self._teacher_samples[name]] if self.teacher is not None else []
-            columns = [_sample(to_pixels(blurry)), _sample(restored), *teachers, _sample(reference)]
-            part.samples[index] = side_by_side(columns)
+        kept = self.teacher is None or name in self._teacher_columns
+        if kept and len(part.rows) < self.config.eval.samples:
+            teachers = [self._teacher_columns[name]] if self.teacher is not None else []
+            columns = [_column(to_pixels(blurry)), _column(restored), *teachers, _column(reference)]
+            part.rows[index] = side_by_side(columns)
 
     def _score_unchanging(
-        self, name: str, blurry: Tensor, reference: Pixels, samples: int
+        self, name: str, blurry: Tensor, reference: Pixels, rows: int
     ) -> tuple[dict[str, Score], Pixels | None]:
         """The scores of blurry input and teacher, and the teacher's picture where it has been made for them just now."""
         restored = None
@@ -125,8 +125,8 @@ class Validation:
             if self.teacher is not None:
                 restored = to_pixels(self.teacher(blurry))
                 self._unchanging[name]["teacher"] = score(restored, reference)
-                if samples < self.config.eval.samples:
-                    self._teacher_samples[name] = _sample(restored)
+                if rows < self.config.eval.samples:
+                    self._teacher_columns[name] = _column(restored)
         return self._unchanging[name], restored
 
 
@@ -135,6 +135,6 @@ def to_pixels(image: Tensor) -> Pixels:
     return to_uint8(image)[0].permute(1, 2, 0).cpu().numpy()
 
 
-def _sample(pixels: Pixels) -> Pixels:
+def _column(pixels: Pixels) -> Pixels:
     """The central square of a picture's column; a smaller image is reflected to its size."""
-    return pad_to(centre_crop(pixels, SAMPLE_SIDE), SAMPLE_SIDE)
+    return pad_to(centre_crop(pixels, COLUMN_SIDE), COLUMN_SIDE)

@@ -22,7 +22,7 @@ from distill.data.image_files import write_image
 from distill.runtime.files import WriteError, append_bytes, write_bytes
 from distill.runtime.ranks import Ranks
 from distill.scoring.evaluation import ROWS, Evaluation
-from distill.training.run_folder import METRICS, SAMPLES, TENSORBOARD, sample_file
+from distill.training.run_folder import METRICS, ROW_PICTURES, TENSORBOARD, row_picture_file
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class RunLog:
         self._write(record, "val")
         picture = evaluation.picture
         if picture is not None and self.ranks.first:
-            self._try(SAMPLES, lambda: write_image(self.folder / SAMPLES / sample_file(step), picture))
+            self._try(ROW_PICTURES, lambda: write_image(self.folder / ROW_PICTURES / row_picture_file(step), picture))
             self._show("add_image", "blurry|student|teacher|sharp", picture, step, dataformats="HWC")
 
     def _write(self, record: dict[str, Any], kind: str) -> None:

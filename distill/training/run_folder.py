@@ -14,12 +14,12 @@ BEST = "student_best.pth"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.csv"
 # Folders.
-SAMPLES = "samples"
+ROW_PICTURES = "samples"
 TENSORBOARD = "tensorboard"
 
 # All that a run may have written: patterns of files, and folders.
 FILES = (CONFIG, CHECKPOINT, PREVIOUS, BEST, METRICS, EVALUATION, "evaluation_*.csv", "student_model_*.pth")
-FOLDERS = (SAMPLES, TENSORBOARD)
+FOLDERS = (ROW_PICTURES, TENSORBOARD)
 
 
 def stage_file(stage: str) -> str:
@@ -32,8 +32,8 @@ def evaluation_file(weights: str) -> str:
     return f"evaluation_{weights}.csv"
 
 
-def sample_file(step: int) -> str:
-    """Of the picture of a validation, in SAMPLES; in the order of steps."""
+def row_picture_file(step: int) -> str:
+    """Of the picture of a validation, in ROW_PICTURES; in the order of steps."""
     return f"step_{step:07d}.png"
 
 

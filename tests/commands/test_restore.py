@@ -22,8 +22,10 @@ from distill import restore as command
 from distill.config import UNetConfig
 from distill.data.image_files import ImageError
 from distill.networks.student_files import save_student
-from distill.pictures.formats import Picture, encode_picture, read_picture
+from distill.pictures.formats import Picture
+from distill.pictures.reading import read_picture
 from distill.pictures.restorer import Restorer
+from distill.pictures.writing import encode_picture
 from distill.restore import restore
 from restormer.weights import load_restormer
 from unet.model import UNet

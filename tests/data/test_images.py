@@ -10,14 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from distill.data.images import RecentTriplets
 from pictures import png_header, png_of
 from PIL import Image
 
 from distill.data.find import find_images, pair_images
 from distill.data.image_files import ImageError, read_image, write_image
 from distill.data.pixels import centre_crop, pad_to
-from distill.data.triplets import Triplet
 
 
 @pytest.fixture
@@ -271,25 +269,6 @@ def test_a_written_image_reads_back(tmp_path: Path, pixels: np.ndarray) -> None:
     write_image(tmp_path / "new" / "a.png", pixels)
     assert np.array_equal(read_image(tmp_path / "new" / "a.png"), pixels)
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.png"]
-
-
-def test_the_triplets_that_are_kept_fit_and_are_those_asked_for_last() -> None:
-    def triplet(pixel_count: int) -> Triplet:
-        return Triplet(np.zeros((pixel_count, 1, 3), np.uint8), np.zeros((pixel_count, 1, 3), np.uint8))
-
-    recent = RecentTriplets(max_bytes=2 * 60)
-    first, second, third = triplet(10), triplet(9), triplet(9)  # 60, 54 and 54 bytes
-    recent.keep("first", first)
-    recent.keep("second", second)
-    assert recent.get("first") is first
-    recent.keep("third", third)
-    assert recent.get("second") is None  # asked for longest ago
-    assert recent.get("first") is first
-    assert recent.get("third") is third
-    recent.keep("large", triplet(21))  # larger than everything together may be
-    assert recent.get("large") is None
-    assert recent.get("first") is first
-    assert recent.bytes == 114
 
 
 def test_a_plain_png_has_the_pixels_that_pillow_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,10 @@ from pictures import SRGB, XMP, exif_of, levels
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
 from distill.data.image_files import ImageError
-from distill.pictures.formats import Picture, encode_picture, losses, read_picture
+from distill.pictures.formats import Picture, dropped
 from distill.pictures.metadata import Metadata
+from distill.pictures.reading import read_picture
+from distill.pictures.writing import encode_picture
 
 LOSSLESS = [".png", ".tif"]
 
@@ -136,8 +138,8 @@ def test_a_grey_profile_is_not_attached_to_rgb(tmp_path: Path) -> None:
 
 def test_what_a_format_cannot_hold_is_told(tmp_path: Path) -> None:
     picture = Picture(levels((16, 16, 3), np.uint16), levels((16, 16), np.uint16))
-    assert losses(picture, ".png") == losses(picture, ".TIF") == []
-    assert losses(picture, ".jpg") == ["JPEG holds no alpha, which is dropped", "JPEG holds 8 bits, to which its 16 are reduced"]
+    assert dropped(picture, ".png") == dropped(picture, ".TIF") == []
+    assert dropped(picture, ".jpg") == ["JPEG holds no alpha, which is dropped", "JPEG holds 8 bits, to which its 16 are reduced"]
     np.testing.assert_array_equal(round_trip(picture, ".bmp", tmp_path).pixels, np.round(picture.pixels / 257))
 
 

@@ -21,7 +21,7 @@ from distill.data.loader import training_loader
 from distill.evaluate import evaluate
 from distill.runtime.ranks import LostRankError, Ranks
 from distill.teacher_cache.manifest import LINES, PARTS, Manifest, merge_parts
-from distill.train import _check_shares
+from distill.training.build import check_shares
 
 
 @pytest.fixture
@@ -170,13 +170,13 @@ def test_a_lost_rank_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, ask: 
 )
 def test_what_cannot_be_shared_out_is_refused(tiny_config: Callable[..., Config], sections: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        _check_shares(tiny_config(**sections), Ranks(0, 3))
+        check_shares(tiny_config(**sections), Ranks(0, 3))
 
 
 def test_a_cache_is_not_filled_by_several_training_processes(pairs_tree: dict[str, Any]) -> None:
     pairs_tree["teacher"]["on_missing"] = "compute"
     with pytest.raises(ConfigError, match="fill it first"):
-        _check_shares(Config.model_validate(pairs_tree), Ranks(0, 2))
+        check_shares(Config.model_validate(pairs_tree), Ranks(0, 2))
 
 
 def test_two_ranks_fill_the_cache_that_one_process_fills(pairs_tree: dict[str, Any], tmp_path: Path) -> None:

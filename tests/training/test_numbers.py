@@ -18,7 +18,7 @@ from distill.command import Interrupted
 from distill.config import Config
 from distill.networks.teacher import Teacher
 from distill.train import train
-from distill.training.step import DivergedError
+from distill.training.update import DivergedError
 
 BATCH = 4
 

@@ -1,0 +1,141 @@
+"""Writing a picture with all that its format can hold."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import kornia_rs
+import numpy as np
+import tifffile
+from PIL import ExifTags, Image, TiffImagePlugin, TiffTags
+
+from distill.pictures.formats import (
+    FORMATS,
+    GREY_SPACE,
+    RGB_SPACE,
+    WITH_16_BITS,
+    WITH_ALPHA,
+    AnyPixels,
+    Picture,
+    colour_space,
+    reduce_to_8_bits,
+)
+from distill.pictures.metadata import Metadata, descriptive
+
+DEFAULT_QUALITY = 95
+_DEEP_PNG_MODES = {1: "mono", 3: "rgb", 4: "rgba"}
+_PNG_HEADER_BYTES = 33  # signature and IHDR
+_TIFF_STRIP_ROWS = 64
+
+
+def encode_picture(picture: Picture, suffix: str, quality: int = DEFAULT_QUALITY) -> memoryview:
+    """The picture as a file of this suffix; `quality`, 1 to 100, is of JPEG and WebP.
+
+    Raises ValueError or OSError for what the format cannot hold, such as a WebP of more than 16383 pixels a side.
+    """
+    kind = FORMATS[suffix.lower()]
+    pixels = _joined(picture, alpha=kind in WITH_ALPHA)
+    if pixels.dtype == np.uint16 and kind not in WITH_16_BITS:
+        pixels = reduce_to_8_bits(pixels)
+    if pixels.dtype == np.uint16 and pixels.shape[2] == 2:
+        pixels = _grey_to_rgb(pixels)  # that of 16 bits with alpha is a kind of file that few programs read
+    metadata = picture.metadata
+    icc = _profile_for(metadata.icc, 3 if kind == "WEBP" else pixels.shape[2])
+    if kind == "TIFF":
+        return _encode_tiff(pixels, metadata, icc)
+    if pixels.dtype == np.uint16:
+        return _encode_deep_png(pixels, metadata.saving(kind, icc))
+    options: dict[str, Any] = {"PNG": {"compress_level": 1}, "BMP": {}}.get(kind, {"quality": quality})
+    if kind == "JPEG":
+        options["subsampling"] = 0  # colour at full resolution: a restored edge is not blurred again
+    shape = pixels if pixels.shape[2] > 1 else pixels[:, :, 0]
+    return _save(Image.fromarray(shape), kind, **options, **metadata.saving(kind, icc))
+
+
+def _save(image: Image.Image, kind: str, **options: Any) -> memoryview:
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    return file.getbuffer()
+
+
+def _joined(picture: Picture, alpha: bool) -> AnyPixels:
+    """(H, W, 1 to 4)."""
+    if picture.alpha is None or not alpha:
+        return picture.pixels
+    pixels: AnyPixels = np.concatenate([picture.pixels, picture.alpha[:, :, None]], axis=2)
+    return pixels
+
+
+def _grey_to_rgb(pixels: AnyPixels) -> AnyPixels:
+    """(H, W, 2) grey and alpha -> (H, W, 4)."""
+    return pixels[:, :, [0, 0, 0, 1]]
+
+
+def _profile_for(profile: bytes | None, channels: int) -> bytes | None:
+    """The profile, where it can describe pixels of so many channels: a grey one does not fit RGB."""
+    fitting = (RGB_SPACE, GREY_SPACE) if channels < 3 else (RGB_SPACE,)
+    return profile if profile is not None and colour_space(profile) in fitting else None
+
+
+def _encode_deep_png(pixels: AnyPixels, saving: dict[str, Any]) -> memoryview:
+    """16-bit pixels by one library and, since that writes no metadata, the chunks that Pillow writes for a picture of one
+    pixel."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "deep.png"
+        kornia_rs.io.write_image_png_u16(str(path), np.ascontiguousarray(pixels), _DEEP_PNG_MODES[pixels.shape[2]])
+        deep = memoryview(path.read_bytes())
+    small = bytes(_save(Image.new("L", (1, 1)), "PNG", **saving))
+    chunks = small[_PNG_HEADER_BYTES : small.rindex(b"IDAT") - 4]
+    return memoryview(b"".join([deep[:_PNG_HEADER_BYTES], chunks, deep[_PNG_HEADER_BYTES:]]))
+
+
+def _encode_tiff(pixels: AnyPixels, metadata: Metadata, icc: bytes | None) -> memoryview:
+    """Deflated, with its EXIF directories behind the pixels."""
+    exif = descriptive(metadata.exif)
+    directories = {tag: exif.get_ifd(tag) for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)}
+    directories = {tag: entries for tag, entries in directories.items() if entries}
+    tags: list[tuple[int, str, int, Any, bool]] = [(tag - 1, "I", 1, 0, True) for tag in directories]
+    tags += [(tag, "s", 0, value, True) for tag, value in exif.items() if isinstance(value, str)]
+    if metadata.xmp:
+        tags.append((TiffImagePlugin.XMP, "B", len(metadata.xmp), metadata.xmp, True))
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        pixels if pixels.shape[2] > 1 else pixels[:, :, 0],
+        byteorder="<",
+        photometric="rgb" if pixels.shape[2] > 2 else "minisblack",
+        planarconfig="contig" if pixels.shape[2] > 1 else None,
+        extrasamples=["unassalpha"] if pixels.shape[2] in (2, 4) else None,
+        rowsperstrip=_TIFF_STRIP_ROWS,
+        compression="zlib",
+        predictor=True,
+        iccprofile=icc,
+        resolution=metadata.dpi,
+        resolutionunit="inch" if metadata.dpi else None,
+        extratags=tags,
+        metadata=None,
+        software=False,
+    )
+    for tag, entries in directories.items():
+        _append_directory(file, tag, entries)
+    return file.getbuffer()
+
+
+def _append_directory(file: io.BytesIO, tag: int, entries: dict[int, Any]) -> None:
+    """Writes an EXIF directory to the end of a little-endian TIFF. Its tag, which the library does not write, has been left as
+    the number below it, so that the tags stay in order."""
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
+        entry = tiff.pages.first.tags[tag - 1].offset
+    directory = TiffImagePlugin.ImageFileDirectory_v2(ifh=b"II*\0\x08\0\0\0")
+    for key, value in entries.items():
+        directory[key] = value
+    end = file.seek(0, io.SEEK_END)
+    offset = file.seek(end + end % 2)
+    file.write(directory.tobytes(offset))
+    file.seek(entry)
+    file.write(struct.pack("<HHII", tag, TiffTags.LONG, 1, offset))
