@@ -40,7 +40,7 @@ from distill.reporting.pictures import SHOWN_SIDE, choose, gallery
 from distill.reporting.reading import read_run, read_runs
 from distill.reporting.words import notes, status, teacher_check, warnings
 from distill.scoring.evaluation import ROWS
-from distill.scoring.validation import SAMPLE_SIDE, Validation
+from distill.scoring.validation import COLUMN_SIDE, Validation
 from distill.train import train
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked=1">&lt;b&gt;'
@@ -233,8 +233,8 @@ def test_where_the_images_are_gone_the_last_sample_picture_is_cut_up(tmp_path: P
     for path in sharp.iterdir():
         path.unlink()
     (folder / "samples").mkdir()
-    columns = np.random.default_rng(0).integers(0, 256, (2, 4, SAMPLE_SIDE, SAMPLE_SIDE, 3), np.uint8)
-    gap = np.full((SAMPLE_SIDE, 4, 3), 255, np.uint8)
+    columns = np.random.default_rng(0).integers(0, 256, (2, 4, COLUMN_SIDE, COLUMN_SIDE, 3), np.uint8)
+    gap = np.full((COLUMN_SIDE, 4, 3), 255, np.uint8)
     rows = [np.concatenate([part for column in row for part in (column, gap)][:-1], axis=1) for row in columns]
     Image.fromarray(np.concatenate(rows)).save(folder / "samples" / "step_0000040.png")
     (folder / "samples" / "step_0000050.png").write_bytes(b"half a picture")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pictures import png_header, png_of
 from PIL import Image
 
-from distill.data import image_files
+import distill.data.image_files as reader
 from distill.data.image_files import MIN_SIDE, PNG_SIGNATURE, ImageError, read_image
 from distill.data.pixels import Pixels
 
@@ -112,7 +112,7 @@ def mutate_directory(tiff: bytes, changes: list[Edit]) -> bytes:
 
 def read_with_pillow(path: Path, data: bytes) -> Pixels:
     """Without the faster decoder of plain PNGs."""
-    with patch.object(image_files, "_decode_plain_png", lambda _: None):
+    with patch.object(reader, "_decode_plain_png", lambda _: None):
         return read_image(path, data)
 
 
