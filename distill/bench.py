@@ -1,4 +1,4 @@
-"""How fast teacher, student and training loop are on this machine: `python -m distill.bench --config configs/bench_cpu.yaml`."""
+"""Times teacher, student and training loop on this machine: `python -m distill.bench --config configs/bench_cpu.yaml`."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Report:
     machine: str
     date: str
     matrix_gflop_per_s: dict[str, float]
-    """By precision."""
+    """By dtype name, such as `float16`."""
     copy_gb_per_s: float
     forward: list[Row] = field(default_factory=list)
     loop: LoopFigures | None = None
 
     def table(self) -> str:
-        """Everything, to be read."""
+        """All measurements as text."""
         rates = ", ".join(f"{rate:.0f} GFLOP/s {name}" for name, rate in self.matrix_gflop_per_s.items())
         lines = [f"{self.machine}, {self.date}", f"matrix products {rates}; copies {self.copy_gb_per_s:.1f} GB/s", ""]
         if self.forward:
@@ -58,7 +58,7 @@ class Report:
         return "\n".join(lines).rstrip()
 
     def to_json(self) -> str:
-        """The same as a JSON object; what was not measured, or has no end (`break_even_epochs`), is null."""
+        """All measurements as a JSON object. A value that was not measured is null; so is an infinite `break_even_epochs`."""
         loop = self.loop
         derived = {} if loop is None else {"overhead": loop.overhead(), "break_even_epochs": loop.break_even_epochs()}
         tree = asdict(self) | {"loop": None if loop is None else asdict(loop) | derived}
@@ -66,9 +66,9 @@ class Report:
 
 
 def bench(config: Config, parts: Sequence[str] = PARTS, keep: Callable[[Report], None] = lambda report: None) -> Report:
-    """Measures what the `bench` section asks for, or some of its parts; takes minutes. `keep` gets what there is after each part.
+    """Measures teacher, student and training loop as the `bench` section says, or only the given `parts`. Takes minutes.
 
-    Raises ConfigError and what building a run raises.
+    `keep` is called after each part with the report so far. Raises ConfigError and the errors of building a run.
     """
     if unknown := [part for part in parts if part not in PARTS]:
         raise ConfigError(f"--only: {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
@@ -91,7 +91,7 @@ def bench(config: Config, parts: Sequence[str] = PARTS, keep: Callable[[Report],
 
 
 def _in_a_process(config: Config, device: torch.device) -> LoopFigures:
-    """The loop in a fresh process, as `distill.train` is one."""
+    """Measures the loop in a fresh process: `distill.train` runs in one too."""
     logger.info("training loop, online and cached")
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         try:
@@ -150,7 +150,7 @@ def _loop_table(loop: LoopFigures) -> list[str]:
 
 
 def _align(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Columns, the first to the left, the others to the right; a line of less than three cells takes part in no column."""
+    """Aligns the first column left, the others right. A line of fewer than three cells does not widen the columns."""
     full = [line for line in lines if len(line) > 2]
     widths = [max(len(line[column]) for line in full) for column in range(len(full[0]))]
     out = []
@@ -194,7 +194,7 @@ def main() -> None:
     report = bench(read_config(arguments), arguments.only, keep)
     print(report.table())
     if arguments.chart is not None:
-        from distill.benchmark.chart import draw_chart  # needs a package that nothing else does
+        from distill.benchmark.chart import draw_chart  # imports matplotlib, which only --chart needs
 
         draw_chart(arguments.chart, report.machine, report.forward, report.loop)
 

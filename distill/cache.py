@@ -1,7 +1,7 @@
 """Stores the teacher's images for `teacher.mode: cached`: `python -m distill.cache --config configs/div2k_cached.yaml`.
 
-Run again, it computes what is missing, what changed and what is damaged; it can be stopped, or killed, at any moment. Under
-torchrun every rank computes its share.
+A second run computes only the teacher images that are missing, damaged, or made from an input that changed. The command can be
+stopped or killed at any moment. Under torchrun every rank computes its share.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ EXAMPLE = """example:
 
 
 def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> TeacherCache:
-    """Makes `teacher.cache` complete for the images of `data`.
+    """Completes `teacher.cache` for the images of `data`.
 
-    `fresh` first removes what is there. `repair` trusts no file's size and time, and removes the teacher images whose input is
-    gone. Raises ConfigError, FileNotFoundError, ImageError, WeightsError, CacheError and WriteError for what the user can mend.
+    `fresh` first removes what the cache holds. `repair` checksums every file, even if its size and time are as recorded, tries
+    unreadable inputs again, and removes the teacher images whose input is gone. Raises ConfigError, FileNotFoundError,
+    ImageError, WeightsError, CacheError and WriteError for errors the user can mend.
     """
     images, ranks = _images(config), Ranks.of_environment()
     device = choose_device(config.run.device, ranks)
@@ -57,7 +58,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
         header = new_header(identify(teacher), images, str(config.data.blurry), config.teacher.tile)
         if ranks.first:
             held.enter_context(locked(folder))
-            merge_parts(folder)  # of a run that was killed
+            merge_parts(folder)  # the lines of other ranks, if an earlier run was killed
             if fresh:
                 _refuse_foreign(folder)
                 reset_cache(folder, images, header)
@@ -69,7 +70,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
         with _progress(share if ranks.count > 1 else images, share, ranks) as bar, closing(entries):
             for _ in entries:
                 bar.update()
-        ranks.barrier()  # when all are done
+        ranks.barrier()  # every rank has appended its lines
         if ranks.first:
             merge_parts(folder)
             cache.manifest.refresh()
@@ -78,26 +79,27 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
 
 
 def _stems_to_compute(cache: TeacherCache, images: Sequence[ImageFile], repair: bool) -> list[str]:
-    """What is missing, changed or damaged; brings the manifest up to date with what is not."""
+    """The stems whose teacher image must be computed. Records the new times of unchanged files. `repair` also removes the teacher
+    images whose input is gone."""
     found = _compare(cache, images, thorough=repair)
     cache.restamp(_named(found.touched, images))
     if found.removed and repair:
         cache.remove(found.removed)
     elif found.removed:
         logger.warning("%s; --repair removes them", Differences(removed=found.removed).complaint())
-    # An unreadable input that did not change is not tried again, unless one asks for it.
+    # An unreadable input that did not change is tried again only with --repair.
     unreadable = [stem for stem, entry in cache.manifest.entries.items() if repair and entry.unreadable is not None]
     return [*found.to_compute, *unreadable]
 
 
 def verify_cache(config: Config) -> TeacherCache:
-    """Checksums every input and output of the cache, PNG or packed. Raises CacheError that names what is wrong."""
+    """Checksums every input and output of the cache, PNG or packed. Raises a CacheError that names what is wrong."""
     images, teacher = _images(config), _teacher(config, choose_device(config.run.device))
     return _verified(config, images, teacher)
 
 
 def _verified(config: Config, images: Sequence[ImageFile], teacher: Teacher) -> TeacherCache:
-    """Raises as `verify_cache`."""
+    """`verify_cache` for images and a teacher that the caller has. Raises the same CacheError."""
     cache = TeacherCache(config.teacher.cache)
     if cache.manifest.header is None:
         raise CacheError(f"{cache.folder}: no manifest, nothing to verify", mend="" if cache.bare is None else None)
@@ -107,8 +109,8 @@ def _verified(config: Config, images: Sequence[ImageFile], teacher: Teacher) -> 
 
 
 def pack_cache(config: Config, folder: Path) -> TeacherCache:
-    """Completes the PNG cache, then copies it with its blurry and sharp images into shards in `folder`. Run again, it packs what
-    changed. Raises as `build_cache`."""
+    """Completes the PNG cache, then copies its teacher, blurry and sharp images into shards in `folder`. A second call packs only
+    what changed. Raises the errors of `build_cache`."""
     cache, images = build_cache(config), _images(config)
     assert cache.manifest.header is not None
     with locked(folder):
@@ -121,7 +123,7 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
         packed.restamp(_named(found.touched, images))
         if found.removed:
             packed.remove(found.removed)
-        # What had no teacher's image when it was packed, and has one now.
+        # Images that were packed without a teacher image and have one now.
         made = cache.manifest.entries
         mended = [stem for stem, old in packed.manifest.entries.items() if old.output is None and made[stem].output is not None]
         todo = _named([*found.to_compute, *mended], images)
@@ -135,8 +137,8 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
 
 
 def approximation_table(config: Config, count: int) -> str:
-    """For `count` images: how far their cached teacher images are from those that online mode would compute after the same
-    augmentation. Verifies the cache first, and raises as `verify_cache`."""
+    """A table of PSNR, over `count` images, between the cached teacher image and the one that online mode would compute after the
+    same augmentation. Verifies the cache first. Raises the errors of `verify_cache`."""
     if count < 1:
         raise ConfigError(f"--approximation: at least 1 image, found {count}")
     device = choose_device(config.run.device)
@@ -209,7 +211,7 @@ def _progress(images: Sequence[ImageFile], todo: Sequence[ImageFile], ranks: Ran
 
 
 def _summarise(cache: TeacherCache, tried: Sequence[str]) -> None:
-    """`tried` are the stems whose inputs were read now, with or without success."""
+    """Names skipped inputs and prints totals. `tried`: the stems whose inputs this call read, successfully or not."""
     entries = cache.manifest.entries.values()
     for entry in entries:
         if entry.unreadable is not None:

@@ -1,4 +1,4 @@
-"""What every command shares: its arguments, its exit status, and what a signal does."""
+"""What every command shares: arguments, exit status and signal handling."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from distill.teacher_cache.manifest import CacheError
 from restormer.weight_files import WeightsError
 from unet.weights import UNetWeightsError
 
-# What the user can mend: our own errors, those of the two networks, which know nothing of `distill`, and the system's about a
-# file. Anything else is an error of ours, and keeps its traceback.
+# Errors the user can mend: our own, those of the two networks (which do not import `distill`), and the system's file errors.
+# Any other error is a bug, and keeps its traceback.
 USER_ERRORS = (UserError, WeightsError, UNetWeightsError, FileNotFoundError, PermissionError)
 USER_ERROR_STATUS = 2
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A signal asked the program to end. No Exception: nothing that handles errors should handle it."""
+    """A signal asked the program to end. Not a subclass of Exception, so that no error handler catches it."""
 
     def __init__(self, signum: int, between_steps: bool = False) -> None:
         super().__init__(signal.Signals(signum).name)
         self.signum = signum
-        # Only then is the training state whole, and may be saved.
+        # The training state is whole, and may be saved, only between steps.
         self.between_steps = between_steps
 
 
 class SignalGate:
-    """Turns SIGINT and SIGTERM into Interrupted: at once outside `with gate:`, inside it where `check` is called.
+    """Turns SIGINT and SIGTERM into Interrupted. Outside `with gate:` it raises at once, inside the block only in `check`.
 
-    A second SIGINT always acts at once: a step that hangs can be left, unsaved. A second SIGTERM does not: a scheduler and the
-    launcher below it each send one.
+    A SIGINT that follows another signal always raises at once: the user can leave a step that hangs, without saving. A SIGTERM
+    that follows another signal does not: a scheduler and the launcher below it each send one.
     """
 
     def __init__(self) -> None:
@@ -63,14 +63,14 @@ class SignalGate:
         self._held = False
 
     def check(self, all_reduce_max: Callable[[int | None], int | None] = lambda signum: signum) -> None:
-        """Raises Interrupted if a signal came since `with`. `all_reduce_max` tells each rank what any of them has received."""
+        """Raises Interrupted if a signal came since `with`. `all_reduce_max` tells every rank what any rank received."""
         signum = all_reduce_max(self._pending)
         if signum is not None:
             raise Interrupted(signum, between_steps=True)
 
 
 def new_parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    """Of the command `distill.NAME`; `--help` ends with the example, as it is."""
+    """The parser of `python -m distill.NAME`. Its help ends with the example, line breaks kept."""
     return argparse.ArgumentParser(
         prog=f"python -m distill.{name}",
         description=description,
@@ -80,7 +80,7 @@ def new_parser(name: str, description: str, example: str) -> argparse.ArgumentPa
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--config FILE` and `--set key.path=value ...`."""
+    """Adds `--config FILE` and `--set key.path=value ...`."""
     parser.add_argument("--config", required=True, metavar="FILE", help="the run's YAML file")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override keys, such as teacher.mode=none"
@@ -93,8 +93,8 @@ def read_config(arguments: argparse.Namespace) -> Config:
 
 
 def run_command(main: Callable[[], None]) -> None:
-    """Runs a command and ends the process: 0, 2 with one line for what the user can mend, 128+N after signal N. Of several ranks
-    the first one speaks; the others only say how they ended."""
+    """Runs a command. The exit status is 0 for success, 2 for an error the user can mend (with a one-line message), and 128+N
+    after signal N. The first rank logs everything. The other ranks log errors only, and say how they ended."""
     ranks = Ranks.of_environment()
     level = logging.INFO if ranks.first else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
@@ -121,7 +121,7 @@ def _one_line(error: BaseException) -> str:
 
 
 def _cache_command(options: str) -> str:
-    """`distill.cache` with the configuration of the command that is running."""
+    """The `distill.cache` command line with these options and the running command's configuration."""
     parser = argparse.ArgumentParser(add_help=False)
     add_config_arguments(parser)
     arguments, _ = parser.parse_known_args()

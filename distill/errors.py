@@ -1,11 +1,13 @@
-"""The base of all errors that a user can mend."""
+"""The base class of all errors that the user can mend."""
 
 
 class UserError(ValueError):
-    """Something the user can mend: a setting, a file, a full disk. The message is one line, and a command prints it alone."""
+    """An error that the user can mend: a wrong setting, a bad file, a full disk. The message is one line. Commands print it
+    without a traceback."""
 
 
 def shown(value: object) -> str:
-    """A value from a manifest, or a file's name, as a message of one line shows it: it may be anything."""
+    """The value as text for a one-line message. A value from a manifest or a file name may be anything, so text that is
+    unprintable or longer than 60 characters is quoted and cut."""
     text = str(value)
     return text if text.isprintable() and len(text) <= 60 else f"{text[:57]!r}..."

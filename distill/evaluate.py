@@ -30,9 +30,9 @@ EXAMPLE = """example:
 def evaluate(config: Config, weights: Path | None = None, csv: Path | None = None) -> Evaluation:
     """Scores a student file on the configuration's validation images, and writes one CSV row per image.
 
-    `weights` is by default the model that the last stage wrote. `csv` is by default evaluation.csv in the run folder, and
-    evaluation_NAME.csv where `weights` is given, NAME.pth: what the report takes for the run's own scores is left alone. Raises
-    FileNotFoundError, ImageError and WeightsError, and, when all is computed, WriteError.
+    `weights` defaults to the student that the last stage wrote. `csv` defaults to evaluation.csv in the run folder, or to
+    evaluation_NAME.csv there if `weights` is NAME.pth, because the report reads evaluation.csv as the run's own scores. Raises
+    FileNotFoundError, ImageError and WeightsError. Raises WriteError only after all scores are computed.
     """
     evaluation = _score(config, weights)
     if Ranks.of_environment().first:
@@ -87,7 +87,7 @@ def main() -> None:
     config = read_config(arguments)
     evaluation = _score(config, arguments.weights)
     if Ranks.of_environment().first:
-        print(evaluation.table())  # before the file: a folder that cannot be written does not cost the scores
+        print(evaluation.table())  # before the CSV: an unwritable folder must not cost the scores
         evaluation.write_csv(arguments.csv or _csv_of(config, arguments.weights))
 
 

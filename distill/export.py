@@ -1,6 +1,6 @@
-"""A trained network as one file for use elsewhere: `python -m distill.export --weights W --out student.onnx`.
+"""Writes a trained network to one file for use elsewhere: `python -m distill.export --weights W --out student.onnx`.
 
-The suffix says which: `.onnx` for any runtime, `.safetensors` for torch and this project.
+The suffix chooses the format: `.onnx` for any runtime, `.safetensors` for torch and this project.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ docs/onnx_example.py restores an image with it, without torch.
 def export(
     weights: Path | str, out: Path | str, precision: Literal["fp32", "fp16"] = "fp32", residual: bool = False
 ) -> dict[str, float]:
-    """Writes a student, or a Restormer, to `out`, checked against torch, and returns the largest difference by the shape of the
-    image. Where a check fails nothing is written.
+    """Writes a student or a Restormer to `out`, and returns the largest difference from torch by image shape.
 
-    `weights` is a file, or a teacher's name as in `teacher.weights`; `residual` is for plain state dicts of a U-Net, which do not
-    say it. Raises ExportError, WeightsError, FileNotFoundError, ConfigError and WriteError.
+    The file is checked against torch first; if a check fails, nothing is written. `weights` is a file, or a teacher's name as in
+    `teacher.weights`. `residual` says that a plain state dict is of a U-Net that adds its input to its output: such a file does
+    not record this. Raises ExportError, WeightsError, FileNotFoundError, ConfigError and WriteError.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:
@@ -71,7 +71,7 @@ def export(
 
 
 def _read_back(data: bytes, network: nn.Module) -> nn.Module:
-    """The network of the same kind that a .safetensors file holds."""
+    """The network in a .safetensors file, of the same kind as `network`."""
     state: Mapping[str, Tensor] = safetensors.torch.load(data)
     if isinstance(network, UNet):
         return unet_from_state_dict(state, network.residual).eval()

@@ -1,6 +1,6 @@
-"""The original project's patch data set from a folder of sharp images: `python -m distill.prepare --sharp PHOTOS --out DIR`.
+"""Makes the original project's patch data set from sharp images: `python -m distill.prepare --sharp PHOTOS --out DIR`.
 
-Writes `OUT/{sharp,blurry}/train/train`, `.../train/test` and `.../benchmark`; run again, it goes on.
+Writes `DIR/{sharp,blurry}/train/train`, `.../train/test` and `.../benchmark`. A second run cuts only images with missing patches.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from distill.runtime.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 RECORD = "prepare.json"
-# Of split and names; another number where either changes, or test images of one would be training images of the other.
+# Version of the split and of the file names. Change it with either: patches of two versions in one folder would mix training
+# and test images.
 LAYOUT = 2
 EXAMPLE = """example:
   python -m distill.prepare --sharp PHOTOS/train --out data/photos --patch 256 --degrade configs/photos_online.yaml
@@ -33,10 +34,11 @@ EXAMPLE = """example:
 
 
 def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Counter[str]:
-    """Writes the data set, and returns how many patches each part has.
+    """Writes the data set and returns the number of patches in each part.
 
-    Raises ConfigError where `out` holds another data set or lies among the images, FileNotFoundError and ImageError for images
-    that cannot be used, and WriteError.
+    A single image file that cannot be used is skipped, with a warning. Raises ConfigError if `out` holds another data set or lies
+    among the images, FileNotFoundError if the folder of images is missing, ImageError if no data set can be made of the images,
+    and WriteError.
     """
     images = find_images(sharp)
     _refuse_inputs(sharp, out)
@@ -66,7 +68,7 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
 
 
 def _refuse_inputs(sharp: str, out: Path) -> None:
-    """Raises ConfigError where patches would lie among the images: the next run would cut them up in turn."""
+    """Raises ConfigError if patches would lie among the sharp images: the next run would cut those patches too."""
     folder = fixed_part(sharp).resolve()
     for written in ((out / kind).resolve() for kind in ("sharp", "blurry")):
         if written.is_relative_to(folder) or folder.is_relative_to(written):
@@ -75,14 +77,14 @@ def _refuse_inputs(sharp: str, out: Path) -> None:
 
 
 def _record(images: dict[str, Path], settings: Settings) -> dict[str, Any]:
-    """What the patches are made of: with any of it changed, old and new ones would be mixed, and images change parts."""
+    """All that decides patches and split. If any of it changed, old and new patches would mix and images would change parts."""
     recipe = [step.model_dump(mode="json") for step in settings.degrade]
     values = {"layout": LAYOUT, "patch": settings.patch, "seed": settings.seed, "quality": settings.quality, "degrade": recipe}
     return {**values, "images": {stem: path.stat().st_size for stem, path in images.items()}}
 
 
 def _check_record(out: Path, record: dict[str, Any]) -> None:
-    """Raises ConfigError where the folder holds patches that another command, or other options or images, made."""
+    """Raises ConfigError if `out` holds files of another command, or patches of other options or images. Adds a new record."""
     path = out / RECORD
     if not path.exists():
         if any(file.is_file() for kind in ("sharp", "blurry") for file in (out / kind).rglob("*")):

@@ -1,7 +1,7 @@
 """Shows a run to somebody who has never seen the project: `python -m distill.report RUN_DIR` writes one HTML file.
 
-The file holds everything, pictures included, and fetches nothing. Several run folders give a comparison. A run folder may be
-of a run that is still going on: what is there is only read, and the page is put beside it where --out names no other place.
+The file contains its pictures and fetches nothing. Several run folders give a comparison. A run may still be going on: the
+command only reads the run's files. It writes the page into the run folder unless --out names another place.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ EXAMPLE = f"""example:
   python -m distill.report runs/photos_cached runs/photos_both --out online_or_cached.html --images 10
 
 The pictures are made again from the run's configuration, its student and its teacher, the worst, the median and the best image
-first; where those are gone, the run's last sample picture stands in. Nothing is downloaded. Written to RUN_DIR/{ONE}, and for
+first; where those are gone, the run's last validation picture stands in. Nothing is downloaded. Written to RUN_DIR/{ONE}, and for
 several runs to {SEVERAL} in the first."""
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None, images: int = IMAGES, device: str = "auto") -> Path:
-    """Writes the report of one run folder, or of several compared, and returns its path.
+    """Writes the report of one run folder, or a comparison of several, and returns its path.
 
-    `out` is by default report.html in the run folder, or comparison.html in the first of several. `images` is how many
-    validation images are shown, 0 for none; they are made on `device` (auto, cpu, mps, cuda or cuda:N). Raises FileNotFoundError
-    for a folder that is no run, ConfigError for a configuration that cannot be read, a folder given twice or a device that
-    is not here, and WriteError.
+    `out` defaults to report.html in the run folder, or to comparison.html in the first of several. `images` is the number of
+    validation images shown, 0 for none. `device` (auto, cpu, mps, cuda or cuda:N) computes them. Raises FileNotFoundError if a
+    folder is not a run folder, ConfigError if a configuration cannot be read, a folder is given twice or this machine lacks the
+    device, and WriteError if the page cannot be written.
     """
     folders = [Path(folder) for folder in runs]
     if not folders:

@@ -1,6 +1,6 @@
 """Restores image files with a trained student, or a teacher: `python -m distill.restore --weights W IN... --out DIR`.
 
-Run again, it goes on: results that are newer than their inputs, and of the same weights, are left alone.
+A second run keeps each result that is newer than its input and was made with the same weights and quality.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ restored; the others are."""
 
 @dataclass
 class Summary:
-    """What became of the pictures."""
+    """The outcome of each picture."""
 
     restored: list[Path] = field(default_factory=list)
     """The files written."""
     done: list[Path] = field(default_factory=list)
-    """Those that were there already."""
+    """The results that were there already."""
     failed: list[ImageError] = field(default_factory=list)
 
 
@@ -74,18 +74,18 @@ def restore(
     compare: bool = False,
     allow_large: bool = False,
 ) -> Summary:
-    """Writes the restored picture of every image file among the inputs (files, folders, patterns) into the folder `out`.
+    """Restores every image file among the inputs (files, folders, patterns) and writes the results into the folder `out`.
 
     `weights` is a student's file, or a Restormer: a file, a published name or `embedded`. `file_format` None keeps each file's
-    own; `quality`, 1 to 100, is of JPEG and WebP; `tile` is the side in pixels of what the network sees at once; `precision`
-    auto is fp16 on CUDA and fp32 elsewhere. Without `overwrite`, results of these weights and this quality that are newer than
-    their inputs stay. `compare` also writes the centres before and after, side by side, to out/compare. Pictures of more than 400
-    megapixels need `allow_large`.
+    own format. `quality`, 1 to 100, applies to JPEG and WebP. `tile` is the side in pixels of the largest image that the network
+    sees at once. `precision` auto is fp16 on CUDA and fp32 elsewhere. Without `overwrite`, a result is kept if it is newer than
+    its input and was made with these weights and this quality. `compare` also writes the centres before and after, side by side,
+    to out/compare. Pictures of more than 400 megapixels need `allow_large`.
 
-    A picture that cannot be read or restored is in the summary and stops nothing. Raises, before any is read: FileNotFoundError
-    for weights or an input that is not there, WeightsError, ConfigError for a device that is not there or a tile that is too
-    small, and ImageError where there is nothing to do, two results would be one file, or one would replace a file that is no
-    result. Raises WriteError where `out` cannot be written.
+    A picture that cannot be read or restored is listed in the summary, and the others go on. Before any picture is read, raises
+    FileNotFoundError if the weights or an input are missing, WeightsError, ConfigError if this machine lacks the device or the
+    tile is too small, and ImageError if there is nothing to do, two results would be one file, or a result would replace a file
+    that is not a result. Raises WriteError if `out` cannot be written.
     """
     jobs = select(inputs, out, None if file_format is None else f".{file_format}", compare)
     place = choose_device(device, key="--device")
@@ -94,8 +94,8 @@ def restore(
         logger.warning("--precision: %s is many times slower than fp32 on a CPU", chosen)
     file = locate_weights(weights)
     restorer = Restorer(load_student(file), place, chosen, tile)
-    # Not device, precision and tile: they change next to nothing, and whoever goes on with smaller tiles wants to keep
-    # what is there.
+    # Without device, precision and tile: they hardly change a result, and a user who goes on with smaller tiles wants to keep
+    # the results so far.
     settings: dict[str, str | int] = {"weights_sha256": sha256_of(file), "quality": quality}
     max_pixels = None if allow_large else MAX_PIXELS
     summary = Summary()
@@ -116,7 +116,7 @@ def restore(
 
 
 def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: int, compare: bool) -> None:
-    """Raises ImageError for what is wrong with the picture, and WriteError."""
+    """Raises ImageError if the picture cannot be read, restored or encoded, and WriteError."""
     picture = read_picture(job.source, max_pixels)
     for note in [*picture.notes, *dropped(picture, job.target.suffix)]:
         logger.warning("%s: %s", job.source, note)
@@ -133,18 +133,18 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
             raise ImageError("there is not enough memory; a smaller --tile needs less", job.source) from None
     if compare:
         write_bytes(job.comparison, encode_picture(_comparison(blurry, picture), ".png"))
-    del blurry  # encoding needs its memory
+    del blurry  # frees memory for encoding
     write_bytes(job.target, _encode(job, picture, quality))
 
 
 def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
-    """The file; without EXIF, XMP or both, which is said, where it is they that cannot be written. Raises ImageError."""
+    """The encoded file. EXIF or XMP that cannot be written is left out, with a warning. Raises ImageError if nothing helps."""
     suffix, metadata = job.target.suffix, picture.metadata
     reasons: list[str] = []
     for left_out in metadata.expendable():
         try:
             data = encode_picture(replace(picture, metadata=metadata.without(left_out)), suffix, quality)
-        except Exception as error:  # noqa: BLE001 (for what other programs have put into EXIF, Pillow's writer raises anything)
+        except Exception as error:  # noqa: BLE001 (Pillow's writer raises anything for EXIF that other programs wrote)
             reasons.append(" ".join((str(error) or type(error).__name__).split())[:200])
             continue
         if left_out:
@@ -154,7 +154,7 @@ def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
 
 
 def _comparison(blurry: AnyPixels, restored: Picture) -> Picture:
-    """The centres of both, at most 512 x 512 pixels each, in 8-bit RGB of the picture's colour profile."""
+    """The centres of both, side by side, at most 512 x 512 pixels each, in 8-bit RGB with the picture's colour profile."""
     profile = Metadata(icc=restored.metadata.icc)
     return Picture(side_by_side([_centre(blurry), _centre(restored.pixels)]), metadata=profile)
 
@@ -193,7 +193,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    arguments = make_parser().parse_intermixed_args()  # options between inputs
+    arguments = make_parser().parse_intermixed_args()  # options may stand between inputs
     if not 1 <= arguments.quality <= 100:
         raise ConfigError(f"--quality: 1 to 100, found {arguments.quality}")
     SignalGate().install()
@@ -210,8 +210,8 @@ def main() -> None:
         compare=arguments.compare,
         allow_large=arguments.allow_large,
     )
-    skipped = f", {len(summary.done)} skipped: done already (--overwrite restores them again)" if summary.done else ""
-    print(f"{arguments.out}: {len(summary.restored)} images restored{skipped}")
+    kept = f", {len(summary.done)} kept: done already (--overwrite restores them again)" if summary.done else ""
+    print(f"{arguments.out}: {len(summary.restored)} images restored{kept}")
     if summary.failed:
         total = len(summary.restored) + len(summary.done) + len(summary.failed)
         raise ImageError(f"{len(summary.failed)} of {total} images could not be restored; they are named above")

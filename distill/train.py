@@ -1,7 +1,7 @@
 """Trains a student: `python -m distill.train --config configs/quickstart.yaml`.
 
-Follow `train` from top to bottom; one optimisation step is `training/step.py`. With torchrun the same program is one of several
-ranks, each on a GPU of its own, with its share of every batch (`runtime/ranks.py`).
+Read `train` from top to bottom; `training/step.py` is one optimisation step. Under torchrun every rank runs this program on its
+own GPU, with its share of every batch (`runtime/ranks.py`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from distill.training.update import DivergedError
 
 logger = logging.getLogger(__name__)
 
-CHECK_IMAGES = 4
 EXAMPLE = """example:
   python -m distill.train --config configs/photos_online.yaml --set data.sharp=PHOTOS/train data.val.sharp=PHOTOS/val
 
@@ -50,11 +49,13 @@ The run folder is run.dir of the configuration. Ctrl-C and SIGTERM save first; t
 
 
 def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -> Evaluation:
-    """Runs all stages, from the run folder's checkpoint if there is one, and returns the final evaluation.
+    """Runs all stages and returns the final evaluation. Resumes from the run folder's checkpoint if there is one.
 
-    Writes the run folder (docs/index.md lists its files). Raises UserError, FileNotFoundError and WeightsError for what the user
-    can mend, before the first step where it can be known by then; DivergedError; LostRankError where another process of the run
-    ended; Interrupted when a signal came through the gate.
+    `fresh` starts over and removes the earlier run's files. Writes the run folder (docs/index.md lists its files).
+
+    Raises UserError, FileNotFoundError or WeightsError for an error the user can mend, before the first step if it can be known
+    by then. Raises DivergedError if too many updates in a row were not finite (`optimizer.max_skipped`), RankGoneError if another
+    process of the run ended, and Interrupted if a signal came through the gate.
     """
     gate, ranks = gate or SignalGate(), Ranks.of_environment()
     check_shares(config, ranks)
@@ -71,7 +72,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
         run = build_run(config, device, ranks, begins)
         if ranks.first:
             held.enter_context(locked(folder))
-            if fresh:  # only now: a mistake in the configuration must not cost the run that is there
+            if fresh:  # after `build_run`: a mistake in the configuration must not delete the earlier run
                 clear_run(folder, config)
         plan = load_checkpoint_or_start(run)
         speed_up_networks(run)
@@ -87,7 +88,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
                     batches = on_device(_completed(loader, run.filler), device)
                     evaluation = _run_steps(run, plan, batches, log, checkpoints, pause)
                 except DivergedError:
-                    checkpoints.save()  # updates that were not finite have changed nothing
+                    checkpoints.save()  # rejected updates changed nothing: the weights are the last good ones
                     raise
                 except Interrupted as stop:
                     if stop.between_steps:
@@ -106,7 +107,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
 def _run_steps(
     run: Run, plan: Plan, batches: Iterable[Batch], log: RunLog, checkpoints: _Checkpoints, pause: Callable[[], None]
 ) -> Evaluation:
-    """All steps that are left, and the evaluation of the last. `pause` is called where a run may be stopped, and raises there."""
+    """Runs the remaining steps and returns the last evaluation. `pause` is called wherever the run may stop, and may raise."""
     config, state = run.config, run.state
     evaluation = _validate(run, plan, log, pause)
     with progress_bar(plan.total_steps, "step", silent=not run.ranks.first, initial=state.step) as bar:
@@ -125,30 +126,30 @@ def _run_steps(
                 bar.set_postfix_str(_postfix(record))
                 _look_at_numbers(record, log, run)
             if plan.ends_stage(state.step) and run.ranks.first:
-                _save_student(run, plan, stage_file(stage.name))  # again below, when its scores are known
+                _save_student(run, plan, stage_file(stage.name))  # `_validate` writes it again, with its scores
             evaluation = _validate(run, plan, log, pause)
             checkpoints.save_if_due()
             pause()
-    if evaluation is None:  # a finished run, called again
+    if evaluation is None:  # the run was already finished
         evaluation = run.validation.evaluate(state.kept, pause)
     return evaluation
 
 
 class _Checkpoints:
-    """When a run is saved."""
+    """Saves a run's checkpoints: when one is due, and once per step."""
 
     def __init__(self, run: Run, plan: Plan) -> None:
         self.run, self.plan = run, plan
         self._saved_step, self._saved_at = run.state.step or -1, time.monotonic()
 
     def save_if_due(self) -> None:
-        """At the ends of epochs, and where `run.save_minutes` have passed. Raises WriteError."""
+        """Saves at the end of an epoch, or if the last save is more than `run.save_minutes` ago. Raises WriteError."""
         late = time.monotonic() - self._saved_at > 60 * self.run.config.run.save_minutes
         if late or self.plan.ends_epoch(self.run.state.step):
             self.save()
 
     def save(self) -> None:
-        """Unless this step was saved: a second time would cost the older checkpoint that is kept. Raises WriteError."""
+        """Saves, unless this step was saved: a second save would overwrite the older checkpoint. Raises WriteError."""
         step = self.run.state.step
         if self._saved_step != step and self.run.ranks.first:
             save_run(self.run.folder, self.run.state, self.plan, self.run.teacher, self.run.config)
@@ -156,8 +157,8 @@ class _Checkpoints:
 
 
 def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
-    """At a logging step: names updates that were rejected, and takes a teacher out of a precision that it overflows. Raises
-    DivergedError."""
+    """Checks a logging step. Names the images of rejected updates, and switches a teacher that overflows its precision to fp32.
+    Raises DivergedError if too many updates in a row were rejected."""
     step, limit = run.state.step, run.config.optimizer.max_skipped
     if (count := record["rejected_updates"]) and run.ranks.first:
         names = record["rejected_images"]
@@ -169,7 +170,7 @@ def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
             f" checkpoint in {run.folder} keeps the last good weights; look at the images that were named, try a lower"
             " optimizer.lr or optimizer.clip_norm"
         )
-    # Not by the record: the run may have been stopped between the overflow and this.
+    # `teacher_failed` is in the checkpoint, the record is not: a run may have been stopped between the overflow and this check.
     if run.teacher is not None and run.teacher.dtype != torch.float32 and float(run.state.teacher_failed) > 0:
         precision = str(run.teacher.dtype).removeprefix("torch.")
         run.teacher.use_full_precision()
@@ -182,7 +183,7 @@ def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
 
 
 def _completed(batches: Iterable[Batch], filler: OnlineFiller | None) -> Iterator[Batch]:
-    """The same batches, with the teacher images that a cache lacked."""
+    """Yields the batches, after `filler` has added the teacher images that the cache lacks."""
     for batch in batches:
         if filler is not None:
             filler.complete(batch)
@@ -190,7 +191,7 @@ def _completed(batches: Iterable[Batch], filler: OnlineFiller | None) -> Iterato
 
 
 def _validate(run: Run, plan: Plan, log: RunLog, pause: Callable[[], None]) -> Evaluation | None:
-    """Evaluates and keeps the best student, where this step is one to validate and was not; else None."""
+    """Evaluates the student and saves the best one. Returns None if this step is not due for validation, or was validated."""
     config, state = run.config, run.state
     if not plan.validates(state.step, config.eval.every_epochs) or state.validated_step == state.step:
         return None

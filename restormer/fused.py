@@ -1,14 +1,14 @@
-"""Transformer blocks without gradients on a CPU: the same function as in `model.py`, in bands of rows that stay in the cache.
+"""Transformer blocks without gradients on a CPU: the same function as in `layers.py`, in bands of rows that stay in the cache.
 
-A block's wide tensors, three to five times as many channels as its input, are what a CPU waits for: each is a fresh allocation of
-a hundred megabytes, whose page faults and trips to memory cost more than the arithmetic. Here they exist one band at a time. A
-depthwise 3x3 convolution needs one more row on either side of its band; the two rows that a band shares with the one before are
-kept, so that nothing is computed twice.
+A block's widest tensors have three to five times as many channels as its input, and a CPU waits for them. Each is a fresh
+allocation of a hundred megabytes, whose page faults and memory traffic cost more than the arithmetic. Here these tensors exist
+one band at a time. A depthwise 3x3 convolution needs one extra row on either side of its band. The two rows that neighbouring
+bands share are kept, so nothing is computed twice.
 
-- Feed-forward: LayerNorm, 1x1, depthwise 3x3, gate and 1x1 of one band after the other.
-- Attention: products and norms over all pixels are accumulated over the bands; softmax(attention) and the output projection are
-  then one matrix per image, applied to v at once.
-- Hidden widths such as 127 and 255 are padded: oneDNN's depthwise kernel is slow for others.
+- Feed-forward: each band passes through LayerNorm, 1x1, depthwise 3x3, gate and 1x1 before the next band starts.
+- Attention: products and norms over all pixels are summed band by band. softmax(attention) and the output projection then become
+  one matrix per image, applied to all of v at once.
+- Hidden widths such as 127 and 255 are padded to a multiple of CHANNEL_MULTIPLE: oneDNN's depthwise kernel is slow for them.
 
 Axes: b batch, h height, w width, c channels, e heads, d channels of one head.
 """
@@ -24,18 +24,18 @@ from torch import Tensor, nn
 from restormer.layers import Attention, FeedForward, LayerNorm, TransformerBlock
 from restormer.padding import CHANNEL_MULTIPLE, pad_halves
 
-# Of a band's widest tensor. Measured at 256x256 with the published network: 1 MiB 3.2 s, 4 MiB 2.6 s, 16 MiB 2.8 s.
+# Target size of a band's widest tensor. Measured at 256x256 with the published network: 1 MiB 3.2 s, 4 MiB 2.6 s, 16 MiB 2.8 s.
 BAND_BYTES = 4 * 2**20
 
 
 def can_fuse(x: Tensor, weight: Tensor) -> bool:
-    """Whether `apply_blocks` may stand in for the blocks: float32 on a CPU, no gradient, and nobody records the operations."""
+    """Whether `apply_blocks` may replace the blocks: float32 on a CPU, without gradients, neither compiled nor traced."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return x.device.type == "cpu" and weight.dtype == torch.float32 and not torch.is_grad_enabled() and not recorded
 
 
 def apply_blocks(blocks: Iterable[TransformerBlock], x: Tensor) -> Tensor:
-    """(b, h, w, c) float32 -> the same shape, in memory of its own."""
+    """(b, h, w, c) float32 -> the same shape, in new memory."""
     x = x.clone(memory_format=torch.contiguous_format)
     for block in blocks:
         _attend(x, block.norm1, block.attn)
@@ -44,7 +44,7 @@ def apply_blocks(blocks: Iterable[TransformerBlock], x: Tensor) -> Tensor:
 
 
 def _attend(x: Tensor, norm: LayerNorm, attention: Attention) -> None:
-    """Adds the attention's output to x."""
+    """Adds the attention's output to x, in place."""
     (b, h, w, c), e = x.shape, attention.heads
     v = torch.empty(b, h * w, c)
     product = torch.zeros(b, e, c // e, c // e)
@@ -58,7 +58,7 @@ def _attend(x: Tensor, norm: LayerNorm, attention: Attention) -> None:
         product[images] += q.transpose(-2, -1) @ k
     q_norm, k_norm = squares.sqrt_().clamp_min_(1e-12).unflatten(-1, (e, -1))
     attended = (product / q_norm.unsqueeze(-1) / k_norm.unsqueeze(-2) * attention.temperature).softmax(dim=-1)
-    # The output is W softmax(A) v: for each head the columns of W that read it, times its map.
+    # The output is W softmax(A) v. Each head's map is multiplied by the columns of W that read this head.
     weight, bias = _parameters(attention.project_out)
     columns = weight.unflatten(1, (e, -1)).transpose(0, 1)  # (e, c, d)
     output = (columns @ attended).transpose(-3, -2).flatten(-2)  # (b, c, e * d)
@@ -68,7 +68,7 @@ def _attend(x: Tensor, norm: LayerNorm, attention: Attention) -> None:
 
 
 def _feed_forward(x: Tensor, norm: LayerNorm, ffn: FeedForward) -> None:
-    """Adds the network's output to x."""
+    """Adds the feed-forward network's output to x, in place."""
     hidden = ffn.project_out.weight.shape[1]
     extra = -hidden % CHANNEL_MULTIPLE
     project, depthwise = (pad_halves(*_parameters(conv), extra) for conv in (ffn.project_in, ffn.dwconv))
@@ -76,7 +76,7 @@ def _feed_forward(x: Tensor, norm: LayerNorm, ffn: FeedForward) -> None:
     weight = F.pad(weight, (0, extra))
     for images, rows, wide in _wide_bands(x, norm, project, depthwise):
         gate, value = wide.chunk(2, dim=-1)
-        # In place: no later band reads these rows of x again.
+        # In place is safe: no later band reads these rows of x.
         x[images, rows] += F.linear(F.gelu(gate).mul_(value), weight, bias)
 
 
@@ -84,14 +84,14 @@ Parameters = tuple[Tensor, Tensor | None]
 
 
 def _parameters(conv: nn.Conv2d) -> Parameters:
-    """Weight and bias; of a 1x1 convolution the weight as a matrix."""
+    """Weight and bias. The weight of a 1x1 convolution is returned as a matrix."""
     return (conv.weight.flatten(1) if conv.kernel_size == (1, 1) else conv.weight), conv.bias
 
 
 def _wide_bands(x: Tensor, norm: LayerNorm, project: Parameters, depthwise: Parameters) -> Iterator[tuple[slice, slice, Tensor]]:
-    """LayerNorm, 1x1 and depthwise 3x3 convolution: (images, rows, those rows of the result), band after band.
+    """LayerNorm, 1x1 and depthwise 3x3 convolution, band by band: yields (images, rows, the result in these rows).
 
-    A band is several whole images, or equal parts of one. A row of x is read once, before its band is yielded.
+    A band is several whole images, or one of the equal parts of an image. Each row of x is read once, before its band is yielded.
     """
     b, h, w, _ = x.shape
     row_bytes = w * project[0].shape[0] * x.element_size()
@@ -108,9 +108,12 @@ def _wide_bands(x: Tensor, norm: LayerNorm, project: Parameters, depthwise: Para
 
 
 def _row_bands(x: Tensor, height: int, norm: LayerNorm, project: Parameters) -> Iterator[tuple[slice, Tensor]]:
-    """(rows, the projected rows with one more on either side, zeros beyond the image), `height` rows at a time of (h, w, c)."""
+    """Projects x (h, w, c) in bands of `height` rows: yields (rows, the projected rows with one extra row on either side).
+
+    An extra row outside the image is zero.
+    """
     (h, w, _), (weight, bias) = x.shape, project
-    wide = x.new_zeros(height + 2, w, weight.shape[0])  # row r of the image is row r - top + 1 of this
+    wide = x.new_zeros(height + 2, w, weight.shape[0])  # image row r is stored in row r - top + 1
     known = 0
     for top in range(0, h, height):
         bottom = min(h, top + height)

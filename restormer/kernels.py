@@ -1,19 +1,19 @@
 """Depthwise 3x3 convolutions of (b, h, w, c) as Triton kernels, for the forward pass without gradients in half precision on CUDA.
 
-They wait for memory, not for arithmetic, so they read their input about once and write their output once. With the gate, the
-convolution's own result never goes to memory: gelu(first half of the channels) * second half is computed where the sums are, in
-registers.
+Depthwise convolutions wait for memory, not for arithmetic. The kernels therefore read their input about once and write their
+output once. The gated kernel computes gelu(first half of the channels) * second half in registers, where the sums are. The
+convolution's own result never goes to memory.
 
-A program owns some columns and channels of an image and walks a band of rows down. Each row that it loads is added to the three
-rows of output that it touches. What lies one pixel to the left and to the right is the same row loaded again at another offset,
-which the L1 cache answers.
+A program owns some columns and channels of an image and walks down a band of rows. Each input row that it loads is added to the
+three output rows that depend on it. For the left and right neighbours, the program loads the same row again at another offset.
+The L1 cache answers these loads.
 
-The module can be imported anywhere; AVAILABLE says whether there is a Triton to run the operators with.
+The module can be imported without Triton. AVAILABLE says whether Triton is installed, which the operators need.
 
 Axes: b batch, h height, w width, c channels of the output. `wide` is the number of input channels: c, or 2c with the gate.
 """
 
-# No postponed annotations: Triton's interpreter and torch.library, in the oldest versions allowed, do not read strings.
+# No postponed annotations: the oldest allowed versions of Triton's interpreter and torch.library cannot read string annotations.
 
 import torch
 from torch import Tensor
@@ -26,11 +26,11 @@ except ModuleNotFoundError:
 else:
     AVAILABLE = True
 
-# Fixed, because an autotuner would time its candidates at the first call of every shape. Four warps share a tile of 16x32, so a
-# thread has four channels of one pixel and loads 8 bytes at a time. With 16 bytes it would need 235 registers for the gate's 18
-# weights and 6 sums per channel; with 8 it needs at most 128, and 16 warps fit on a multiprocessor to fill each other's waiting.
-# 32 channels of half precision are 64 bytes, two whole sectors. What neighbouring programs both load, 1/8 of the columns and 1/16
-# of the rows, they load at about the same time: the second comes from the L2 cache.
+# Fixed, because an autotuner would time its candidates at the first call of every shape. Four warps share a tile of 16x32: each
+# thread has four channels of one pixel and loads 8 bytes at a time. With 16 bytes, a thread would need 235 registers for the
+# gate's 18 weights and 6 sums per channel. With 8 bytes it needs at most 128, so 16 warps fit on a multiprocessor and hide each
+# other's latency. 32 channels in half precision are 64 bytes, two whole sectors. Neighbouring programs share 1/8 of their columns
+# and 1/16 of their rows. They load these at about the same time, so the second load comes from the L2 cache.
 LAUNCH = {"rows": 32, "columns": 16, "channels": 32, "num_warps": 4}
 
 
@@ -38,8 +38,9 @@ LAUNCH = {"rows": 32, "columns": 16, "channels": 32, "num_warps": 4}
 def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(b, h, w, c) contiguous, weight (c, 1, 3, 3), bias (c,) -> (b, h, w, c) in x's dtype, zero-padded, summed in float32.
 
-    Fast where c is a multiple of 4: other channels are loaded one or two at a time. A weight whose memory is (3, 3, c) is used as
-    it is; another is transposed first. Raises ValueError for an x that is not contiguous or a weight of another shape.
+    Fast if c is a multiple of 4. With any other c, channels are loaded one or two at a time. A weight stored in memory as
+    (3, 3, c) is used as it is. Any other weight is transposed first. Raises ValueError if x is not contiguous or the weight's
+    shape is wrong.
     """
     return _launch(x, weight, bias, gate=False)
 
@@ -48,7 +49,7 @@ def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def depthwise3x3_gate(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(b, h, w, 2c) contiguous, weight (2c, 1, 3, 3), bias (2c,) -> (b, h, w, c): gelu(first half of the convolution) * second.
 
-    Rounded once, at the end. Otherwise as `depthwise3x3`.
+    The result is rounded once, at the end. Everything else is as for `depthwise3x3`.
     """
     return _launch(x, weight, bias, gate=True)
 
@@ -77,14 +78,15 @@ def _launch(x: Tensor, weight: Tensor, bias: Tensor | None, gate: bool) -> Tenso
     biased = bias is not None
     bias = weight if bias is None else bias.contiguous()
     grid = (triton.cdiv(c, LAUNCH["channels"]) * triton.cdiv(w, LAUNCH["columns"]), triton.cdiv(h, LAUNCH["rows"]), b)
-    with torch.cuda.device_of(x):  # Triton launches on the current device, whatever the device of its arguments
+    with torch.cuda.device_of(x):  # Triton launches on the current device, not on its arguments' device
         _depthwise3x3[grid](x, weight, bias, out, h, w, c=c, gate=gate, biased=biased, **LAUNCH)
     return out
 
 
 if AVAILABLE:
-    # c is a constant: a network has a handful, and of an argument Triton knows no more than whether 16 divides it, too little to
-    # load four channels at once for, say, c = 136. Images come in many sizes, and no value of h or w is special.
+    # c is a compile-time constant, because a network has few values of it. About a run-time argument, Triton knows only whether
+    # 16 divides it. That is too little to load four channels at once for, say, c = 136. h and w are not specialised, because
+    # images come in many sizes and no size is special.
     @triton.jit(do_not_specialize=["h", "w"])
     def _depthwise3x3(
         x: tl.tensor,
@@ -110,7 +112,7 @@ if AVAILABLE:
         inside = (column < w) & in_channels[None, :]
         on_left = (column > 0) & (column <= w) & in_channels[None, :]
         on_right = (column + 1 < w) & in_channels[None, :]
-        # 64 bits: 8 images of 512x512 with 1024 channels are 2^31 elements.
+        # Offsets need 64 bits: 8 images of 512x512 with 1024 channels are 2^31 elements.
         image = tl.program_id(2).to(tl.int64) * h
         x += column.to(tl.int64) * wide + channel[None, :]
         out += column.to(tl.int64) * c + channel[None, :]
@@ -129,7 +131,7 @@ if AVAILABLE:
             v_above = v_start
             v_here = v_start
 
-        # One row more on either side: the first row of output needs the one above it, the last the one below.
+        # One extra row on either side: the first output row needs the row above it, the last one the row below it.
         for row in range(first - 1, last + 1):
             exists = (row >= 0) & (row < h)
             row_x = x + (image + row) * w * wide
@@ -164,7 +166,7 @@ if AVAILABLE:
     def _load_row(
         x: tl.tensor, on_left: tl.tensor, inside: tl.tensor, on_right: tl.tensor, wide: tl.constexpr
     ) -> tuple[tl.tensor, ...]:
-        """One row of the input, as the left neighbours of the tile's pixels, the pixels, and the right neighbours."""
+        """One input row of the tile, as (left neighbours, pixels, right neighbours)."""
         left = tl.load(x - wide, on_left, 0.0).to(tl.float32)
         center = tl.load(x, inside, 0.0).to(tl.float32)
         right = tl.load(x + wide, on_right, 0.0).to(tl.float32)
@@ -172,10 +174,11 @@ if AVAILABLE:
 
     @triton.jit
     def _gelu(x: tl.tensor) -> tl.tensor:
-        """x * Phi(x) as max(x, 0) - |x| * Phi(-|x|), where log2(Phi(-a)) is a polynomial in a.
+        """x * Phi(x) as max(x, 0) - |x| * Phi(-|x|), where log2(Phi(-a)) is approximated by a polynomial in a = |x|.
 
-        It was fitted for 0 <= a <= 6 to the smallest largest error, 2.2e-7, which is less than 1e-4 of the value; beyond, both
-        are under 1e-8. A call of erf is three times the instructions, and the kernel would wait for them, not for memory.
+        The polynomial minimises the largest error of a * Phi(-a) for 0 <= a <= 6. That error is 2.2e-7, and less than 1e-4 of the
+        value. For a > 6, both a * Phi(-a) and its approximation are under 1e-8. A call of erf takes three times the instructions.
+        With it, the kernel would wait for arithmetic, not for memory.
         """
         a = tl.abs(x)
         log = -1.126279e-06 * a + 4.9097483e-05

@@ -1,10 +1,10 @@
-"""Restormer's layers: LayerNorm, transposed attention, gated feed-forward network, and the changes of resolution.
+"""Restormer's layers: LayerNorm, transposed attention, gated feed-forward network, downsampling and upsampling.
 
 Activations are (b, h, w, c) in memory. LayerNorm and the 1x1 convolutions then work on contiguous rows, as `layer_norm` and a
 matrix product. The 3x3 convolutions see the same memory as channels_last. No layer waits for a transposition.
 
-With half-precision weights the stream of activations between the blocks, to which every layer adds, stays float32. So do all
-sums over pixels or channels. A deblurring network amplifies rounding: with a half-precision stream the error was twice as large.
+With half-precision weights, two things stay float32: the residual stream, to which every layer adds its output, and all sums over
+pixels or channels. A deblurring network amplifies rounding: with a half-precision stream the error was twice as large.
 
 Axes: b batch, h height, w width, c channels, n = h * w pixels, e heads, d channels of one head.
 """
@@ -29,15 +29,14 @@ def pointwise(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def spatial(x: Tensor, conv: nn.Module) -> Tensor:
-    """A 3x3 convolution of (b, h, w, c), in the weights' dtype. The NCHW view of that memory is what torch calls
-    channels_last."""
+    """A 3x3 convolution of (b, h, w, c), in the weights' dtype. Torch calls the NCHW view of this memory channels_last."""
     assert isinstance(conv, nn.Conv2d)
     return conv(x.to(conv.weight.dtype).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def spatial_in_float32(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """As `_spatial`, in float32 whatever the weights are: for the image, whose rounding a network amplifies, and the
-    correction."""
+    """Like `spatial`, but in float32 whatever the weights' dtype. The first layer uses it because a network amplifies the image's
+    rounding. The last layer uses it for the correction."""
     bias = None if conv.bias is None else conv.bias.float()
     out = F.conv2d(x.float().permute(0, 3, 1, 2), conv.weight.float(), bias, padding=conv.padding)
     return out.permute(0, 2, 3, 1)
@@ -51,7 +50,7 @@ def _depthwise(x: Tensor, conv: nn.Conv2d, use_kernels: bool) -> Tensor:
 
 
 def _gated_depthwise(x: Tensor, conv: nn.Conv2d, use_kernels: bool) -> Tensor:
-    """(b, h, w, 2c) -> (b, h, w, c): the first half of a depthwise 3x3 convolution, through GELU, times the second."""
+    """(b, h, w, 2c) -> (b, h, w, c): gelu(first half of a depthwise 3x3 convolution) * second half."""
     if use_kernels and not torch.is_grad_enabled():
         return kernels.depthwise3x3_gate(x.contiguous(), conv.weight, conv.bias)
     gate, value = spatial(x, conv).chunk(2, dim=-1)
@@ -59,7 +58,7 @@ def _gated_depthwise(x: Tensor, conv: nn.Conv2d, use_kernels: bool) -> Tensor:
 
 
 class WithBiasLayerNorm(nn.Module):
-    """LayerNorm over the channels, from the float32 stream to the weights' dtype."""
+    """LayerNorm over the channels, from the float32 residual stream to the weights' dtype."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -72,7 +71,7 @@ class WithBiasLayerNorm(nn.Module):
 
 
 class BiasFreeLayerNorm(nn.Module):
-    """Division by the standard deviation alone: the mean is not subtracted from the features (the published behaviour)."""
+    """Divides the features by their standard deviation. Does not subtract the mean from them (the published behaviour)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -85,7 +84,7 @@ class BiasFreeLayerNorm(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Holds the published key level `body`."""
+    """Wraps the norm in `body`, as in the published state-dict keys."""
 
     def __init__(self, dim: int, kind: str) -> None:
         super().__init__()
@@ -96,7 +95,7 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-Dconv head transposed attention: a (d, d) map per head, from products over all pixels."""
+    """Multi-Dconv head transposed attention: one (d, d) map per head, from products over all pixels."""
 
     def __init__(self, dim: int, heads: int, bias: bool) -> None:
         super().__init__()
@@ -117,8 +116,8 @@ class Attention(nn.Module):
 
 
 def _unit_columns(x: Tensor) -> Tensor:
-    """(b, e, n, d) with each channel's norm over the pixels made 1, in float32: 1e-12 is 0 in float16, and a sum of squares
-    over a photograph overflows it."""
+    """Scales each channel of (b, e, n, d) to norm 1 over the pixels, in float32. In float16, 1e-12 would be 0, and a sum of
+    squares over a photograph would overflow."""
     norm = torch.linalg.vector_norm(x, dim=-2, keepdim=True, dtype=torch.float32)
     return x / norm.clamp_min(1e-12)
 
@@ -153,7 +152,7 @@ class TransformerBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Holds the published key level `proj`."""
+    """Wraps the convolution in `proj`, as in the published state-dict keys."""
 
     def __init__(self, c_in: int, dim: int) -> None:
         super().__init__()

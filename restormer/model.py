@@ -1,6 +1,6 @@
 """Restormer (Zamir et al., CVPR 2022, arXiv:2111.09881) with the published state-dict keys, computed in NHWC.
 
-`reference.py` is the same network written as in the paper; `layers.py` says why activations stay (b, h, w, c) from end to end.
+`reference.py` is the same network written as in the paper. `layers.py` says why activations stay (b, h, w, c) from end to end.
 
 Axes: b batch, h height, w width, c channels.
 """
@@ -29,15 +29,15 @@ from restormer.layers import (
 )
 from restormer.padding import pad_hidden
 
-# Three halvings of the resolution: the network itself needs sides that are multiples of this.
+# The network halves the resolution three times, so `forward` pads the sides to multiples of this.
 SIZE_MULTIPLE = 8
 MIN_SIDE = 16
 
 
 class Restormer(nn.Module):
-    """A 4-level encoder-decoder of transformer blocks; the output is the input plus a learned correction.
+    """A 4-level encoder-decoder of transformer blocks. The output is the input plus a learned correction.
 
-    The constructor's keywords and defaults are the published ones: 26 126 644 parameters in 494 tensors.
+    The constructor's keywords and defaults are the published ones. The defaults give 26 126 644 parameters in 494 tensors.
     """
 
     def __init__(
@@ -53,8 +53,8 @@ class Restormer(nn.Module):
         LayerNorm_type: str = "WithBias",  # noqa: N803 (the published keyword)
         dual_pixel_task: bool = False,
     ) -> None:
-        """Raises ValueError for what is not an RGB Restormer: other channel counts, the dual-pixel variant, an unknown
-        LayerNorm kind, or widths that the heads do not divide."""
+        """Raises ValueError for input or output channels other than 3, the dual-pixel variant, an unknown LayerNorm kind, an odd
+        `dim`, `num_blocks` or `heads` without 4 entries, or a level whose heads do not divide its width."""
         super().__init__()
         if (inp_channels, out_channels) != (3, 3) or dual_pixel_task:
             raise ValueError(
@@ -97,7 +97,7 @@ class Restormer(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(b, 3, h, w) RGB in [0, 1], any h, w >= 16 -> the same shape and dtype, not clamped.
 
-        A half-precision network takes and corrects a float32 image without rounding it. Raises ValueError for a smaller image.
+        A half-precision network corrects a float32 image without rounding it. Raises ValueError for a smaller image.
         """
         height, width = image.shape[-2:]
         if min(height, width) < MIN_SIDE:
@@ -108,7 +108,8 @@ class Restormer(nn.Module):
         return restored[..., :height, :width]
 
     def padded_copy(self) -> Restormer:
-        """The same function, frozen, with hidden widths that a GPU multiplies fast: another state dict, and the same images."""
+        """A frozen copy that gives the same images. Its hidden widths are padded to widths that a GPU multiplies fast, so
+        its state dict has other shapes."""
         network = copy.deepcopy(self).requires_grad_(False)
         for module in network.modules():
             if isinstance(module, FeedForward):
@@ -116,7 +117,7 @@ class Restormer(nn.Module):
         return network
 
     def use_kernels(self) -> None:
-        """From now on depthwise convolutions without gradients are Triton's kernels: on CUDA, for `kernels.AVAILABLE`."""
+        """Switches depthwise convolutions without gradients to the Triton kernels. They need CUDA and `kernels.AVAILABLE`."""
         for module in self.modules():
             if isinstance(module, Attention | FeedForward):
                 module.use_kernels = True
@@ -137,7 +138,7 @@ class Restormer(nn.Module):
         return spatial_in_float32(x, self.output)
 
     def _blocks(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
-        """The blocks one after the other, in bands where nothing needs their tensors whole."""
+        """Runs the blocks one after the other. Runs them in bands of rows if `fused.can_fuse` allows it."""
         if fused.can_fuse(x, self.output.weight):
             return fused.apply_blocks(cast(Iterable[TransformerBlock], blocks), x)
         return blocks(x)

@@ -1,5 +1,7 @@
-"""Hidden widths such as 127 and 255, padded with zeros that change no result: matrix products and depthwise convolutions are slow
-where a row of channels does not begin at a multiple of 16 bytes or more."""
+"""Pads hidden widths such as 127 and 255 with zeros that change no result.
+
+Matrix products and depthwise convolutions are slow if a row of channels does not begin at a multiple of 16 bytes or more.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ CHANNEL_MULTIPLE = 16
 
 
 def pad_hidden(ffn: FeedForward) -> None:
-    """Pads the hidden width of a feed-forward network to a multiple of CHANNEL_MULTIPLE. Frozen weights replace its own."""
+    """Pads the hidden width of a feed-forward network to a multiple of CHANNEL_MULTIPLE, and freezes its weights."""
     extra = -ffn.project_out.in_channels % CHANNEL_MULTIPLE
     for conv in (ffn.project_in, ffn.dwconv):
         _replace(conv, *pad_halves(conv.weight, conv.bias, extra))
@@ -24,7 +26,7 @@ def pad_hidden(ffn: FeedForward) -> None:
 
 
 def pad_halves(weight: Tensor, bias: Tensor | None, extra: int) -> tuple[Tensor, Tensor | None]:
-    """Adds `extra` output channels of zeros to each half of the output channels, gate and value."""
+    """Appends `extra` zero channels to each half of the output channels: to the gate and to the value."""
 
     def pad(of: Tensor) -> Tensor:
         zeros = of.new_zeros(extra, *of.shape[1:])

@@ -1,4 +1,4 @@
-"""Weights by name: the embedded ones, and the published ones, which are downloaded and checked by sha256."""
+"""Finds weights by name. `embedded` comes with this package. Published weights are downloaded and checked by sha256."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EMBEDDED = "embedded"
 
 @dataclass(frozen=True)
 class Published:
-    """A file of the authors' release. Size in bytes and sha256 are None where they are not known."""
+    """A file of the authors' release. The size in bytes and the sha256 are None if unknown."""
 
     url: str
     size: int | None
@@ -51,8 +51,10 @@ PUBLISHED = {
 
 
 def licence_note(weights: str) -> str | None:
-    """Whose terms hold for weights given as for `load_restormer`: recognised by name, file name or, where the size is right, by
-    hash. None for any other file."""
+    """The licence of weights, given by name or file as for `load_restormer`. None if the file is not recognised.
+
+    Published weights are recognised by name, by file name or by hash. A file is hashed only if its size matches.
+    """
     path = Path(weights)
     if weights == EMBEDDED:
         return _LICENCE_OF_EMBEDDED
@@ -69,8 +71,10 @@ def _is_published(path: Path) -> bool:
 
 
 def locate_weights(weights: str, sha256: str | None = None) -> Path:
-    """The file of `embedded`, a published name (downloading it where it is not in the cache yet) or a path, its hash checked
-    where one is known. Raises WeightsError and FileNotFoundError."""
+    """The weight file for `embedded`, a published name, or a path. A published file that is not in the cache is downloaded.
+
+    The hash is checked for a published name, and for any file if `sha256` is given. Raises WeightsError and FileNotFoundError.
+    """
     if weights in PUBLISHED:
         return download(weights, PUBLISHED[weights], sha256)
     path = Path(weights) if weights != EMBEDDED else Path(str(files("restormer") / "pretrained" / "embedded.safetensors"))
@@ -84,13 +88,16 @@ def locate_weights(weights: str, sha256: str | None = None) -> Path:
 
 
 def published_file(name: str) -> Path:
-    """Where a published name's weights are, or would be, once downloaded: in torch's hub cache."""
+    """Path of a published file in torch's hub cache, whether it has been downloaded or not."""
     return Path(torch.hub.get_dir()) / "checkpoints" / f"restormer_{name}.pth"
 
 
 def download(name: str, published: Published, sha256: str | None = None) -> Path:
-    """The file in torch's hub cache, downloaded with a progress bar if it is not there; it appears whole and checked, or not at
-    all. Raises WeightsError for a hash that is missing or wrong, and where the server cannot be reached."""
+    """Path of the file in torch's hub cache. If it is not there, it is downloaded with a progress bar.
+
+    A downloaded file appears whole and checked, or not at all. Raises WeightsError if no hash is known, if the file has another
+    hash, or if the server cannot be reached.
+    """
     expected = sha256 or published.sha256
     if expected is None:
         raise WeightsError(
@@ -104,12 +111,12 @@ def download(name: str, published: Published, sha256: str | None = None) -> Path
     logger.warning("downloading %s%s; %s", published.url, size, _LICENCE)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        # Writes beside the file, checks the hash, and renames.
+        # Torch writes to a temporary file beside `path`, checks its hash, and renames it.
         torch.hub.download_url_to_file(published.url, str(path), hash_prefix=expected, progress=True)
     except (urllib.error.URLError, OSError) as error:
         raise WeightsError(f"{name}: cannot download {published.url} ({error}); fetch it elsewhere and give the file") from None
     except RuntimeError:
-        # The one RuntimeError of that function is its hash check.
+        # download_url_to_file raises RuntimeError only if the hash is wrong.
         raise WeightsError(f"{name}: what {published.url} sent does not have the sha256 {expected}; nothing was kept") from None
     return path
 

@@ -1,7 +1,7 @@
 """Restormer as the paper writes it (Zamir et al., CVPR 2022, arXiv:2111.09881): NCHW, one line per equation, nothing fused.
 
-The oracle for `model.py` and the baseline for its speed; it shares the state-dict keys and no code with it. Sides must be
-multiples of 8.
+This network is the oracle for `model.py` and the baseline for its speed. The two share their state-dict keys and no code. Sides
+must be multiples of 8.
 
 Axes: b batch, c channels, h height, w width, e heads, d channels of one head.
 """
@@ -91,7 +91,7 @@ class Block(nn.Module):
 
 
 class Resample(nn.Module):
-    """A 3x3 convolution and a pixel (un)shuffle: half the side and twice the channels, or the reverse."""
+    """A 3x3 convolution and a pixel (un)shuffle. Down: half the side and twice the channels. Up: the reverse."""
 
     def __init__(self, dim: int, up: bool) -> None:
         super().__init__()

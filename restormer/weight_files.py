@@ -1,4 +1,4 @@
-"""Files of weights: read without running code from them, and refused with the reason."""
+"""Reads weight files without running code from them. Refuses a bad file with a one-line reason."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-# What trainers put around a state dict, the preferred one first: BasicSR keeps the moving average beside the weights.
+# Keys under which trainers store a state dict, the preferred one first. BasicSR stores the moving average beside the weights.
 WRAPPERS = ("params_ema", "params", "state_dict")
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be used. The message is one line that begins with their file or name."""
+    """Weights that cannot be used. The message is one line. It begins with the weights' file or name, if that is known."""
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file, in hexadecimal. Raises OSError."""
+    """SHA-256 of a file, in hexadecimal. Raises OSError if the file cannot be read."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -32,9 +32,9 @@ def sha256_of(path: Path) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a `.safetensors` or a torch file, without wrappers (`params`, ...) and `module.` prefixes, on the CPU.
+    """The state dict in a `.safetensors` or torch file, on the CPU, without wrappers (`params`, ...) and `module.` prefixes.
 
-    Raises FileNotFoundError, and WeightsError for what is no whole file of weights. Never runs code from the file.
+    Raises FileNotFoundError, or WeightsError if the file is not a complete weight file. Never runs code from the file.
     """
     content = read_torch_file(path) if path.suffix != ".safetensors" else _read_safetensors(path)
     for wrapper in WRAPPERS:
@@ -45,8 +45,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def check_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
-    """What was read from a file, when it is a state dict of dense tensors of real numbers that the file has room for; without
-    `module.` prefixes. Raises WeightsError."""
+    """Checks that a file's content is a state dict of dense real tensors, together no larger than the file.
+
+    Returns the state dict without `module.` prefixes. Raises WeightsError.
+    """
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
     needed, held = 0, path.stat().st_size
@@ -59,7 +61,7 @@ def check_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
             raise WeightsError(f"{path}: {key} is no dense tensor of real numbers ({value.dtype}, {value.layout})")
         needed += math.prod(value.shape) * value.element_size()
     if needed > held:
-        # Tensors can repeat a few values, or share them. Written out, a file of a kilobyte would fill the memory.
+        # Tensors can repeat or share values. The tensors of a one-kilobyte file, once copied, could fill the memory.
         raise WeightsError(f"{path}: its tensors would take {needed} bytes, and the file has {held}; not a state dict")
     return {key.removeprefix("module."): value for key, value in content.items()}
 
@@ -68,12 +70,15 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     _check_file(path)
     try:
         return load_file(path)
-    except Exception as error:  # noqa: BLE001 (for a dtype that torch does not have, it is whatever the lookup raises)
+    except Exception as error:  # noqa: BLE001 (safetensors looks up torch's dtype, and a failed lookup can raise anything)
         raise _damaged(path, error) from None
 
 
 def read_torch_file(path: Path) -> Any:
-    """What `torch.save` wrote, on the CPU. Raises FileNotFoundError, and WeightsError for anything else; runs no code from it."""
+    """The content of a file that `torch.save` wrote, on the CPU. Never runs code from the file.
+
+    Raises FileNotFoundError, or WeightsError for any other file.
+    """
     _check_file(path)
     with path.open("rb") as file:
         magic = file.read(2)
@@ -87,26 +92,28 @@ def read_torch_file(path: Path) -> Any:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise WeightsError(f"{path}: holds Python objects besides tensors, which could run code; not loaded") from None
         raise WeightsError(f"{path}: not a torch file") from None
-    except Exception as error:  # noqa: BLE001 (a damaged pickle is a program with a mistake in it, and raises anything)
+    except Exception as error:  # noqa: BLE001 (a damaged pickle is a faulty program and can raise anything)
         raise _damaged(path, error) from None
 
 
-# A zip archive, or the bare pickle of torch before 1.6.
+# A torch file begins like a zip archive, or, from torch before 1.6, like a bare pickle.
 _ZIP_MAGIC = b"PK"
 _TORCH_MAGIC = (_ZIP_MAGIC, b"\x80")
-# Those of which there are weights and counters. What has fewer bits would not be known without its scale.
+# The dtypes of weights and counters. Values with fewer bits have no meaning without their scale.
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64}
 MAX_KEY = 200
 
 
 def _check_archive(path: Path) -> None:
-    """Compares what a zip archive says it holds with its size, before torch allocates it: torch never compresses, and a
-    compressed file of a megabyte can hold a gigabyte. Raises WeightsError."""
+    """Raises WeightsError if a zip archive claims to hold more bytes than its own size.
+
+    The check runs before torch allocates these bytes. Torch never compresses, but a compressed megabyte can hold a gigabyte.
+    """
     size = path.stat().st_size
     try:
         with zipfile.ZipFile(path) as archive:
             held = sum(entry.file_size for entry in archive.infolist())
-    except Exception as error:  # noqa: BLE001 (its reader trusts the fields of a damaged archive)
+    except Exception as error:  # noqa: BLE001 (zipfile trusts the fields of a damaged archive and can raise anything)
         raise _damaged(path, error) from None
     if held > size:
         raise WeightsError(f"{path}: says it holds {held} bytes, and has {size}; compressed or damaged, not as torch writes it")

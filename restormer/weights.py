@@ -1,4 +1,4 @@
-"""Restormers from weights: the architecture is read off the state dict."""
+"""Builds a Restormer from weights. The architecture is inferred from the state dict."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from restormer.weight_files import WeightsError, read_weights
 
 
 def load_restormer(weights: str, sha256: str | None = None) -> Restormer:
-    """The network of these weights, on the CPU, in float32: `embedded`, a published name (downloaded once into torch's hub
-    cache), or a file.
+    """The network with these weights, on the CPU, in float32.
 
-    `sha256` is of the file; it is checked when given, and needed for a published name without a known hash. Raises WeightsError
-    and FileNotFoundError.
+    `weights` is `embedded`, a published name (downloaded once into torch's hub cache), or a file. `sha256` is the file's hash. It
+    is checked if given. A published name without a known hash needs it. Raises WeightsError and FileNotFoundError.
     """
     path = locate_weights(weights, sha256)
     try:
@@ -30,7 +29,7 @@ def load_restormer(weights: str, sha256: str | None = None) -> Restormer:
 
 
 def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The keywords of `Restormer` that these keys and shapes come from. Raises WeightsError."""
+    """The keywords of the `Restormer` that has these keys and shapes. Raises WeightsError."""
     needed = ["patch_embed.proj.weight", "output.weight"]
     needed += [f"{level}.0.{key}" for level in _LEVELS for key in ("attn.temperature", "ffn.project_out.weight")]
     for key in needed:
@@ -60,7 +59,7 @@ _LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 
 
 def _count_blocks(state: Mapping[str, Tensor], level: str) -> int:
-    # Counted, and not the largest number: a key alone must not make a network of a million blocks.
+    # Counts the blocks instead of taking the largest number: a single key must not make a network of a million blocks.
     return len({match[1] for key in state if (match := re.match(rf"{level}\.(\d{{1,3}})\.", key))})
 
 
@@ -75,11 +74,11 @@ def _expansion(widths: list[int], hidden: list[int]) -> float:
 
 
 def restormer_from_state_dict(state: Mapping[str, Tensor]) -> Restormer:
-    """The network of these weights. Raises WeightsError for a missing or surplus key, a wrong shape, or a NaN among them."""
+    """The network with these weights. Raises WeightsError for a missing or surplus key, a wrong shape, or a NaN or infinity."""
     try:
-        with torch.device("meta"):  # no time spent on initial values that are replaced at once
+        with torch.device("meta"):  # saves the time to compute initial values that are replaced at once
             model = Restormer(**infer_architecture(state))
-    except (ValueError, RuntimeError) as error:  # torch's is of sizes beyond 64 bits
+    except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for sizes beyond 64 bits
         raise WeightsError(" ".join(str(error).split())[:200]) from None
     own = model.state_dict()
     for what, keys in (("missing", own.keys() - state.keys()), ("surplus", state.keys() - own.keys())):

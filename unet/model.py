@@ -1,6 +1,6 @@
 """The student: a U-Net (Ronneberger et al., MICCAI 2015) that predicts a correction of its input.
 
-`UNet(width=64, depth=4, residual=False)` is the original project's network, key for key.
+`UNet(width=64, depth=4, residual=False)` is the original project's network, with the same state-dict keys.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-# Padding to 16 whatever the depth, as the original does: weights then give the same image in both.
+# Sides are padded to a multiple of 16 at any depth, as in the original project: the same weights give the same image in both.
 SIZE_MULTIPLE = 16
 MIN_SIDE = 16
 
 
 class DoubleConv(nn.Module):
-    """Two 3x3 convolutions, each followed by the norm and a ReLU. Holds the original's key level `block`."""
+    """Two 3x3 convolutions, each followed by the norm and a ReLU. The original project's keys have the level `block`."""
 
     def __init__(self, c_in: int, c_out: int, norm: str) -> None:
         super().__init__()
@@ -36,11 +36,11 @@ class DoubleConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """Encoders enc1.., a bottleneck, decoders ..dec1; each level down halves the sides and doubles the channels."""
+    """Encoders enc1, enc2, ..., a bottleneck, decoders ..., dec1. Each level down has half the sides and twice the channels."""
 
     def __init__(self, width: int = 32, depth: int = 4, residual: bool = True, norm: str = "batch") -> None:
-        """`depth` counts the levels, the bottleneck included: 4 is three poolings. With `residual` the network predicts what
-        to add to its input, and its last layer starts at zero: it starts as good as the input.
+        """`depth` counts the levels, including the bottleneck: depth 4 has three poolings. With `residual`, the network predicts
+        a correction to its input. Its last layer then starts at zero, so the untrained network returns its input.
 
         Raises ValueError for a depth outside 2 to 5, a width below 1, or an unknown norm.
         """
@@ -62,10 +62,10 @@ class UNet(nn.Module):
 
     @property
     def receptive_radius(self) -> int:
-        """How many pixels beyond a block that the coarsest level's grid bounds the block's image depends on."""
-        reach = 0  # of the block's first pixel, towards lower coordinates; by symmetry as far the other way
+        """Receptive radius in pixels: a block aligned to the coarsest grid depends only on inputs within this distance."""
+        reach = 0  # distance from the block's first pixel towards lower coordinates; the other direction is symmetric
         for _ in range(self.depth - 1):
-            reach = -(-(reach + 2) // 2)  # two 3x3 convolutions, below them a grid of half the resolution
+            reach = -(-(reach + 2) // 2)  # two 3x3 convolutions add 2; the next level has half the resolution
         reach += 2
         for _ in range(self.depth - 1):
             reach = 2 * reach + 2
@@ -91,9 +91,9 @@ class UNet(nn.Module):
 
 
 def for_inference(model: UNet) -> UNet:
-    """A copy that gives the same images faster: BatchNorm folded into the convolutions before it, channels_last in memory.
+    """A copy that gives the same images faster. Each BatchNorm is folded into the convolution before it; memory is channels_last.
 
-    It is in eval mode, takes no gradient, and has the state-dict keys of `norm="none"`.
+    The copy is in eval mode, is frozen, and has the state-dict keys of `norm="none"`.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for block in [module for module in model.modules() if isinstance(module, DoubleConv)]:

@@ -1,4 +1,4 @@
-"""U-Net weights: which network a state dict is of, and the original project's files."""
+"""Builds a U-Net from a state dict. Extracts weights and Adam moments from the original project's files."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from unet.model import UNet
 
 
 class UNetWeightsError(ValueError):
-    """A state dict that is not of a U-Net of this project."""
+    """A state dict or an optimizer state that fits no U-Net of this project."""
 
 
 def original_state_dict(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The weights in one of the original project's files: a plain state dict (`student_model_v1.pth`), or the resume file's
-    `{"epoch", "model", "optimizer"}` (`student_checkpoint.pth`)."""
+    """The weights in one of the original project's files.
+
+    The file is a plain state dict (`student_model_v1.pth`), or a resume file with `{"epoch", "model", "optimizer"}`
+    (`student_checkpoint.pth`).
+    """
     return checkpoint["model"] if "model" in checkpoint and "optimizer" in checkpoint else checkpoint
 
 
 def original_adam_state(checkpoint: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """{parameter: its `step`, `exp_avg` and `exp_avg_sq`} of a resume file; {} of a plain state dict.
+    """Adam's `step`, `exp_avg` and `exp_avg_sq` for each parameter name in a resume file. {} for a plain state dict.
 
-    The file numbers parameters in the order of its own state dict. Raises UNetWeightsError where the two do not fit together.
+    The optimizer state numbers parameters in the order of the file's own state dict. Raises UNetWeightsError if the optimizer
+    state does not fit the state dict.
     """
     if original_state_dict(checkpoint) is checkpoint:
         return {}
@@ -49,9 +53,9 @@ def original_adam_state(checkpoint: Mapping[str, Any]) -> dict[str, Mapping[str,
 
 
 def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The keywords of `UNet` that these keys and shapes come from.
+    """The keywords of the `UNet` that has these keys and shapes.
 
-    `residual` leaves no trace in them and is not included. Raises UNetWeightsError.
+    `residual` is not included, because keys and shapes do not depend on it. Raises UNetWeightsError.
     """
     levels = [int(match[1]) for key in state if (match := re.fullmatch(r"enc(\d)\.block\.0\.weight", key))]
     first = state.get("enc1.block.0.weight")
@@ -67,14 +71,14 @@ def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def unet_from_state_dict(state: Mapping[str, Tensor], residual: bool) -> UNet:
-    """The network of these weights. Raises UNetWeightsError for a missing or surplus key, a wrong shape, or a NaN among them.
+    """The network with these weights. Raises UNetWeightsError for a missing or surplus key, a wrong shape, or a NaN or infinity.
 
-    The original project's files are of `residual=False`.
+    The original project's files need `residual=False`.
     """
     try:
-        with torch.device("meta"):  # nothing is allocated before it is known that the weights are there
+        with torch.device("meta"):  # allocates nothing before the weights have been checked
             model = UNet(**infer_architecture(state), residual=residual)
-    except (ValueError, RuntimeError) as error:  # torch's is of sizes beyond 64 bits
+    except (ValueError, RuntimeError) as error:  # torch raises RuntimeError for sizes beyond 64 bits
         raise UNetWeightsError(" ".join(str(error).split())[:200]) from None
     own = model.state_dict()
     for what, keys in (("missing", own.keys() - state.keys()), ("surplus", state.keys() - own.keys())):

@@ -1,4 +1,4 @@
-"""The benchmark as a picture."""
+"""Draws the benchmark as bar charts."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ OURS_COLOUR, OTHER_COLOUR = "#1f6f8b", "#b8b8b8"
 
 
 def draw_chart(path: Path, title: str, rows: Sequence[Row], loop: LoopFigures | None) -> None:
-    """Writes a PNG, where anything was measured: milliseconds of every form, network by network, and a training step beside the
-    sum of its parts. Raises WriteError."""
+    """Writes a PNG of bars: the milliseconds of every form, network by network, and a training step beside the sum of its parts.
+    Writes nothing if nothing was measured. Raises WriteError."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         if row.failure is None:

@@ -1,4 +1,4 @@
-"""The forward passes of teacher and student, form against form, on one machine in one run."""
+"""Compares the forms of the teacher's and the student's forward pass, on one machine in one run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PLAIN, PLAIN_KEEPING_PAGES, OURS = "as trained, NCHW", "as trained, NCHW, keepin
 
 @dataclass(frozen=True)
 class Row:
-    """One form of one network on inputs of one shape. What was not measured is NaN or None."""
+    """One form of one network on inputs of one shape. A value that was not measured is NaN or None."""
 
     network: str
     form: str
@@ -42,30 +42,30 @@ class Row:
     ms: float
     images_per_s: float
     times_as_fast: float
-    """As the first form of the same network, precision and shape."""
+    """Speed relative to the first form of the same network, precision and shape."""
     first_call_s: float
     memory_mb: float | None
     """See `Timing.memory_bytes`."""
     gflop_per_s: float
     matrix_share: float
-    """Of the machine's matrix rate in this precision."""
+    """Share of the machine's matrix rate in this precision."""
     copy_share: float
-    """Bytes of all inputs and outputs of the first form's operations, over the time and the machine's copy bandwidth: above 1
-    where fusion saves what memory could not have delivered."""
+    """Bytes that the unfused network's operations read and write, over this form's time and the machine's copy bandwidth. Above
+    1, memory could not have moved all those bytes in that time: fusion saved the rest."""
     largest_difference: float | None
-    """From the paper's form in float32, or from the student as it is trained; in levels of [0, 1]."""
+    """Largest absolute difference from the paper's form in float32, or from the student as it is trained; pixels in [0, 1]."""
     correction_error: float | None
-    """RMS of that difference over the RMS of what the network changes in its input."""
+    """RMS of the difference over the RMS of the network's correction, which is its output minus its input."""
     failure: str | None
 
     @property
     def title(self) -> str:
-        """What was measured, such as `student (unet, width 32), fp32, 1x3x512x512`; its forms are compared."""
+        """What is compared form by form, such as `student (unet, width 32), fp32, 1x3x512x512`."""
         return f"{self.network}, {self.precision}, {_by(self.shape)}"
 
 
 def teacher_rows(config: Config, machine: Machine) -> list[Row]:
-    """Every form, precision and shape that `bench` names. Raises what loading the weights raises."""
+    """Times the teacher in every form, precision and shape that `bench` names. Raises the errors of loading the weights."""
     device = machine.device
     rows: list[Row] = []
     network = teacher_network(config)
@@ -95,7 +95,7 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
 
 
 def student_rows(config: Config, machine: Machine) -> list[Row]:
-    """The student at inference, float32, as it is trained and in the form that we use."""
+    """Times the student's inference in float32, as it is trained and in the form that we use."""
     rows: list[Row] = []
     widths: list[int | None] = [*config.bench.student_widths] or [None]
     for width in widths:

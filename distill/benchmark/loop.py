@@ -1,4 +1,4 @@
-"""The training loop, whole and in its parts: what a step costs, and what is lost between the parts."""
+"""Times the training loop as a whole and part by part: the cost of a step, and the overhead between its parts."""
 
 from __future__ import annotations
 
@@ -35,48 +35,48 @@ from distill.training.plan import learning_rate
 from distill.training.state import TrainingState, new_training_state
 from distill.training.step import training_step
 
-# Batches that each loader worker makes ahead while nobody asks for them (torch's prefetch_factor).
+# Batches that each loader worker makes ahead of use (torch's prefetch_factor).
 PREFETCHED = 2
-# Images of a training patch's size, whose teacher images are computed and then read.
+# Least number of images in the benchmark's teacher cache. Each has a training patch's size.
 CACHED_IMAGES = 64
 
 
 @dataclass
 class LoopFigures:
-    """Milliseconds per step, one value a round: of a part called again and again, or of a whole loop."""
+    """Milliseconds per step, one value per round. A part repeats on one batch; a loop runs with its loader."""
 
     batch: int
     loader: list[float] = field(default_factory=list)
     degrade_augment: list[float] = field(default_factory=list)
     teacher: list[float] = field(default_factory=list)
     student_step: list[float] = field(default_factory=list)
-    """Forward, loss, backward and update on images that are on the device."""
+    """Forward, loss, backward and update, on images already on the device."""
     online: list[float] = field(default_factory=list)
     cached_loader: list[float] = field(default_factory=list)
     cached: list[float] = field(default_factory=list)
     fill_ms_per_image: float = float("nan")
-    """Reading an image of a patch's size, the teacher, and writing the result: what a cache costs once."""
+    """The one-time cost of a cache: reading an image of a patch's size, restoring it and writing the result."""
     peak_memory_bytes: int | None = None
-    """Of the online loop, on CUDA: what the allocator took from the device, networks and optimiser included."""
+    """Most memory that the allocator took from the device during the online loop, networks and optimiser included. CUDA only."""
 
     def parts(self) -> list[float]:
-        """The sum of what the device does in an online step, round by round."""
+        """The time of the device's parts of an online step, summed, round by round."""
         return [sum(ms) for ms in zip(self.degrade_augment, self.teacher, self.student_step, strict=True)]
 
     def overhead(self) -> float:
-        """The online step over the sum of its parts."""
+        """The online step's time over the sum of its parts, median over rounds."""
         return median(whole / parts for whole, parts in zip(self.online, self.parts(), strict=True))
 
     def break_even_epochs(self) -> float:
-        """After how many epochs a cache has paid for itself; infinite where a cached step is no faster."""
+        """Epochs after which a cache has paid for itself; infinite if a cached step is not faster."""
         gain = (median(self.online) - median(self.cached)) / self.batch
         return self.fill_ms_per_image / gain if gain > 0 else float("inf")
 
 
 def measure_loop(config: Config, device_name: str) -> LoopFigures:
-    """Runs the configuration's online loop, its parts, and the same loop with cached teacher images, in turn.
+    """Times in turn the configuration's online loop, its parts, and the same loop with cached teacher images.
 
-    Raises what building them raises.
+    Raises the errors of building them.
     """
     device = choose_device(device_name)
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"mode": "online"})})
@@ -101,17 +101,17 @@ def measure_loop(config: Config, device_name: str) -> LoopFigures:
                     "loader": online.loading_ms(),
                     "cached_loader": cached.loading_ms(),
                 }
-                if round_number:  # the first one warms up
+                if round_number:  # the first round warms up
                     for name, ms in measured.items():
                         getattr(figures, name).append(ms)
     return figures
 
 
 def _with_peak(work: Callable[[], float], figures: LoopFigures, device: torch.device) -> float:
-    """Does the work, and notes its peak memory on CUDA."""
+    """Runs `work` and notes its peak memory on CUDA."""
     if device.type != "cuda":
         return work()
-    torch.cuda.empty_cache()  # of what the other measurements left
+    torch.cuda.empty_cache()  # frees what the other measurements left
     torch.cuda.reset_peak_memory_stats(device)
     ms = work()
     figures.peak_memory_bytes = max(figures.peak_memory_bytes or 0, torch.cuda.max_memory_reserved(device))
@@ -119,7 +119,7 @@ def _with_peak(work: Callable[[], float], figures: LoopFigures, device: torch.de
 
 
 class _Loop:
-    """A training loop as `train` runs it, some steps at a time, without its log."""
+    """The training loop of `distill.train` without its log, run a few steps at a time."""
 
     def __init__(self, config: Config, device: torch.device, teacher: Teacher | None, cache: TeacherCache | None = None) -> None:
         self.config, self.device, self.teacher = config, device, teacher
@@ -128,7 +128,7 @@ class _Loop:
         self.state, self.vgg = _student(config, device)
 
     def step_ms(self) -> float:
-        """Milliseconds per step: batches from the loader, and everything done with them."""
+        """Milliseconds per whole step, loading included."""
 
         def step(batch: Batch) -> None:
             _step(batch, self.state, self.teacher, self.vgg, self.config)
@@ -136,7 +136,7 @@ class _Loop:
         return self._ms_per_batch(step)
 
     def loading_ms(self) -> float:
-        """Milliseconds per batch of the loader alone, and of the copy to the device."""
+        """Milliseconds per batch for loading and for the copy to the device, without training."""
         return self._ms_per_batch(lambda batch: None)
 
     def _ms_per_batch(self, use: Callable[[Batch], None]) -> float:
@@ -151,7 +151,7 @@ class _Loop:
 
 
 class _Parts:
-    """The parts of an online step by themselves, on one batch that is on the device."""
+    """The parts of an online step, each run alone on one batch that is on the device."""
 
     def __init__(self, config: Config, batch: Batch, teacher: Teacher, device: torch.device) -> None:
         self.config, self.batch, self.teacher, self.device = config, batch, teacher, device
@@ -175,13 +175,13 @@ class _Parts:
         _step(self.images, self.state, self.known, self.vgg, self.plain)
 
     def time(self, part: Callable[[], object]) -> float:
-        """Milliseconds of one call."""
+        """Mean milliseconds per call."""
         steps = self.config.bench.steps
         return _timed(lambda: [part() for _ in range(steps)], self.device) / steps
 
 
 class _Known(nn.Module):
-    """Stands in for a teacher whose images are there already."""
+    """Stands in for the teacher and returns images that were computed before."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class _Known(nn.Module):
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
-    """Milliseconds until the device has done it too."""
+    """Milliseconds of `work`, until the device has finished it."""
     synchronize(device)
     start = time.perf_counter()
     work()
@@ -214,7 +214,7 @@ def _step(batch: Batch, state: TrainingState, teacher: nn.Module | None, vgg: Vg
 
 
 def _cached_config(config: Config, folder: Path, device: torch.device) -> Config:
-    """The same run, on pairs of a patch's size that are written to the folder, with cached teacher images."""
+    """Writes pairs of a patch's size to `folder`, and returns the same run on those pairs with cached teacher images."""
     dataset = TrainingPatches(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}))
     written = 0
     with closing(training_loader(dataset, 0, 10**9, pin=False)) as loader:
@@ -233,14 +233,14 @@ def _cached_config(config: Config, folder: Path, device: torch.device) -> Config
 
 
 def _fill(config: Config, teacher: Teacher, device: torch.device) -> float:
-    """Fills the cache of a configuration, and before it another, so that the teacher is warm; milliseconds per image."""
+    """Fills the configuration's cache and returns milliseconds per image. Fills another cache first, to warm up the teacher."""
     assert isinstance(config.data.sharp, str)
     images = list_images(config.data, config.data.sharp, ())
     for folder in (f"{config.teacher.cache}_warm_up", config.teacher.cache):
         cache = TeacherCache(folder)
         cache.manifest.write_header(new_header(identify(teacher), images, str(config.data.blurry), config.teacher.tile))
         start = time.perf_counter()
-        # Whole: images of a patch's size go through the teacher many at a time, before the first of them is written.
+        # The whole fill is timed: the teacher restores images of a patch's size in groups, and writes follow a whole group.
         for _ in fill(cache, teacher, images, config.teacher.tile, config.data.workers, device):
             pass
         ms = 1e3 * (time.perf_counter() - start) / len(images)

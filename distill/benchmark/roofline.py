@@ -1,4 +1,4 @@
-"""What a machine can do at most, and what a network asks of it."""
+"""Measures a machine's peak rates, and counts a network's operations and memory traffic."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def copy_bandwidth(device: torch.device) -> float:
-    """Bytes/s read plus bytes/s written, copying a piece of memory that no cache holds."""
+    """Bytes/s read plus bytes/s written, copying a block of memory larger than the processor's caches."""
     source = torch.zeros(2**28 if device.type == "cuda" else 2**27, device=device)
     target = torch.zeros_like(source)
     return 2 * source.numel() * source.element_size() / _best_time(lambda: target.copy_(source), device)
 
 
 def _best_time(function: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest repetition: what a machine can do at most, whatever else it does at times."""
+    """Seconds of the fastest repetition: other load on the machine slows some repetitions."""
     times = []
     for _ in range(REPETITIONS):
         synchronize(device)
@@ -51,7 +51,7 @@ def _best_time(function: Callable[[], object], device: torch.device) -> float:
 
 
 class Machine:
-    """A device, and what was measured of it."""
+    """A device and its measured peak rates."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -59,13 +59,13 @@ class Machine:
         self._rates: dict[torch.dtype, float] = {}
 
     def matrix_rate(self, dtype: torch.dtype) -> float:
-        """As the function of that name, measured once."""
+        """The function `matrix_rate` on this device, measured once per dtype."""
         if dtype not in self._rates:
             self._rates[dtype] = matrix_rate(self.device, dtype)
         return self._rates[dtype]
 
     def rates(self) -> dict[str, float]:
-        """The matrix rates that were asked for, by the dtype's name."""
+        """The matrix rates measured so far, by dtype name."""
         return {str(dtype).removeprefix("torch."): rate for dtype, rate in self._rates.items()}
 
 
@@ -74,11 +74,11 @@ class Cost:
     flop: float
     """A multiplication and an addition counted as two."""
     traffic_bytes: float
-    """Of all inputs and outputs, each moved once per operation: what a network moves where nothing is fused."""
+    """Bytes of every operation's inputs and outputs, each moved once: the network's memory traffic without fusion."""
 
 
 def cost(network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Cost:
-    """Of a forward pass on (B, 3, H, W) `shape`; counted without computing anything."""
+    """The cost of a forward pass on (B, 3, H, W) `shape`, counted without computing. Leaves the network on the meta device."""
     image = torch.empty(shape, dtype=dtype, device="meta")
     network, traffic = network.to("meta", dtype), _Traffic()
     with torch.no_grad(), FlopCounterMode(display=False) as counter, traffic:
@@ -87,7 +87,7 @@ def cost(network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Cost
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes of all tensors that operations read and write; views move nothing."""
+    """Adds up the bytes of all tensors that operations read and write. Views move nothing."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
-"""A function in a process of its own, timed in turn with others: its memory and its allocator's settings are its own, and what
-the machine does meanwhile hits all alike."""
+"""Times functions in turn, each in its own process. Each process has its own memory and allocator settings, and other load on
+the machine slows all functions alike."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from distill.benchmark.roofline import synchronize
 
-# Writing 5 makes a process's peak, VmHWM, what it takes now. Linux only.
+# Writing 5 resets a process's peak memory, VmHWM, to its present memory. Linux only.
 PEAK_RESET = Path("/proc/self/clear_refs")
 
 Build = Callable[..., Callable[[], Tensor]]
@@ -27,32 +27,32 @@ Build = Callable[..., Callable[[], Tensor]]
 
 @dataclass(frozen=True)
 class Timing:
-    """Of one function; `failure` says why there is nothing else."""
+    """The measurements of one function. If it failed, `failure` says why and the other fields are empty."""
 
     rounds: list[float] = field(default_factory=list)
     """Seconds of one call, round by round."""
     first_call_s: float = float("nan")
-    """Until the first result: building the network, compiling and recording it, and a call."""
+    """Seconds until the first result: building, compiling and recording the network, and one call."""
     memory_bytes: int | None = None
-    """How much the process grew at most during the first call; on CUDA, all that was taken from the device until then."""
+    """Peak growth of the process during the first call. On CUDA: all memory taken from the device until its end."""
     output: Tensor | None = None
     failure: str | None = None
 
     @property
     def seconds(self) -> float:
-        """Of one call, the median; NaN where there is none."""
+        """Median seconds of one call; NaN without rounds."""
         return median(self.rounds or [float("nan")])
 
     def times_as_fast_as(self, other: Timing) -> float:
-        """The median of the rounds' ratios: what slows the machine down slows both."""
+        """Median over rounds of the ratio of times: other load in a round slows both functions."""
         ratios = [theirs / mine for theirs, mine in zip(other.rounds, self.rounds, strict=False)]
         return median(ratios or [float("nan")])
 
 
 def time_in_turn(functions: Mapping[str, tuple[Build, tuple[Any, ...]]], device: torch.device, rounds: int) -> dict[str, Timing]:
-    """Builds each function by `build(*arguments)` in a fresh process, calls it once, and then all of them in turn.
+    """Builds each function by `build(*arguments)` in a fresh process and calls it once. Then times all functions in turn.
 
-    `build` and its arguments are pickled. A function that fails, or whose process is killed, is reported and left out.
+    `build` and its arguments are pickled. If a function fails or its process is killed, its Timing holds the failure alone.
     """
     context = multiprocessing.get_context("spawn")
     pools = {name: ProcessPoolExecutor(1, mp_context=context) for name in functions}
@@ -80,7 +80,7 @@ def time_in_turn(functions: Mapping[str, tuple[Build, tuple[Any, ...]]], device:
 
 
 def stop_children() -> None:
-    """Ends all processes of this one's pools at once, whatever they compute: a pool would wait for them."""
+    """Terminates the pools' processes at once: shutting a pool down would wait for what they compute."""
     for child in multiprocessing.active_children():
         child.terminate()
 
@@ -101,7 +101,7 @@ class _First:
     output: Tensor
 
 
-_function: Callable[[], Tensor] | None = None  # of this process
+_function: Callable[[], Tensor] | None = None  # the function that this process times
 
 
 def _first_call(build: Build, arguments: tuple[Any, ...], device: torch.device) -> _First:
@@ -124,7 +124,7 @@ def _call(device: torch.device) -> float:
 
 
 class PeakMemory:
-    """The most memory that is taken from now on."""
+    """Peak memory since construction; on CUDA, since the process began."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -134,9 +134,9 @@ class PeakMemory:
             self.before = _resident("VmRSS")
 
     def bytes(self) -> int | None:
-        """On CUDA all that was taken from the device, whenever; else the growth of the process on Linux, and None elsewhere."""
+        """On CUDA, all memory taken from the device. Otherwise the growth of the process on Linux, and None elsewhere."""
         if self.device.type == "cuda":
-            return torch.cuda.max_memory_reserved(self.device)  # allocations alone leave out what a CUDA graph holds
+            return torch.cuda.max_memory_reserved(self.device)  # max_memory_allocated would leave out a CUDA graph's memory
         return None if self.before is None else _resident("VmHWM") - self.before
 
 

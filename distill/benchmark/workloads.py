@@ -1,4 +1,4 @@
-"""What `distill.bench` times by itself: forward passes of teacher and student, in the forms that are compared."""
+"""The forward passes that `distill.bench` times: teacher and student, in every form that it compares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distill.config.types import Precision
 from distill.networks.architecture import architecture, build_network, inference_copy
 from distill.networks.fast_teacher import speed_up
 from distill.networks.teacher import DTYPES, Teacher
-from distill.runtime.device import prepare_process
+from distill.runtime.device import set_up_process
 from distill.synthesis.eight_bit import quantize, to_float
 from restormer.model import Restormer
 from restormer.reference import ReferenceRestormer
@@ -25,7 +25,7 @@ BLUR_SIGMA = 1.6
 
 
 def photograph(shape: Sequence[int]) -> Tensor:
-    """[images, height, width] -> a blurred photograph (B, 3, H, W) in [0, 1], mirrored as often as it takes."""
+    """[images, height, width] -> a blurred photograph (B, 3, H, W) in [0, 1], mirrored and repeated to fill that size."""
     image = to_float(torch.from_numpy(photographs.astronaut()).permute(2, 0, 1)[None])
     image = quantize(kornia.filters.gaussian_blur2d(image, 11, (BLUR_SIGMA, BLUR_SIGMA)))
     row = torch.cat([image, image.flip(-1)], dim=-1)
@@ -36,7 +36,7 @@ def photograph(shape: Sequence[int]) -> Tensor:
 
 
 def teacher_network(config: Config) -> Restormer:
-    """As `bench.network` says."""
+    """The Restormer that `bench.network` chooses: with the teacher's weights, or the published architecture with random ones."""
     if config.bench.network == "teacher":
         return load_restormer(config.teacher.weights, config.teacher.sha256)
     with torch.random.fork_rng(devices=[]):
@@ -45,7 +45,7 @@ def teacher_network(config: Config) -> Restormer:
 
 
 def reference_network(network: Restormer) -> ReferenceRestormer:
-    """The paper's form of the same network with the same weights."""
+    """The paper's form of `network`, with the same weights."""
     state = network.state_dict()
     keywords = infer_architecture(state)
     for fixed in ("inp_channels", "out_channels", "dual_pixel_task"):
@@ -58,7 +58,7 @@ def reference_network(network: Restormer) -> ReferenceRestormer:
 def teacher_forward(
     config: Config, form: TeacherForm, precision: Precision, shape: Sequence[int], device: torch.device
 ) -> Callable[[], Tensor]:
-    """A call of the teacher in one form, on images that are on the device; gives (B, 3, H, W), not clamped."""
+    """Builds a call of the teacher in one form, on images already on the device. It returns (B, 3, H, W), not clamped."""
     _set_up(form.startswith("ours") or form.endswith(KEEPING_PAGES), device)
     network = teacher_network(config)
     image, dtype = photograph(shape).to(device), DTYPES[precision]
@@ -78,7 +78,7 @@ def teacher_forward(
 
 
 def student_network(student: UNetConfig | RestormerConfig, width: int | None) -> nn.Module:
-    """The student, or a U-Net that differs from it in its width."""
+    """The student's network. `width` replaces a U-Net's own width."""
     if width is not None:
         assert isinstance(student, UNetConfig)
         student = student.model_copy(update={"width": width})
@@ -88,7 +88,7 @@ def student_network(student: UNetConfig | RestormerConfig, width: int | None) ->
 def student_forward(
     config: Config, width: int | None, plain: bool, keep_pages: bool, shape: Sequence[int], device: torch.device
 ) -> Callable[[], Tensor]:
-    """A call of the student at inference: as it is trained and in NCHW where `plain`, else in the form that we use. `width`
+    """Builds a call of the student at inference: as it is trained and in NCHW if `plain`, else in the form that we use. `width`
     replaces the configuration's."""
     _set_up(keep_pages, device)
     student = config.student
@@ -96,7 +96,7 @@ def student_forward(
         torch.manual_seed(0)
         network = student_network(student, width)
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):  # other than the statistics of no data, which fold to nothing
+            if isinstance(module, nn.BatchNorm2d):  # random, since folding the initial statistics changes nothing
                 module.running_mean.normal_()  # type: ignore[union-attr]
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
         nn.init.normal_(network.get_submodule("final" if student.arch == "unet" else "output").weight, std=0.1)  # type: ignore[arg-type]
@@ -106,9 +106,9 @@ def student_forward(
 
 
 def _set_up(keep_pages: bool, device: torch.device) -> None:
-    """As our commands do, but for the allocator of a CPU where its own habits are asked for."""
+    """Prepares the process as our commands do. On a CPU without `keep_pages`, leaves the allocator at its defaults."""
     if keep_pages or device.type != "cpu":
-        prepare_process(device)
+        set_up_process(device)
 
 
 def _without_gradient(network: Callable[[Tensor], Tensor], image: Tensor) -> Callable[[], Tensor]:

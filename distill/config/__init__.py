@@ -1,4 +1,4 @@
-"""One YAML file describes one run. What other rooms and users take from here; needs neither torch nor a GPU."""
+"""The configuration: one YAML file describes one run. Others import these names. Needs neither torch nor a GPU."""
 
 from distill.config.images import AugmentConfig, DataConfig, ImagesConfig, ValidationImagesConfig
 from distill.config.load import ConfigError, dump_config, load_config, parse_config, parse_recipe

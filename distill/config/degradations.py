@@ -1,4 +1,4 @@
-"""The schema of `degrade`: what makes a blurry image of a sharp one."""
+"""The schema of `degrade`: the operations that make a blurry image from a sharp one."""
 
 from __future__ import annotations
 
@@ -11,30 +11,31 @@ from distill.config.types import Probability, Section, range_of
 
 class _Degradation(Section):
     probability: Probability = 1.0
-    """How often a sample gets this degradation."""
+    """Probability that a sample gets this degradation."""
 
 
 class GaussianBlur(_Degradation):
     kind: Literal["gaussian_blur"]
-    """Blurs alike in all directions."""
+    """Blurs equally in all directions."""
     sigma: range_of(0.1, 50)  # type: ignore[valid-type]
     """Standard deviation in pixels."""
 
 
 class MotionBlur(_Degradation):
     kind: Literal["motion_blur"]
-    """Blurs along a stroke."""
+    """Blurs along a straight line."""
     length: range_of(3, 99)  # type: ignore[valid-type]
-    """Length of the stroke in pixels, rounded to an odd number; its direction is uniform over the circle."""
+    """Length of the line in pixels, rounded to an odd number. Its direction is random, uniform over the circle."""
 
 
 class Rescale(_Degradation):
     kind: Literal["rescale"]
-    """Takes resolution away."""
+    """Reduces the resolution."""
     factor: range_of(1, 16)  # type: ignore[valid-type]
-    """Bicubic down by this factor and up again."""
+    """The image is scaled down by this factor and up again, both bicubic."""
     antialias: bool = True
-    """As PIL does it; false: as OpenCV does it, which lets fine patterns turn into coarse ones."""
+    """true: scale with antialiasing, as PIL does. false: scale without antialiasing, as OpenCV does; fine patterns can turn into
+    coarse ones."""
 
 
 class Noise(_Degradation):
@@ -46,18 +47,18 @@ class Noise(_Degradation):
 
 class Jpeg(_Degradation):
     kind: Literal["jpeg"]
-    """Compresses."""
+    """Compresses as JPEG."""
     quality: range_of(1, 100)  # type: ignore[valid-type]
-    """JPEG quality, as libjpeg counts it."""
+    """JPEG quality on libjpeg's scale."""
 
 
 Degradation = Annotated[GaussianBlur | MotionBlur | Rescale | Noise | Jpeg, Field(discriminator="kind")]
 
 _ORIGINAL = {"kind": "rescale", "factor": [4.0, 4.0], "antialias": False}
 DEGRADE_PRESETS: dict[str, list[dict[str, Any]]] = {
-    # The original project's blur, as its code has it: OpenCV's bicubic down by 4 and up again.
+    # The blur in the original project's code: OpenCV's bicubic scaling, down by 4 and up again.
     "bicubic_x4": [_ORIGINAL],
-    # As its text has it, which adds motion blur without saying how much.
+    # The blur in the original project's text, which adds motion blur without giving its strength.
     "bicubic_x4_motion": [_ORIGINAL, {"kind": "motion_blur", "length": [5.0, 15.0]}],
 }
 
@@ -70,12 +71,12 @@ def _expand_preset(value: Any) -> Any:
     return DEGRADE_PRESETS[value]
 
 
-# For editors: a preset's name is as good as a list.
+# The JSON schema for editors accepts a preset's name in place of a list.
 _Written = list[Degradation] | Literal["bicubic_x4", "bicubic_x4_motion"]
 Degradations = Annotated[list[Degradation], BeforeValidator(_expand_preset, json_schema_input_type=_Written)]
 
 
 class Recipe(Section):
-    """A list of degradations, or a preset's name, by itself."""
+    """A configuration of `degrade` alone: a list of degradations or a preset's name."""
 
     degrade: Degradations

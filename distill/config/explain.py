@@ -1,4 +1,4 @@
-"""What is wrong in a configuration, in words: pydantic's errors as one line that names the key and what was meant."""
+"""Turns pydantic's errors into one-line messages that name the key and suggest the right one."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pydantic import BaseModel
 
 
 def explain(schema: type[BaseModel], tree: dict[str, Any], error: Any) -> str:
-    """One error of `ValidationError.errors()` about a nested dictionary as `key.path: what would be right, found what`."""
-    # A tagged union puts the tag into the location; the key path in the file does not have it.
+    """Formats one entry of `ValidationError.errors()` as `key.path: what would be right, found what`. `tree` is the nested
+    dictionary that was validated."""
+    # Pydantic's location includes the tag of a tagged union. The key path in the file does not.
     location = _in_tree(tree, error["loc"])
     path = ".".join(_word(part) for part in location)
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if error["type"] == "union_tag_invalid":  # pydantic's own message repeats the tag, however long
+    if error["type"] == "union_tag_invalid":  # pydantic's own message repeats the whole tag, however long it is
         context = error["ctx"]
         return f"{path}: {context['discriminator']} is one of {context['expected_tags']}, found {short(context['tag'])}"
     if error["type"] == "extra_forbidden":
@@ -29,7 +30,8 @@ def explain(schema: type[BaseModel], tree: dict[str, Any], error: Any) -> str:
 
 
 def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
-    """The parts of a pydantic location that are keys of the file; the last one may be missing from it."""
+    """The parts of a pydantic location that exist in the file. The last part is kept even if the file lacks it: it names a
+    missing key."""
     kept: list[str | int] = []
     parts = list(location)
     for index, part in enumerate(parts):
@@ -57,7 +59,7 @@ def _did_you_mean(schema: type[BaseModel], location: list[str | int]) -> str:
 
 
 def key_names(annotation: Any, prefix: str = "") -> list[str]:
-    """Every key path of a schema type, list entries without their index."""
+    """Every key path of a schema type. Paths into list entries have no index."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         names = []
         for name, field in annotation.model_fields.items():
@@ -69,12 +71,12 @@ def key_names(annotation: Any, prefix: str = "") -> list[str]:
 
 
 def _word(part: str | int) -> str:
-    """A part of a key path as a message shows it: a key is whatever somebody wrote."""
+    """A part of a key path, cut to 40 characters. The user may have written a key of any length."""
     text = str(part)
     return text if len(text) <= 40 else text[:37] + "..."
 
 
 def short(value: Any) -> str:
-    """A value as it is shown in a message of one line."""
+    """The value's repr, cut to 60 characters for a one-line message."""
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

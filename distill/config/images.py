@@ -1,4 +1,4 @@
-"""The sections `data` and `augment`: which images, in what portions, and how they are varied."""
+"""The sections `data` and `augment`: which images a run uses, how it cuts and batches them, and how it augments them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from distill.config.types import Count, Probability, Section, range_of
 
 class ImagesConfig(Section):
     sharp: str | list[str] = "samples"
-    """A folder, searched recursively (`*` in the path matches folder names), or `samples` (photographs that scikit-image
-    ships), or `dead_leaves` (synthetic, endless). A list mixes sources in equal parts."""
+    """A folder of sharp images, searched recursively (`*` in the path matches folder names), or `samples` (photographs that
+    scikit-image ships), or `dead_leaves` (synthetic, endless). A list mixes its sources in equal parts."""
     blurry: str | None = None
-    """A folder whose files pair with `sharp` by relative stem; null: `degrade` makes the blurry image on the device."""
+    """A folder of blurry images. Each pairs with the image in `sharp` that has the same relative path without suffix. null:
+    `degrade` makes the blurry images on the device."""
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ImagesConfig:
@@ -27,7 +28,8 @@ class ImagesConfig(Section):
 
 class ValidationImagesConfig(ImagesConfig):
     sharp: Annotated[str | list[str], WithJsonSchema({"type": "string"})] = "samples"
-    """As `data.sharp`; `samples` are here chelsea and coffee, on which nothing shipped is trained."""
+    """A folder as in `data.sharp`, or `samples`. Here `samples` are the photographs chelsea and coffee. Nothing that this project
+    ships is trained on them."""
 
     @field_validator("sharp")
     @classmethod
@@ -39,15 +41,16 @@ class ValidationImagesConfig(ImagesConfig):
 
 class DataConfig(ImagesConfig):
     patch: Annotated[int, Field(ge=16)] = 256
-    """Side of the square training patches, in pixels; a smaller image is mirrored to it."""
+    """Side of the square training patches, in pixels. A smaller image is enlarged to this size by reflection."""
     batch: Count = 8
-    """Samples per optimiser step, over all GPUs."""
+    """Samples per optimiser step, summed over all GPUs."""
     images_per_epoch: Count | None = None
-    """How far an epoch walks through the images, wrapping round; null: once through all of them."""
+    """Number of samples per epoch. After the last image, a new pass over the images begins. null: one pass over all images."""
     workers: Annotated[int, Field(ge=0)] = 2
-    """Loader processes. They decode and draw random numbers; the rest happens on the device."""
+    """Number of loader processes. They decode images and draw random numbers. Degrading, augmenting and the networks run on the
+    device."""
     keep_mb: Annotated[float, Field(ge=0)] = 128.0
-    """Decoded images that each of them keeps, in MB: a set of images that fits is decoded once."""
+    """Memory in which each loader process keeps decoded images, in MB. If all images fit, a process decodes each of them once."""
     val: ValidationImagesConfig = ValidationImagesConfig()
     """Images to validate on, and to score with `distill.evaluate`."""
 
@@ -58,8 +61,8 @@ class AugmentConfig(Section):
     rotate: bool = True
     """Rotations by a random multiple of 90 degrees."""
     gamma: range_of(0.1, 10) = (1.0, 1.0)  # type: ignore[valid-type]
-    """Exponent applied to blurry and sharp alike, drawn on a logarithmic scale."""
+    """Exponent of a gamma correction, the same for the blurry and the sharp image. It is drawn on a logarithmic scale."""
     brightness: range_of(-1, 1) = (0.0, 0.0)  # type: ignore[valid-type]
-    """Added to blurry and sharp alike; 1 is the whole range from black to white."""
+    """Offset added to the blurry and the sharp image. 1 is the whole range from black to white."""
     shuffle_channels: Probability = 0.0
-    """How often the colour channels of both change places."""
+    """Probability that the colour channels change places, in the blurry and the sharp image alike."""

@@ -1,4 +1,4 @@
-"""Configurations read from YAML, validated, and written again."""
+"""Reads configurations from YAML, validates them, and writes them as YAML."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 
 class ConfigError(UserError):
-    """A configuration that cannot be run. The message is one line that names the key, what was found and what would be right."""
+    """A configuration that cannot be run. The one-line message names the key, what was found and what would be right."""
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Reads a YAML file, applies `key.path=value` overrides, and validates.
 
-    Raises FileNotFoundError, and ConfigError for whatever is wrong in the file or the overrides.
+    Raises FileNotFoundError if the file does not exist, and ConfigError if the file or an override is wrong.
     """
     path = Path(path)
     if not path.is_file():
@@ -40,7 +40,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
             raise ValueError(f"a config is a mapping of sections, found {short(tree)}")
         for override in overrides:
             apply_override(tree, override)
-    except ValueError as error:  # UnicodeDecodeError is one
+    except ValueError as error:  # UnicodeDecodeError is a ValueError
         raise ConfigError(f"{path}: {error}") from None
     return parse_config(tree, source=str(path))
 
@@ -51,8 +51,8 @@ def parse_config(tree: dict[str, Any], source: str = "config") -> Config:
 
 
 def parse_recipe(text: str) -> list[Any]:
-    """The degradations that `text` says: a preset, a YAML list, or a config file whose `degrade` is meant. Raises ConfigError and
-    FileNotFoundError."""
+    """The degradations that `text` names. `text` is a preset, a YAML list, or the path of a config file, whose `degrade` is used.
+    Raises ConfigError and FileNotFoundError."""
     if text.endswith((".yaml", ".yml")):
         return load_config(text).degrade
     try:
@@ -73,5 +73,5 @@ def _validate(schema: type[Schema], tree: dict[str, Any], source: str) -> Schema
 
 
 def dump_config(config: Config) -> str:
-    """YAML from which `load_config` makes an equal Config, defaults included."""
+    """The configuration as YAML, defaults included. `load_config` makes an equal Config from it."""
     return dump_yaml(config.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""The sections `teacher` and `student`: the network to learn from, and the one that is trained."""
+"""The sections `teacher` and `student`: the network to learn from, and the network that is trained."""
 
 from __future__ import annotations
 
@@ -11,72 +11,73 @@ from distill.config.types import Count, Positive, Precision, Section
 
 class TeacherConfig(Section):
     mode: Literal["online", "cached", "none"] = "online"
-    """`online`: the teacher restores every batch inside the loop. `cached`: its images are read from `cache`. `none`: no
-    teacher; L1 and VGG alone."""
+    """`online`: the teacher restores every batch during training. `cached`: training reads the teacher's images from `cache`.
+    `none`: no teacher; the loss has only the L1 and VGG terms."""
     weights: str = "motion_deblurring"
     """`embedded` (the small teacher that comes with the package), a file, or a published Restormer: `motion_deblurring`,
-    `real_denoising`, `gaussian_color_denoising_blind`; `single_image_defocus_deblurring` and `deraining` need `sha256` too. The
-    architecture is read off the file; BasicSR's files will do."""
+    `real_denoising`, `gaussian_color_denoising_blind`, `single_image_defocus_deblurring`, `deraining`. The last two also need
+    `sha256`. The architecture is read from the file. Files that BasicSR wrote can be loaded too."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """Of the weights file: checked when given, needed for a published name whose hash is not known."""
+    """sha256 of the weights file, checked if given. Required for a published name whose hash is not known."""
     precision: Literal["auto", Precision] = "auto"
-    """`auto` is fp16 on CUDA and fp32 elsewhere; on a CPU half precision is slower."""
+    """`auto` is fp16 on CUDA and fp32 elsewhere. On a CPU, half precision is slower than fp32."""
     micro_batch: Count | None = None
-    """The teacher takes at most so many patches at a time; null: the whole batch. Bounds memory, changes no result."""
+    """Largest number of patches that the teacher restores at once. null: the whole batch. Limits memory, changes no result."""
     compile: bool = False
-    """On CUDA: torch.compile the network's blocks for the training batch, which takes a minute at the start. Changes rounding
-    alone."""
+    """On CUDA: compile the network's blocks with torch.compile for the training batch. This takes a minute at the start. Results
+    differ only by rounding."""
     check: Literal["warn", "error", "off"] = "warn"
-    """What to do before training when the teacher does not improve the validation images."""
+    """The teacher is tested before training. If it does not improve the validation images, `warn` prints a warning and `error`
+    stops the run. `off`: no test."""
     cache: str = "outputs/teacher_output"
-    """The folder that `distill.cache` writes, or packs, and mode `cached` reads."""
+    """Folder of the teacher's images. `distill.cache` writes or packs it, and mode `cached` reads it."""
     on_missing: Literal["error", "compute"] = "error"
-    """Mode `cached`, where images have no valid cached one: stop before the first step, or compute each when it first comes
-    and store it."""
+    """Mode `cached`: what to do if the cache lacks a valid teacher image. `error`: stop before the first step. `compute`:
+    compute the image when training first needs it, and store it."""
     tile: Annotated[int, Field(ge=128, multiple_of=8)] = 640
-    """At most tile x tile pixels at once when the teacher restores whole images for the cache: larger ones are cut into
-    overlapping tiles, smaller ones batched. The published Restormer at 640 takes 2.4 GB in fp32 on a CPU."""
+    """The teacher restores at most tile x tile pixels at once when it restores whole images for the cache. Larger images are cut
+    into overlapping tiles, and smaller images are batched. The published Restormer at 640 takes 2.4 GB in fp32 on a CPU."""
 
 
 class UNetConfig(Section):
     arch: Literal["unet"] = "unet"
-    """Which network; the other keys are its own."""
+    """The architecture of the student. Each architecture has its own keys."""
     width: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Channels of the first level; each level down doubles them."""
+    """Channels of the first level. Each level down doubles the number."""
     depth: Annotated[int, Field(ge=2, le=5)] = 4
-    """Levels, the bottleneck included."""
+    """Number of levels, including the bottleneck."""
     residual: bool = True
-    """Predict a correction of the input, zero at the start, instead of the image."""
+    """Whether the network predicts a correction of its input instead of the image itself. The correction is zero at the start."""
     norm: Literal["batch", "none"] = "batch"
-    """BatchNorm after each 3x3 convolution, or nothing."""
+    """`batch`: BatchNorm after each 3x3 convolution. `none`: no normalisation."""
     compile: bool = False
-    """torch.compile the network for training; takes a minute at the start. For long runs on a GPU."""
+    """Compile the network with torch.compile for training, which takes a minute at the start. For long runs on a GPU."""
     init: str | None = None
-    """Weights to start from: a file that this project or the original one wrote. With the original's resume file Adam's moments
-    come along."""
+    """Weights to start from: a file that this project or the original project wrote. The resume file of the original project also
+    brings Adam's moments."""
 
 
 class RestormerConfig(Section):
-    """The keywords of the published network; the defaults are its 26 million parameters."""
+    """The Restormer network, with its published keywords. The defaults give the published network of 26 million parameters."""
 
     arch: Literal["restormer"]
-    """Which network; the other keys are its own."""
+    """The architecture of the student. Each architecture has its own keys."""
     dim: Count = 48
-    """Channels of the first level, an even number; each level down doubles them."""
+    """Channels of the first level, an even number. Each level down doubles the number."""
     num_blocks: Annotated[list[Count], Field(min_length=4, max_length=4)] = [4, 6, 6, 8]
-    """Transformer blocks of each level."""
+    """Number of transformer blocks at each level."""
     num_refinement_blocks: Annotated[int, Field(ge=0)] = 4
-    """Blocks at full resolution, at the end."""
+    """Number of transformer blocks at full resolution, at the end of the network."""
     heads: Annotated[list[Count], Field(min_length=4, max_length=4)] = [1, 2, 4, 8]
-    """Attention heads of each level, which divide its channels."""
+    """Number of attention heads at each level. It must divide the level's channels."""
     ffn_expansion_factor: Positive = 2.66
-    """Hidden channels of a feed-forward part, as a multiple of its level's."""
+    """Hidden channels of each feed-forward part, as a multiple of its level's channels."""
     bias: bool = False
-    """Of the convolutions."""
+    """Whether the convolutions have a bias."""
     LayerNorm_type: Literal["WithBias", "BiasFree"] = "WithBias"
-    """Whether LayerNorm subtracts the mean and adds a bias, or only scales."""
+    """`WithBias`: LayerNorm subtracts the mean and adds a bias. `BiasFree`: LayerNorm only scales."""
     compile: bool = False
-    """As of the U-Net."""
+    """Compile the network with torch.compile for training, which takes a minute at the start. For long runs on a GPU."""
     init: str | None = None
     """Weights to start from: a published name, a file, or `embedded`."""
 

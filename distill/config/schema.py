@@ -1,7 +1,7 @@
-"""The YAML schema: one file describes one run, and a typo in it stops the run before anything is built.
+"""The schema of the YAML file that describes a run. A typo in the file stops the run before anything is built.
 
-Every key has its default and its meaning here. Loading checks names, types and contradictions; that paths exist is checked by
-the command that uses them. Needs neither torch nor a GPU.
+The schema gives every key its default and its meaning. Loading checks names, types and contradictions. A command checks that a
+path exists when it uses the path. Needs neither torch nor a GPU.
 """
 
 from __future__ import annotations
@@ -19,30 +19,30 @@ from distill.config.types import Section
 
 class Config(Section):
     run: RunConfig = RunConfig()
-    """Where a run is kept, and on what it computes."""
+    """The run's folder, seed and device, and how often it saves and logs."""
     data: DataConfig = DataConfig()
-    """Which images, and in what portions."""
+    """The images, and the size of patches, batches and epochs."""
     degrade: Degradations = []
-    """What makes a blurry image of a sharp one, in this order, or the name of a preset."""
+    """The degradations that make a blurry image from a sharp one: a list in order of application, or the name of a preset."""
     augment: AugmentConfig = AugmentConfig()
-    """Random changes that blurry and sharp images share."""
+    """Random changes applied to a blurry image and its sharp image alike."""
     teacher: TeacherConfig = TeacherConfig()
     """The network to learn from."""
     student: StudentConfig = UNetConfig()
     """The network that is trained."""
     stages: Annotated[list[StageConfig], Field(min_length=1)]
-    """What is minimised, and for how long; stages run one after the other with one optimiser."""
+    """The weights of the loss and the length of each stage. Stages run one after the other with the same optimiser."""
     vgg: VggConfig = VggConfig()
-    """The perceptual loss, where a stage has a `vgg` weight."""
+    """The perceptual loss, for stages whose `vgg` weight is above 0."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """How a batch becomes an update."""
+    """How a batch becomes an update of the weights."""
     eval: EvalConfig = EvalConfig()
-    """What is validated, and when."""
+    """Which images are validated, and when."""
     bench: BenchConfig = BenchConfig()
 
     @property
     def learns_from_teacher(self) -> bool:
-        """Whether any stage's loss compares with the teacher's image."""
+        """Whether the loss of any stage compares the student's image with the teacher's."""
         return self.teacher.mode != "none" and any(stage.needs_target(self.vgg) for stage in self.stages)
 
     @model_validator(mode="after")

@@ -1,6 +1,6 @@
-"""YAML as a configuration needs it: safe, duplicate keys refused, numbers and words as they look, overrides by key path.
+"""Strict YAML for configurations: safe loading, no duplicate keys, numbers and words as in YAML 1.2, overrides by key path.
 
-Raises ValueError, with one line that says what and where.
+Functions raise ValueError. Its one-line message says what is wrong and where.
 """
 
 from __future__ import annotations
@@ -13,31 +13,35 @@ import yaml
 
 from distill.config.explain import short
 
-# Far beyond any configuration, and near enough that whatever walks through one (a message, the validation, the copy in the run
-# folder) neither recurses too deeply nor fills the memory, however often a file repeats itself through aliases.
+# No configuration comes near these limits. They keep messages, the validation and the copy in the run folder, which all walk
+# through the tree, from recursing too deeply or filling the memory, even if aliases repeat parts of the file many times.
 MAX_DEPTH, MAX_NODES = 32, 10_000
-# Such an integer is quickly read, and can be shown.
+# An integer of this length is parsed quickly, and a message can show it.
 MAX_DIGITS = 32
 MAX_PATH = 200
-# What cannot be in the name of a file, or would break a message into lines. What stands for bytes that are no UTF-8 can be.
+# Characters that a file name cannot hold or that would break a message into lines. U+DC80 to U+DCFF are allowed: Python uses them
+# for the bytes of a file name that are not UTF-8.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udc7f\udd00-\udfff]")
 
 
 def parse_yaml(text: str) -> Any:
-    """A document of plain YAML, without tags. Raises ValueError."""
+    """Parses a YAML document without tags. Raises ValueError."""
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark is not None else ""
         raise ValueError(place + " ".join(str(getattr(error, "problem", None) or error).split())) from None
-    except OverflowError as error:  # of the character that \Uffffffff would be
+    except OverflowError as error:  # raised for the escape \Uffffffff, which is no character
         raise ValueError(f"not YAML: {error}") from None
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML with duplicate keys refused, and YAML 1.2's scalars: `off` is a word, `1e-4` a number, `010` ten. Numbers are
-    decimal alone: `0x10`, `1_000` and `1:30` are text, and refused where a number should be."""
+    """Loads safe YAML, refuses duplicate keys, and reads scalars as in YAML 1.2: `off` is a word, `1e-4` is a number, `010` is
+    ten.
+
+    Numbers are decimal: `0x10`, `1_000` and `1:30` are text, which the validation refuses if a key needs a number.
+    """
 
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
@@ -45,7 +49,8 @@ class _StrictLoader(yaml.SafeLoader):
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Counts an alias as what it stands for."""
+        """Refuses control characters, tags, recursive aliases, and documents that are too deep or too large. An alias counts as
+        many values as the node that it repeats."""
         event, before = self.peek_event(), self._nodes
         if isinstance(event, yaml.ScalarEvent) and (control := _CONTROL.search(event.value)):
             raise _refusal(event, f"{short(event.value)} has the control character {control[0]!r} in it")
@@ -83,13 +88,13 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _refusal(event: yaml.Event, problem: str) -> yaml.YAMLError:
-    mark: Any = event.start_mark  # types-PyYAML tells the two kinds of marks apart that PyYAML does not
+    mark: Any = event.start_mark  # types-PyYAML distinguishes two kinds of marks; PyYAML does not
     return yaml.composer.ComposerError(None, None, problem, mark)
 
 
 _BOOL, _INT, _FLOAT, _TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp"))
 _StrictLoader.add_constructor(_INT, _StrictLoader.construct_yaml_int)
-# YAML 1.2 has no times: a run folder may be called 2026-01-31.
+# YAML 1.2 has no timestamps: 2026-01-31 is text, and may be the name of a run folder.
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _INT, _FLOAT, _TIMESTAMP)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -104,7 +109,7 @@ _StrictLoader.add_implicit_resolver(
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes the words that other readers of YAML take for something else, and those that ours does."""
+    """Quotes a text if PyYAML's own rules or those of `_StrictLoader` would read it as something else, such as a number."""
 
 
 _Dumper.yaml_implicit_resolvers = {first: list(resolvers) for first, resolvers in yaml.SafeDumper.yaml_implicit_resolvers.items()}
@@ -113,12 +118,12 @@ for _first, _resolvers in _StrictLoader.yaml_implicit_resolvers.items():
 
 
 def dump_yaml(tree: Any) -> str:
-    """A document from which `parse_yaml` makes an equal tree."""
+    """Writes the tree as a YAML document. `parse_yaml` makes an equal tree from it."""
     return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
 
 
 def apply_override(tree: dict[str, Any], override: str) -> None:
-    """Sets one value of the tree in place: `data.val.sharp=photos`, `stages.0.epochs=3`. Raises ValueError."""
+    """Sets one value of the tree in place, such as `data.val.sharp=photos` or `stages.0.epochs=3`. Raises ValueError."""
     path, equals, text = override.partition("=")
     if not equals or not path or len(path) > MAX_PATH or _CONTROL.search(path):
         raise ValueError(f"--set takes key.path=value, found {short(override)}")
@@ -136,7 +141,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
 
 
 def _index(node: Any, key: str, path: str) -> str | int:
-    """`key` as an index of `node`, which is a section or a list."""
+    """`key` as an index of `node`: itself for a section, a number for a list. Raises ValueError if `node` has no such index."""
     if isinstance(node, dict):
         return key
     if isinstance(node, list) and key.isdecimal() and int(key) < len(node):

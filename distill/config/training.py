@@ -13,26 +13,26 @@ DEVICE_NAMES = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
 class RunConfig(Section):
     dir: str = "runs/default"
-    """The run folder. A run whose folder holds a checkpoint goes on from it."""
+    """The run folder. If it holds a checkpoint, the run resumes from it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Every random draw is a function of this, the epoch and the image's path."""
+    """Seed of the random numbers. Every draw depends only on the seed, the epoch and the image's path."""
     device: Annotated[str, Field(pattern=DEVICE_NAMES)] = "auto"
-    """`auto` is `cuda` where there is one, else `cpu`; Apple's GPU is taken where `mps` is named."""
+    """`auto` is `cuda` if there is a CUDA GPU, else `cpu`. Apple's GPU is used only if you give `mps`."""
     save_minutes: Positive = 10.0
-    """A checkpoint at least this often, besides those at the ends of epochs."""
+    """A checkpoint is written when this many minutes have passed since the last one, and at the end of each epoch."""
     log_steps: Count = 20
-    """Losses are read from the device, and written, every so many steps."""
+    """Losses are read from the device and logged every `log_steps` steps, and at the end of each epoch."""
 
 
 LOSS_TERMS = ("l1", "kd", "vgg")
-"""The terms of the loss. Each is a key of a stage, its weight, and the name under which the term is logged."""
+"""The names of the loss terms. A stage gives the weight of a term under this name, and the term is logged under this name."""
 
 
 class StageConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    """Names the file that the stage ends with: student_model_<name>.pth."""
+    """Name of the stage. The student at the end of the stage is saved as student_model_<name>.pth."""
     epochs: Count
-    """Of `data.images_per_epoch` samples each."""
+    """Number of epochs, of `data.images_per_epoch` samples each."""
     l1: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the L1 distance to the sharp image."""
     kd: Annotated[float, Field(ge=0)] = 1.0
@@ -43,16 +43,16 @@ class StageConfig(Section):
     @model_validator(mode="after")
     def _check_any(self) -> StageConfig:
         if not any(self.weights.values()):
-            raise ValueError("l1, kd and vgg are all 0: there is nothing to learn from")
+            raise ValueError(f"{', '.join(LOSS_TERMS[:-1])} and {LOSS_TERMS[-1]} are all 0: there is nothing to learn from")
         return self
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weight of each term of the loss, by its name."""
+        """The weight of each term of the loss, keyed by its name."""
         return {term: getattr(self, term) for term in LOSS_TERMS}
 
     def needs_target(self, vgg: VggConfig) -> bool:
-        """Whether the loss compares with the teacher's image."""
+        """Whether the loss compares the student's image with the teacher's."""
         return self.kd > 0 or (self.vgg > 0 and vgg.against == "teacher")
 
 
@@ -60,43 +60,44 @@ class VggConfig(Section):
     weights: str = "imagenet"
     """`imagenet` (torchvision downloads 528 MB), `random`, or a file of torchvision's vgg16 weights."""
     normalize: bool = True
-    """Subtract ImageNet's mean and divide by its deviation first. The original project did not."""
+    """Whether images are normalised before VGG16: minus ImageNet's mean, divided by its standard deviation. The original project
+    did not."""
     resize: Annotated[int, Field(ge=16)] | None = None
-    """Resize bilinearly to this side first. The original project: 224."""
+    """Side in pixels to which images are resized before VGG16, bilinearly. null: no resizing. The original project used 224."""
     against: Literal["sharp", "teacher"] = "sharp"
-    """Whose features the prediction's are compared with."""
+    """The student's VGG16 features are compared with those of this image: the sharp image or the teacher's image."""
 
 
 class OptimizerConfig(Section):
     lr: Positive = 1e-4
     """Adam's learning rate."""
     schedule: Literal["constant", "cosine"] = "constant"
-    """`cosine` falls to zero at the end of the last stage."""
+    """Course of the learning rate. `constant`: no change. `cosine`: falls to zero at the end of the last stage."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Linear rise from zero."""
+    """Number of steps at the start in which the learning rate rises linearly from zero."""
     clip_norm: Positive | None = None
-    """Largest norm of the whole gradient."""
+    """Largest norm of the whole gradient. A larger gradient is scaled down. null: no limit."""
     accumulate: Count = 1
-    """Splits each batch into so many parts, one after the other, for less memory; the step stays the same but for
-    BatchNorm's statistics."""
+    """Number of parts into which each batch is split. The parts are computed one after the other, which saves memory. The step
+    stays the same, except for BatchNorm's statistics."""
     max_skipped: Count = 30
-    """Updates in a row that may not be finite, and are skipped; one more stops the run. fp16's loss scaler may need 15 at the
-    start."""
+    """Largest number of updates in a row that may be rejected because they are not finite. One more stops the run. fp16's loss
+    scaler may need 15 at the start."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of the moving average of the weights, which is then what is validated and kept."""
+    """Decay of the moving average of the weights. If given, the averaged weights are validated and saved. null: no average."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    """The student's mixed precision, on CUDA only: `auto` is bf16 where the GPU has it, else fp16 with a loss scaler."""
+    """The student's mixed precision, on CUDA only. `auto` is bf16 if the GPU supports it, else fp16 with a loss scaler."""
 
 
 class EvalConfig(Section):
     crop: Annotated[int, Field(ge=16)] | None = 512
-    """Validation uses a centre crop of at most this side; null: whole images."""
+    """Largest side of the centre crop that validation uses, in pixels. null: whole images."""
     images: Count | None = None
-    """At most so many validation images, evenly spread; null: all."""
+    """Largest number of validation images, chosen at even intervals. null: all images."""
     every_epochs: Count = 1
-    """Validates after so many epochs, and at the end of each stage."""
+    """Number of epochs between two validations. The end of each stage is also validated."""
     samples: Count = 4
-    """Rows of the picture blurry | student | teacher | sharp."""
+    """Number of rows of the validation picture. Each row shows an image as blurry | student | teacher | sharp."""
 
 
 TeacherForm = Literal[
@@ -111,24 +112,26 @@ TeacherForm = Literal[
 
 
 class BenchConfig(Section):
-    """What `distill.bench` measures besides the loop that the other sections describe. Shapes are [images, height, width]."""
+    """What `distill.bench` measures in addition to the training loop, which the other sections describe. Shapes are
+    [images, height, width]."""
 
     rounds: Count = 5
-    """Timed repetitions of everything, in turn; medians count."""
+    """Number of rounds. Each round times everything once, in turn. The result is the median of the rounds."""
     steps: Annotated[int, Field(ge=4)] = 10
-    """Training steps in each of them."""
+    """Training steps per round."""
     network: Literal["teacher", "published"] = "teacher"
-    """Whose forward pass: of `teacher.weights`, or of the published Restormer with random weights, for which nothing is
-    downloaded."""
+    """The teacher whose forward pass is timed. `teacher`: the network of `teacher.weights`. `published`: the published Restormer
+    with random weights, which needs no download."""
     teacher_shapes: list[Shape] = []
-    """Of the teacher's input; empty: the training batch."""
+    """Shapes of the teacher's input. Empty: the shape of the training batch."""
     teacher_forms: Annotated[list[TeacherForm], Field(min_length=1)] = ["reference", "ours"]
-    """`reference`: as the paper writes it, uncompiled. `_compiled`: with torch.compile. `_keeping_pages`, on a CPU: with the C
-    library told to keep freed memory, as our commands tell it. `ours_eager` and `ours_kernels`, on a GPU: without compiling, and
-    with the Triton kernels whatever their speed."""
+    """Forms of the teacher to compare. `reference`: as written in the paper, not compiled. `_compiled`: with torch.compile.
+    `_keeping_pages`, on a CPU: the C library keeps freed memory, as in our commands. `ours`: the form that training uses.
+    `ours_eager`, on a GPU: our code without compiling. `ours_kernels`, on a GPU: our code with the Triton kernels, even if they
+    are slower."""
     precisions: Annotated[list[Literal["auto", Precision]], Field(min_length=1)] = ["auto"]
-    """Of the teacher."""
+    """Precisions of the teacher."""
     student_shapes: list[Shape] = []
-    """Of the student's input at inference; empty: the training batch."""
+    """Shapes of the student's input at inference. Empty: the shape of the training batch."""
     student_widths: list[Count] = []
-    """Of U-Nets that are otherwise as `student`; empty: the student alone."""
+    """Widths of the U-Nets to time. Their other keys are those of `student`. Empty: only the student itself."""

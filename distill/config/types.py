@@ -1,4 +1,4 @@
-"""What the sections of a configuration are made of: the strict base, and the types of their values."""
+"""The strict base class of the configuration's sections, and the types of their values."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def range_of(lowest: float, highest: float = math.inf) -> Any:
         return pair
 
     def to_tuple(value: Any) -> Any:
-        # YAML has lists and no tuples; strict validation would refuse the one for the other.
+        # YAML has lists but no tuples, and strict validation refuses a list for a tuple.
         return tuple(value) if isinstance(value, list) else value
 
     limits = {"type": "number", "minimum": lowest} | ({} if math.isinf(highest) else {"maximum": highest})

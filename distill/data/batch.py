@@ -1,4 +1,4 @@
-"""What a loader hands over: uint8 images and each sample's random numbers; and the way to the device."""
+"""Batches of a loader (uint8 images and each sample's random numbers), and their copy to the device."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Draws = dict[str, float]
 
 @dataclass(frozen=True)
 class Skipped:
-    """An image that could not be used, and why."""
+    """An image file that could not be used, and why."""
 
     path: str
     reason: str
@@ -35,7 +35,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Uncached:
-    """A patch whose teacher image is not in the cache yet: which image, and where the patch was cut."""
+    """A patch whose teacher image is not in the cache yet: its image, and the pixel at which the patch was cut."""
 
     image: ImageFile
     top: int
@@ -44,7 +44,7 @@ class Uncached:
 
 @dataclass
 class Batch:
-    """What a loader hands over. Images are (B, 3, H, W) uint8; draws are (B,) each and stay on the CPU."""
+    """A batch as a loader yields it. Images are (B, 3, H, W) uint8. Each tensor of `draws` is (B,) and stays on the CPU."""
 
     sharp: Tensor
     blurry: Tensor | None
@@ -54,26 +54,26 @@ class Batch:
     teacher: Tensor | None = None
     """The cached teacher images, in mode `cached`."""
     uncached: dict[int, Uncached] = field(default_factory=dict)
-    """Rows of `teacher` that are still empty."""
+    """{index in the batch: patch} of the samples whose teacher image is still to be filled in; zeros stand in its place."""
 
     def _with_images(self, change: Callable[[Tensor], Tensor]) -> Batch:
         blurry, teacher = (None if image is None else change(image) for image in (self.blurry, self.teacher))
         return replace(self, sharp=change(self.sharp), blurry=blurry, teacher=teacher)
 
     def images(self) -> list[Tensor]:
-        """Those that there are."""
+        """The sharp, blurry and teacher images, without those that are None."""
         return [image for image in (self.sharp, self.blurry, self.teacher) if image is not None]
 
     def pin_memory(self) -> Batch:
         return self._with_images(Tensor.pin_memory)
 
     def to(self, device: torch.device) -> Batch:
-        """The images on the device, still uint8: a quarter of the bytes of float32. Does not wait for the copy."""
+        """Copies the images to the device, without waiting for the copy. They stay uint8, a quarter of float32's bytes."""
         return self._with_images(lambda image: image.to(device, non_blocking=True))
 
 
 def to_tensor(pixels: Pixels) -> Tensor:
-    """(H, W, 3) -> (1, 3, H, W), uint8, the same memory where it is contiguous: that is what torch calls channels_last."""
+    """(H, W, 3) -> (1, 3, H, W), uint8, in the layout that torch calls channels_last. Contiguous pixels are not copied."""
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
 
 
@@ -98,24 +98,24 @@ def collate(samples: Sequence[Batch]) -> Batch:
 
 
 def _stack(images: Sequence[Tensor]) -> Tensor:
-    """(1, 3, H, W) each -> (B, 3, H, W), channels_last. In a loader worker torch's own function writes into the memory that the
-    training process shares; elsewhere the batch would be copied there."""
+    """(1, 3, H, W) each -> (B, 3, H, W), channels_last. In a loader worker, torch's default_collate stacks straight into memory
+    that the training process shares. A batch stacked anywhere else would be copied there."""
     return default_collate([image[0].permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def unpack(batch: Batch, degradations: Sequence[Degradation]) -> tuple[Tensor, Tensor]:
-    """(sharp, blurry), (B, 3, H, W) in [0, 1], channels_last, of a batch on the device. `degradations` make the blurry images
-    where the batch has none."""
+    """Converts a batch on the device to (sharp, blurry), each (B, 3, H, W) in [0, 1], channels_last. `degradations` make the
+    blurry images if the batch has none."""
     sharp = to_float(batch.sharp)
     blurry = degrade(sharp, degradations, batch.draws) if batch.blurry is None else to_float(batch.blurry)
     return sharp, blurry
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The loader's batches, their images on the device.
+    """Yields the loader's batches with their images on the device.
 
-    On CUDA they are copied on a stream of their own, from pinned memory: the host, which waits for nothing, asks for a copy while
-    the device still computes the step before, and the two run side by side.
+    On CUDA, images are copied from pinned memory on a stream of their own. The host waits for nothing, so that it starts a copy
+    while the device still computes the previous step. Copy and step then run at the same time.
     """
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
@@ -127,5 +127,5 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         steps = torch.cuda.current_stream(device)
         steps.wait_stream(copies)
         for image in moved.images():
-            image.record_stream(steps)  # or its memory would be reused by the next copy, during this step
+            image.record_stream(steps)  # or the next copy would reuse its memory during this step
         yield moved

@@ -1,4 +1,4 @@
-"""Training patches and validation images, as loader workers make them: uint8 pixels and the sample's random numbers."""
+"""Training patches and validation images, which loader workers make: uint8 pixels and each sample's random numbers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from distill.synthesis.dead_leaves import dead_leaves
 
 
 class TrainingPatches(Dataset[Batch]):
-    """Random patches of one or several sources, addressed by their position in the endless stream (see sampler.py)."""
+    """Random patches of one or several sources, indexed by their position in the endless stream (see sampler.py)."""
 
     def __init__(self, config: Config, sources: Sequence[Source] | None = None, reader: TripletReader | None = None) -> None:
-        """`sources` are what `training_sources` gives for the configuration, and listed here if not given. `reader` reads
-        their images, by default from the image files. Raises FileNotFoundError and ImageError where images are missing."""
+        """`sources` default to `training_sources(config.data)`. `reader` reads their images, by default from the image files.
+        Raises FileNotFoundError and ImageError if images are missing."""
         self.config = config
         self.sources = training_sources(config.data) if sources is None else sources
         self.reader = reader or ImageFileReader()
-        # Keeps the triplets that were read last: images that all fit are decoded once.
+        # The triplets that were read last. If all images fit, each is decoded only once.
         self._recent: LRUCache[tuple[int, str], Triplet] = LRUCache(config.data.keep_mb * 1e6, getsizeof=lambda t: t.nbytes)
 
     def __len__(self) -> int:
-        """Samples of one epoch."""
+        """The number of samples in an epoch."""
         if self.config.data.images_per_epoch is not None:
             return self.config.data.images_per_epoch
         return len(self.sources) * max(len(source.images) for source in self.sources if source.images is not None)
@@ -43,7 +43,7 @@ class TrainingPatches(Dataset[Batch]):
         return max(1, round(len(self) / self.config.data.batch))
 
     def __getitem__(self, position: int) -> Batch:
-        """One sample as a batch of one. Raises ImageError when its source holds no readable image at all."""
+        """One sample as a batch of one. Raises ImageError if no image of its source can be used."""
         number = position % len(self.sources)
         source, seed = self.sources[number], self.config.run.seed
         if source.images is None:
@@ -64,19 +64,19 @@ class TrainingPatches(Dataset[Batch]):
         raise ImageError(f"{source.name}: none of its {len(source.images)} images can be used; {first.path}: {first.reason}")
 
     def _read(self, number: int, image: ImageFile) -> Triplet:
-        """The triplet of a source's image. Raises ImageError."""
+        """The triplet of an image of source `number`, from memory or from the reader. Raises ImageError."""
         key = (number, image.stem)
         triplet = self._recent.get(key)
         if triplet is None:
             triplet = self.reader.read(image)
-            # One that still lacks its teacher's image is read again when that has been stored.
+            # A triplet without its teacher image is not kept: the next read may find that image in the cache.
             complete = triplet.teacher is not None or not self.reader.stores_targets
             if complete and triplet.nbytes <= self._recent.maxsize:
                 self._recent[key] = triplet
         return triplet
 
     def _cut(self, name: str, epoch: int, triplet: Triplet, image: ImageFile | None, skipped: list[Skipped]) -> Batch:
-        """The same window of all three, and the sample's random numbers."""
+        """Cuts the same window from all images of the triplet, and draws the sample's random numbers."""
         seed, side = self.config.run.seed, self.config.data.patch
         crop = sample_generator(seed, epoch, name, "crop")
         top, left = (int(crop.integers(0, max(extent, side) - side + 1)) for extent in triplet.sharp.shape[:2])
@@ -96,10 +96,10 @@ class TrainingPatches(Dataset[Batch]):
 
 
 class ValidationImages(Dataset[Batch | Skipped]):
-    """Whole images or their centres, blurred by draws that depend on the seed and the image's name alone."""
+    """Whole images or their centres. If `degrade` makes the blurry images, its draws depend only on seed and image name."""
 
     def __init__(self, config: Config) -> None:
-        """Raises FileNotFoundError and ImageError where the images are not as the config says."""
+        """Raises FileNotFoundError and ImageError if the images that the configuration names are missing or do not pair."""
         val = config.data.val
         assert isinstance(val.sharp, str)
         self.config = config

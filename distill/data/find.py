@@ -1,4 +1,4 @@
-"""Finding image files in folders, and pairing blurry ones with sharp ones by name."""
+"""Finds image files in folders, and pairs blurry files with sharp files by name."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class NoImagesError(ImageError):
 def find_images(folder: str) -> dict[str, Path]:
     """All image files below a folder, by relative stem (`night/street` for FOLDER/night/street.jpg), sorted.
 
-    A `*` in the path matches folder names, whose matches become part of the stem: GoPro's frames of all its sequences are
-    `GOPRO_Large/train/*/sharp`. Raises FileNotFoundError for a missing folder, ImageError for an empty one or for two files
-    with one stem.
+    A `*` in the path matches folder names, and the matched names become part of the stem: `GOPRO_Large/train/*/sharp` names the
+    frames of all GoPro sequences. Raises FileNotFoundError for a missing folder, ImageError for an empty folder or for two files
+    with the same stem.
     """
     found: dict[str, Path] = {}
     for prefix, root in _expand(folder):
@@ -35,11 +35,11 @@ def find_images(folder: str) -> dict[str, Path]:
 
 
 def images_below(root: Path) -> Iterator[Path]:
-    """The image files in a folder and its subfolders, sorted; links are followed. A folder is looked into once however many links
-    lead there, or round in a circle: under its own name where that is below `root` too."""
+    """The image files in a folder and its subfolders, sorted. Links are followed. Each folder is searched once, even if several
+    links or a circle of links lead to it. A folder below `root` is listed under its own path, not under a link's."""
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    waiting = [os.fspath(root)]  # the links, for after what is there without them
+    waiting = [os.fspath(root)]  # links wait until all folders that need no link have been searched
     while waiting:
         for here, folders, names in os.walk(waiting.pop(0)):
             status = os.stat(here)
@@ -47,7 +47,7 @@ def images_below(root: Path) -> Iterator[Path]:
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            # Not macOS's "._x.png", or a file that is still being written.
+            # Hidden names are left out: macOS's "._x.png", and files that are still being written.
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             waiting += [link for name in folders if os.path.islink(link := os.path.join(here, name))]
             images = (name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."))
@@ -56,7 +56,7 @@ def images_below(root: Path) -> Iterator[Path]:
 
 
 def _wild_parts(folder: str) -> list[int]:
-    """The numbers of the parts of a path that have a `*` in them."""
+    """The indices of the path's parts that contain a `*`."""
     return [index for index, part in enumerate(Path(folder).parts) if "*" in part]
 
 
@@ -67,7 +67,8 @@ def fixed_part(folder: str) -> Path:
 
 
 def _expand(folder: str) -> list[tuple[Path, Path]]:
-    """[(the part of the stem that the wildcards stand for, folder)]."""
+    """[(prefix, folder)] of all folders that match. The prefix is the path from the first `*` to the last, and begins the stems
+    of the folder's images. Raises FileNotFoundError if no folder matches."""
     parts, wild, base = Path(folder).parts, _wild_parts(folder), fixed_part(folder)
     if not wild:
         if not base.is_dir():
@@ -83,7 +84,7 @@ def _expand(folder: str) -> list[tuple[Path, Path]]:
 def pair_images(sharp: str, blurry: str) -> dict[str, tuple[Path, Path]]:
     """{stem: (sharp file, blurry file)}, matched by relative stem; the suffixes may differ.
 
-    Raises as `find_images`, and ImageError where a file has no partner.
+    Raises what `find_images` raises, and ImageError if a file has no partner.
     """
     sharp_files, blurry_files = find_images(sharp), find_images(blurry)
     for here, there, other in ((sharp_files, blurry_files, blurry), (blurry_files, sharp_files, sharp)):

@@ -1,4 +1,4 @@
-"""One image file: read as 8-bit RGB, as networks are trained on it, and written as PNG or JPEG."""
+"""Reads an image file as 8-bit RGB, which networks are trained on, and writes PNG and JPEG."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from distill.runtime.files import write_bytes
 MIN_SIDE = 16
 PNG_SIGNATURE, PNG_RGB = b"\x89PNG\r\n\x1a\n", 2
 BAND_ROWS = 256
-# EXIF: how a picture is stored, and the values for which its rows are stored as columns.
+# The EXIF tag for a picture's orientation, and the values that swap its height and width.
 ORIENTATION = ExifTags.Base.Orientation
 SWAPS_AXES = frozenset({5, 6, 7, 8})
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow refuses larger ones
 
 
 class ImageError(UserError):
-    """An image file, or a set of them, that cannot be used. The message is one line, which begins with the path."""
+    """An image file, or a set of image files, cannot be used. The message is one line that begins with the path."""
 
     def __init__(self, reason: str, path: Path | None = None) -> None:
-        """`path` is None where `reason` is the whole message, such as one about several files."""
+        """`path` is None if `reason` is the whole message, such as a message about several files."""
         super().__init__(reason if path is None else f"{path}: {reason}")
         self.path, self.reason = path, reason
 
 
 def read_image(path: Path, data: bytes | None = None) -> Pixels:
-    """Reads an image file, or the bytes that were read from it, as (H, W, 3) RGB uint8, rotated as its EXIF orientation says.
+    """Reads an image file as (H, W, 3) RGB uint8, rotated as its EXIF orientation says. `data` is the file's content, if it has
+    been read already.
 
     Grey is repeated, CMYK and palettes are converted, alpha is dropped, 16 bits are scaled to 8 (65535 -> 255). Raises
-    ImageError for what cannot be decoded to the end, for floating-point pixels, and for a side below 16 pixels.
+    ImageError for a file that cannot be decoded to its end, for floating-point pixels, and for a side below 16 pixels.
     """
     try:
         with warnings.catch_warnings():
-            # A file too large for memory is refused by the error of the same name; the warning below that size is noise.
+            # Pillow refuses an image that is too large with DecompressionBombError. Its warning about smaller ones is noise.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             data = path.read_bytes() if data is None else data
             pixels = _decode_plain_png(data)
@@ -58,8 +59,8 @@ def read_image(path: Path, data: bytes | None = None) -> Pixels:
 
 
 def _decode_plain_png(data: bytes) -> Pixels | None:
-    """The pixels of a PNG of 8-bit RGB and nothing that changes how it is seen, in half of Pillow's time; None for all others and
-    for what is damaged: Pillow knows more kinds, and says what is wrong."""
+    """Decodes a PNG of 8-bit RGB without EXIF or transparency, in half of Pillow's time. Returns None for any other file and for
+    a damaged one: Pillow reads more kinds, and its error says what is wrong."""
     if data[:8] != PNG_SIGNATURE or len(data) < 26 or b"eXIf" in data or b"tRNS" in data:
         return None
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
@@ -67,14 +68,14 @@ def _decode_plain_png(data: bytes) -> Pixels | None:
         return None
     try:
         return kornia_rs.io.decode_image_png_u8(data, (height, width), "rgb")
-    except Exception:  # noqa: BLE001 (it raises nothing more special)
+    except Exception:  # noqa: BLE001 (kornia_rs raises nothing more specific)
         return None
 
 
 def unreadable(path: Path, error: Exception) -> ImageError:
-    """What the system's or a decoder's error means to the user, in one line."""
+    """The ImageError that tells the user, in one line, what an error of the system or of a decoder means."""
     if isinstance(error, OSError) and error.strerror:
-        return ImageError(error.strerror, path)  # its whole text has the path in it
+        return ImageError(error.strerror, path)  # str(error) would name the path twice
     reason = "an empty file" if path.is_file() and path.stat().st_size == 0 else _reason(error)
     return ImageError(reason, path)
 
@@ -88,7 +89,8 @@ def _reason(error: Exception) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Pixels:
-    """In bands: of an image as large as Pillow lets through, whole copies in between would take gigabytes."""
+    """Converts to (H, W, 3) uint8 in bands: intermediate copies of the largest image that Pillow allows would take gigabytes.
+    Raises ValueError for pixels that have no 8-bit equivalent."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined white; convert the file to 8 or 16 bits")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
@@ -99,7 +101,7 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 
 def _reduce_grey(image: Image.Image) -> Pixels:
-    """16-bit grey as (H, W, 1) of 8 bits; Pillow itself reduces 16-bit colour. Raises ValueError."""
+    """16-bit grey -> (H, W, 1) uint8. Pillow itself reduces 16-bit colour. Raises ValueError for levels outside 16 bits."""
     levels = np.asarray(image).astype(np.int64)
     if levels.min() < 0 or levels.max() > 65535:
         raise ValueError("pixels outside the 16-bit range")
@@ -112,8 +114,8 @@ def write_image(path: Path, pixels: Pixels) -> None:
 
 
 def encode_png(pixels: Pixels) -> bytes:
-    """(H, W, 3) RGB uint8 as a PNG file. Fast: on photographs level 1 takes a quarter of Pillow's default time for 2 % more
-    bytes."""
+    """(H, W, 3) RGB uint8 as a PNG file. On photographs, compression level 1 takes a quarter of the time of Pillow's default, for
+    2 % more bytes."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="PNG", compress_level=1)
     return file.getvalue()

@@ -1,4 +1,4 @@
-"""Loader processes: started, kept alive until the main process has saved, and ended with it."""
+"""Loader workers, which stay alive until the main process has saved, and end with it."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ WRAPPED = "Caught "
 
 
 def load(dataset: Dataset[Any], workers: int, **options: Any) -> Generator[Any]:
-    """What a DataLoader yields, with one set of workers, which ends when the generator is closed. A worker's UserError
-    comes in its own words, without the worker's traceback in them."""
+    """Yields what a DataLoader yields. One set of workers makes all of it, and ends when the generator is closed. A UserError
+    of a worker is raised here with its own message, without the worker's traceback in it."""
     batches = iter(DataLoader(dataset, num_workers=workers, worker_init_fn=_start_worker, **options))
     try:
         yield from batches
     except UserError as error:
         if not str(error).startswith(WRAPPED):
             raise
-        # torch's `Caught ...`, the worker's traceback, and last `module.Error: message`.
+        # The text is torch's `Caught ...`, then the worker's traceback, whose last line is `module.Error: message`.
         raise type(error)(str(error).rstrip().splitlines()[-1].partition(": ")[2]) from error
     finally:
-        # Not left to the garbage collector: after an error its traceback keeps the iterator, and with it the workers, alive.
+        # The garbage collector would come too late: after an error, the traceback keeps the iterator and its workers alive.
         if shut_down := getattr(batches, "_shutdown_workers", None):
             shut_down()
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C reaches the whole process group, and so does a scheduler's SIGTERM. The main process saves and ends, and its workers
-    # with it; a worker that died first would fail its step.
+    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process then saves, ends, and ends its workers.
+    # If a worker died before that, the main process's current step would fail.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_S))
     torch.set_num_threads(1)
@@ -48,8 +48,8 @@ def _start_worker(_: int) -> None:
 def training_loader(
     dataset: TrainingPatches, position: int, steps: int, pin: bool, rank: int = 0, ranks: int = 1
 ) -> Generator[Batch]:
-    """`steps` batches of the stream from `position` on, or a rank's part of each, on the CPU; one set of workers for the whole of
-    it, which ends when the generator is closed."""
+    """Yields `steps` batches of the stream from `position` on, on the CPU. With several ranks, yields this rank's part of each.
+    One set of workers makes all batches, and ends when the generator is closed."""
     data = dataset.config.data
     yield from load(
         dataset,

@@ -1,4 +1,4 @@
-"""The original project's data set from sharp images: split, cut into patches on a grid, each blurred once and for all."""
+"""Makes the original project's data set: splits sharp images, cuts them into patches on a grid, and blurs each patch once."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from distill.runtime.files import write_bytes
 from distill.synthesis.degrade import degrade, draw
 from distill.synthesis.eight_bit import to_float, to_uint8
 
-# The original's folders below `sharp` and `blurry`, and its fractions: a tenth for the benchmark, a fifth of the rest for tests.
+# The original's folders below `sharp` and `blurry`. A tenth of the images is for the benchmark, a fifth of the rest for tests.
 BENCHMARK, TEST, TRAIN = "benchmark", "train/test", "train/train"
 MIN_IMAGES = 3
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides every pixel of the data set."""
+    """The settings that decide every pixel of the data set."""
 
     patch: int
     seed: int
     degrade: Sequence[Degradation]
     quality: int | None
-    """Of JPEG files; None: PNG."""
+    """JPEG quality, 1 to 100. None writes PNG."""
 
     @property
     def suffix(self) -> str:
@@ -46,9 +46,10 @@ class Settings:
 
 
 def split(stems: Sequence[str], seed: int) -> dict[str, str]:
-    """{stem: folder}: whole images, so that no photograph is in two parts. Raises ImageError where a part would be empty.
+    """Assigns each image as a whole to one part, so that no photograph is in two parts: {stem: folder}. Raises ImageError if a
+    part would be empty.
 
-    With seed 42 the original's split, which scikit-learn's `train_test_split` made of its sorted file names.
+    Seed 42 gives the original's split, which scikit-learn's `train_test_split` made of the sorted file names.
     """
     if len(stems) < MIN_IMAGES:
         raise ImageError(f"{len(stems)} images cannot be split into training, test and benchmark; {MIN_IMAGES} can")
@@ -58,16 +59,16 @@ def split(stems: Sequence[str], seed: int) -> dict[str, str]:
     return dict(sorted((stem, folder) for folder, part in parts.items() for stem in part))
 
 
-def _set_apart(stems: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """The rest, shuffled, and the share, rounded up."""
+def _set_apart(stems: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
+    """Shuffles the stems and returns (rest, fraction). The size of the fraction is rounded up."""
     shuffled = [stems[index] for index in np.random.RandomState(seed).permutation(len(stems))]
-    count = math.ceil(share * len(stems))
+    count = math.ceil(fraction * len(stems))
     return shuffled[count:], shuffled[:count]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What became of one image."""
+    """The result for one image: folder and number of its patches, whether they are new, and why the image was skipped."""
 
     folder: str
     patches: int
@@ -76,7 +77,8 @@ class Prepared:
 
 
 class PatchWriter(Dataset[Prepared]):
-    """Item i cuts, blurs and writes image i, unless its patches are all there; a data set, so that loader workers share them."""
+    """Item i cuts, blurs and writes the patches of image i, unless all of them exist. It is a Dataset so that loader workers
+    fraction the images out."""
 
     def __init__(self, images: dict[str, Path], folders: dict[str, str], out: Path, settings: Settings) -> None:
         self.images, self.folders, self.out, self.settings = list(images.items()), folders, out, settings
@@ -101,7 +103,7 @@ class PatchWriter(Dataset[Prepared]):
         return Prepared(folder, len(pairs), new=True)
 
     def _pairs(self, stem: str, size: tuple[int, ...]) -> dict[tuple[int, int], tuple[Path, Path]]:
-        """{(top, left): (sharp file, blurry file)} of an (H, W) image; incomplete patches at right and bottom are dropped."""
+        """{(top, left): (sharp file, blurry file)} of an (H, W) image, without incomplete patches at its right and bottom."""
         side = self.settings.patch
         corners = [(top, left) for top in range(0, size[0] - side + 1, side) for left in range(0, size[1] - side + 1, side)]
         return {(top, left): self._files(stem, f"{stem}_{top}_{left}") for top, left in corners}
@@ -121,11 +123,11 @@ class PatchWriter(Dataset[Prepared]):
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """(height, width) from the file's header alone. Where a format's reader has already turned the image, the sides are swapped;
-    that only costs reading it. Raises ImageError."""
+    """(height, width) from the file's header alone. If a format's reader has already rotated the image, the two are swapped. This
+    only costs time: an image whose patches exist is read and cut again. Raises ImageError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as where it is read
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as read_image does
             with Image.open(path) as image:
                 width, height = image.size
                 return (width, height) if image.getexif().get(ORIENTATION) in SWAPS_AXES else (height, width)

@@ -1,4 +1,4 @@
-"""Decoded images as arrays: crop, pad and put side by side."""
+"""Crops, pads and joins decoded images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ COLUMN_GAP = 4
 
 
 def cut(pixels: Pixels, side: int, top: int, left: int) -> Pixels:
-    """A side x side patch of an image, which is reflected to that size where it is smaller."""
+    """Cuts a side x side patch. An image that is smaller is first reflected to that size."""
     return pad_to(pixels, side)[top : top + side, left : left + side]
 
 
@@ -25,7 +25,7 @@ def pad_to(pixels: Pixels, side: int) -> Pixels:
 
 
 def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
-    """The central part of at most side x side pixels; all of it for None."""
+    """The central part of at most side x side pixels. None keeps the whole image."""
     if side is None:
         return pixels
     height, width = pixels.shape[:2]
@@ -34,7 +34,7 @@ def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
 
 
 def side_by_side(columns: Sequence[Pixels]) -> Pixels:
-    """Images of equal size in one row, white between them."""
+    """Images of equal size in one row, with white gaps between them."""
     white = np.full((columns[0].shape[0], COLUMN_GAP, 3), 255, np.uint8)
     row: list[Pixels] = []
     for column in columns:

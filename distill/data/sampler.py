@@ -1,8 +1,8 @@
-"""Which sample comes when, and its random numbers: pure functions of (seed, epoch, image), never of a generator's history.
+"""The order of the samples and their random numbers: pure functions of (seed, epoch, image), never of a generator's history.
 
-Training walks along one endless stream of positions 0, 1, 2, ..., a batch at a time. Once through the images is a pass, in an
-order of its own; the stream runs on into the next pass, so that every batch is full and every image comes exactly once per pass.
-Resuming needs nothing but a position, and several processes each take their part of every batch.
+Training walks along one endless stream of positions 0, 1, 2, ..., a batch at a time. A pass visits every image exactly once, and
+each pass has its own order. A batch may begin in one pass and end in the next, so that every batch is full. Resuming needs only a
+position. Each of several processes takes its part of every batch.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.utils.data import Sampler
 
 
 def sample_generator(seed: int, epoch: int, name: str, purpose: str) -> np.random.Generator:
-    """The random numbers of one sample for one purpose; what one purpose draws never shifts another's.
+    """A generator for one sample and one purpose, so that the draws for one purpose never shift the draws for another.
 
-    A sample is named, not numbered: an image added to a folder leaves the draws of the others as they were.
+    Samples are identified by name, not by number: an image added to a folder does not change the draws of the other images.
     """
     known = zlib.crc32(name.encode(errors="surrogateescape"))  # a file name need not be valid UTF-8
     return np.random.default_rng([seed, epoch, known, zlib.crc32(purpose.encode())])
@@ -32,7 +32,7 @@ def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 
 
 class StreamSampler(Sampler[list[int]]):
-    """`steps` batches of stream positions from `position` on; of each, the part that is rank `rank`'s of `ranks`."""
+    """Yields rank `rank`'s part of `steps` batches of stream positions, from `position` on. All `ranks` parts are equal."""
 
     def __init__(self, position: int, steps: int, batch: int, rank: int = 0, ranks: int = 1) -> None:
         assert batch % ranks == 0, "a batch is shared out evenly"

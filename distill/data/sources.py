@@ -1,4 +1,4 @@
-"""Which image files a configuration names."""
+"""The image files that a configuration names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from distill.config import DataConfig, ImagesConfig
 from distill.data.find import find_images, pair_images
 from distill.data.triplets import ImageFile
 
-# The colour photographs in scikit-image's wheel. The stereo pair of the motorcycle stays together; chelsea and coffee are for
-# validation only, so that the figures of every shipped config are about photographs that nothing was trained on.
+# The colour photographs in scikit-image's wheel. Both views of the motorcycle's stereo pair stay in one set. chelsea and coffee
+# are for validation only, so that the figures of every shipped configuration come from photographs that nothing was trained on.
 SAMPLES_FOR_TRAINING = (
     "astronaut.png",
     "hubble_deep_field.jpg",
@@ -37,15 +37,15 @@ def list_images(images: ImagesConfig, source: str, samples: Sequence[str]) -> li
 
 @dataclass(frozen=True)
 class Source:
-    """Images that a run trains on."""
+    """One source of training images."""
 
     name: str
-    """As the configuration spells it. It is part of every sample's name, and so of its random numbers."""
+    """The source as the configuration spells it. Every sample's name contains it, so that the random numbers depend on it."""
     images: list[ImageFile] | None
-    """None for dead leaves, which have no files and no end."""
+    """None for dead leaves, which are endless and have no files."""
 
 
 def training_sources(data: DataConfig) -> list[Source]:
-    """Each source of `data.sharp`. Raises FileNotFoundError and ImageError where images are missing."""
+    """The sources that `data.sharp` names. Raises FileNotFoundError and ImageError if images are missing."""
     names = [data.sharp] if isinstance(data.sharp, str) else data.sharp
     return [Source(name, None if name == "dead_leaves" else list_images(data, name, SAMPLES_FOR_TRAINING)) for name in names]

@@ -1,4 +1,4 @@
-"""The whole images of one sample, and where they are read from."""
+"""The whole images of one sample, and the classes that read them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distill.data.pixels import Pixels
 
 @dataclass(frozen=True)
 class Triplet:
-    """One sample's whole images, (H, W, 3) uint8 of one size; None for what is not on disk."""
+    """One sample's whole images, (H, W, 3) uint8, all of one size. A blurry or teacher image that is not on disk is None."""
 
     sharp: Pixels
     blurry: Pixels | None = None
@@ -25,14 +25,14 @@ class Triplet:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A sharp image on disk and, where there is one, its blurry partner."""
+    """A sharp image on disk and its blurry partner, if it has one."""
 
     stem: str
     sharp: Path
     blurry: Path | None = None
 
     def read(self) -> Triplet:
-        """Raises ImageError for damage and for a pair of different size."""
+        """Raises ImageError for a file that cannot be used, and for a pair of different sizes."""
         sharp = read_image(self.sharp)
         if self.blurry is None:
             return Triplet(sharp)
@@ -40,7 +40,7 @@ class ImageFile:
 
 
 def check_size(pixels: Pixels, path: Path, sharp: Pixels, sharp_path: Path) -> Pixels:
-    """The pixels, when they have their sharp image's size. Raises ImageError."""
+    """Returns the pixels if they have the size of their sharp image. Raises ImageError if not."""
     if pixels.shape != sharp.shape:
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (pixels, sharp)]
         raise ImageError(f"{sizes[0]} pixels, but its sharp image {sharp_path} has {sizes[1]}", path)
@@ -48,11 +48,11 @@ def check_size(pixels: Pixels, path: Path, sharp: Pixels, sharp_path: Path) -> P
 
 
 class TripletReader(Protocol):
-    """Where a data set reads its images: the image files themselves, or a teacher cache."""
+    """Reads the images of a data set, from the image files themselves or from a teacher cache."""
 
     @property
     def stores_targets(self) -> bool:
-        """Whether triplets come with the teacher's image. One that comes without it has an image still to be computed."""
+        """Whether triplets hold teacher images. If true, a triplet without one has a teacher image still to be computed."""
 
     def read(self, image: ImageFile) -> Triplet:
         """Raises ImageError for an image that cannot be used."""
@@ -64,5 +64,5 @@ class ImageFileReader:
     stores_targets = False
 
     def read(self, image: ImageFile) -> Triplet:
-        """Raises ImageError for damage and for a pair of different size."""
+        """Raises ImageError for a file that cannot be used, and for a pair of different sizes."""
         return image.read()

@@ -1,4 +1,4 @@
-"""Which network a student is: built from its constructor's keywords, and described by them."""
+"""Builds a student's network from its constructor keywords, and reads these keywords off a network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def architecture(student: UNetConfig | RestormerConfig) -> dict[str, Any]:
 
 
 def build_network(arch: str, keywords: Mapping[str, Any]) -> nn.Module:
-    """Raises ConfigError for keywords that describe no network."""
+    """The network with these constructor keywords. Raises ConfigError if the keywords describe no network."""
     try:
         return UNet(**keywords) if arch == "unet" else Restormer(**keywords)
     except (ValueError, TypeError) as error:
@@ -29,12 +29,12 @@ def build_network(arch: str, keywords: Mapping[str, Any]) -> nn.Module:
 
 
 def describe_network(model: nn.Module) -> tuple[str, dict[str, Any]]:
-    """`unet` or `restormer`, and its constructor's keywords."""
+    """`unet` or `restormer`, and the network's constructor keywords."""
     if isinstance(model, UNet):
         return "unet", unet_architecture(model.state_dict()) | {"residual": model.residual}
     return "restormer", restormer_architecture(model.state_dict())
 
 
 def inference_copy(model: nn.Module) -> nn.Module:
-    """A frozen copy in eval mode, in the form that is fastest for its network."""
+    """A frozen copy in eval mode. For speed, a U-Net's BatchNorm is folded into its convolutions."""
     return for_inference(model) if isinstance(model, UNet) else copy.deepcopy(model).eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""A student as an ONNX file that pads, corrects, crops and clamps by itself, checked against torch before anybody sees it."""
+"""Exports a student as an ONNX file that pads, corrects, crops and clamps by itself, and checks the file against torch."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ from restormer.model import Restormer
 from unet.model import MIN_SIDE, UNet
 
 INPUT, OUTPUT = "blurry", "restored"
-# Not the newest that torch writes: older runtimes read this one too.
+# Not the newest opset that torch writes, so that older runtimes can read the file.
 OPSET = 18
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 BATCHES = (1, 3)
-# Height and width: multiples of 16, none, the smallest but one, and a photograph's.
+# (height, width): multiples of 16, no multiples of 16, one row more than the smallest image, and the size of a photograph.
 SIDES = ((64, 64), (100, 75), (17, 16), (512, 512))
-# A Restormer at the largest would take minutes, and several GB.
+# Without the largest size, at which a Restormer would take minutes and several GB.
 SIDES_OF_RESTORMER = SIDES[:3]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 class ExportError(UserError):
-    """A network that cannot be exported, or not to this file. The message is one line."""
+    """A network cannot be exported, or cannot be exported to this file. The message is one line."""
 
 
 def require_onnx() -> None:
-    """Raises ExportError where the packages are not installed."""
+    """Raises ExportError if PACKAGES are not installed."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ExportError(f'an ONNX file needs {", ".join(missing)}; pip install -e ".[export]"')
 
 
 class Deployed(nn.Module):
-    """What the file computes: (B, 3, H, W) float32 RGB in [0, 1], any H, W >= 16 -> the restored images, clamped to [0, 1].
+    """The exported computation: (B, 3, H, W) float32 RGB in [0, 1], any H, W >= 16 -> the restored images, clamped to [0, 1].
 
-    In half precision the network sees the image rounded, and its correction is added to the image as it came.
+    In half precision the network's input is rounded. Its correction is added to the unrounded image.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
@@ -58,13 +58,13 @@ class Deployed(nn.Module):
         self.eval()
 
     def forward(self, blurry: Tensor) -> Tensor:
-        # A half-precision Restormer takes and corrects a float32 image itself.
+        # A half-precision Restormer takes a float32 image and adds its correction to that image itself.
         out = self.network(blurry if isinstance(self.network, Restormer) else blurry.to(self.dtype)).float()
         return (blurry + out if self.adds_image else out).clamp(0, 1)
 
 
 def describe(network: nn.Module, about: About, precision: Precision) -> dict[str, str]:
-    """The file's metadata: what is known of the network, and how to use it."""
+    """The file's metadata: `about`, the architecture, and how to use the network."""
     arch, keywords = describe_network(network)
     usage = {
         "input_range": "[0, 1], RGB",
@@ -76,7 +76,7 @@ def describe(network: nn.Module, about: About, precision: Precision) -> dict[str
 
 
 def onnx_bytes(network: nn.Module, precision: Precision, metadata: Mapping[str, str]) -> bytes:
-    """The ONNX file of a network, with these metadata, not checked yet. Raises ExportError."""
+    """The network as an ONNX file with this metadata, not yet checked. Raises ExportError."""
     require_onnx()
     model = _convert(Deployed(network, DTYPES[precision]))
     _describe(model, metadata)
@@ -87,15 +87,15 @@ def onnx_bytes(network: nn.Module, precision: Precision, metadata: Mapping[str, 
 
 
 def _convert(deployed: Deployed) -> Any:
-    """An onnx.ModelProto."""
+    """An onnx.ModelProto. Raises ExportError."""
     batch, height, width = torch.export.Dim("batch", min=1), *(torch.export.Dim(n, min=MIN_SIDE) for n in ("height", "width"))
     example = torch.rand(2, 3, 50, 70)
-    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # which tell of every pass over the graph
+    for name in ("torch.onnx", "onnxscript", "onnx_ir"):  # these log every pass over the graph
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
-        # With gradients: without, Restormer computes in a form that is made for torch on a CPU.
+        # With gradients enabled: without them Restormer may take its fused path, which is made for torch on a CPU.
         with torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # deprecations within the exporter
+            warnings.simplefilter("ignore")  # deprecation warnings from inside the exporter
             program = torch.onnx.export(
                 deployed,
                 (example,),
@@ -113,7 +113,7 @@ def _convert(deployed: Deployed) -> Any:
 
 
 def _describe(model: Any, metadata: Mapping[str, str]) -> None:
-    """Names what the file is, and removes what the exporter notes of the machine it ran on: source paths at every node."""
+    """Writes the metadata and a description. Removes the exporter's notes about this machine: source paths at every node."""
     import onnx
 
     graph = model.graph
@@ -126,12 +126,14 @@ def _describe(model: Any, metadata: Mapping[str, str]) -> None:
 
 
 def check_onnx(data: bytes, network: nn.Module, precision: Precision) -> dict[str, float]:
-    """As `check_form`, of the file in onnxruntime, on the CPU. That computes fp16 in float32; fp16 is therefore computed in torch
-    as well, at the first size. Raises ExportError."""
+    """Runs the file in onnxruntime on the CPU and returns its differences, as `check_form` does. Raises ExportError.
+
+    onnxruntime computes fp16 in float32 on the CPU, so fp16 is also checked in torch, at the first size.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # errors only
     try:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 (onnxruntime's exceptions share no base class)
@@ -152,9 +154,9 @@ def check_onnx(data: bytes, network: nn.Module, precision: Precision) -> dict[st
 def check_form(
     form: Callable[[Tensor], Tensor], network: nn.Module, precision: Precision, shapes: Sequence[tuple[int, ...]] | None = None
 ) -> dict[str, float]:
-    """The largest difference of another form of a network from its float32 images, clamped, by shape (`3x3x100x75`).
+    """The largest difference between the output of `form` and the network's clamped float32 output, by shape (`3x3x100x75`).
 
-    Raises ExportError for one above TOLERANCE, for values that are not finite, and for another shape or dtype.
+    Raises ExportError if a difference is above TOLERANCE, a value is not finite, or the output has another shape or dtype.
     """
     sides = SIDES_OF_RESTORMER if isinstance(network, Restormer) else SIDES
     differences = {}
@@ -165,7 +167,7 @@ def check_form(
         if found.shape != expected.shape or found.dtype != torch.float32:
             raise ExportError(f"the {precision} form gives {found.dtype} {list(found.shape)} for an image of {name}")
         differences[name] = float((found - expected).abs().max())
-        if not differences[name] <= TOLERANCE[precision]:  # true of NaN
+        if not differences[name] <= TOLERANCE[precision]:  # also true for NaN
             difference = f"by {differences[name]:.2g} at {name}; {TOLERANCE[precision]:g} is allowed"
             raise ExportError(f"the {precision} form differs from the network {difference}")
     return differences

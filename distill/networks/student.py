@@ -1,4 +1,4 @@
-"""Building a student from its configuration."""
+"""Builds a student from its configuration."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from restormer.weight_files import read_weights
 
 
 def build_student(student: UNetConfig | RestormerConfig, seed: int) -> nn.Module:
-    """The student at its start: `student.init`'s weights where given, else random ones that depend on the seed alone.
+    """A student before training, with the weights of `student.init` if given, else random weights that depend only on the seed.
 
     Raises ConfigError, WeightsError and FileNotFoundError.
     """
@@ -27,7 +27,7 @@ def build_student(student: UNetConfig | RestormerConfig, seed: int) -> nn.Module
     if student.init is not None:
         _load_init(model, student)
     elif isinstance(model, Restormer):
-        # As the U-Net's: the first prediction is the input, and training starts from there, not from noise.
+        # The last layer starts at zero, as in a residual U-Net: the first prediction is the input, not noise.
         for parameter in model.output.parameters():
             nn.init.zeros_(parameter)
     return model

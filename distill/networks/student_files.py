@@ -1,4 +1,4 @@
-"""The files that a student is kept in: its architecture beside its weights."""
+"""Student files: a student's weights, its architecture, and what is known about it."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from unet.weights import UNetWeightsError, original_state_dict, unet_from_state_
 
 FORMAT = "online-distill student 1"
 About = Mapping[str, str | int | float]
-"""What a student file says about its network, in plain values; `training/about.py` lists the names."""
+"""What a student file says about its network: names and plain values. `training/about.py` lists the names."""
 
 
 def save_student(path: Path, model: nn.Module, student: UNetConfig | RestormerConfig, about: About | None = None) -> None:
-    """Writes weights and architecture, so that `load_student` needs no YAML, and what there is to say about them. The file
-    appears whole or not at all."""
+    """Writes weights, architecture and `about` to a torch file. `load_student` then needs no YAML. The file appears whole or not
+    at all."""
     content = {"format": FORMAT, "arch": student.arch, "architecture": architecture(student), "about": dict(about or {})}
     save_atomically(path, content | {"state_dict": model.state_dict()})
 
 
 def student_safetensors(model: nn.Module, about: About, dtype: torch.dtype = torch.float32) -> bytes:
-    """The same as a `.safetensors` file: all but the weights is JSON in its metadata."""
+    """The content of `save_student` as a `.safetensors` file: architecture and `about` are JSON in its metadata."""
     state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in model.state_dict().items()}
     arch, keywords = describe_network(model)
     content = {"format": FORMAT, "arch": arch, "architecture": json.dumps(keywords), "about": json.dumps(dict(about))}
@@ -40,17 +40,16 @@ def student_safetensors(model: nn.Module, about: About, dtype: torch.dtype = tor
 
 
 def load_student(path: Path, residual: bool = False) -> nn.Module:
-    """A network from a file of `save_student` or `student_safetensors`, of the original project, or of a Restormer; in eval mode,
-    on the CPU.
+    """The network from a file of this project, of the original project, or of a Restormer. It is in eval mode, on the CPU.
 
-    `residual` is for plain state dicts of a U-Net, which do not say it; the original's have none. Raises WeightsError and
-    FileNotFoundError.
+    `residual` says whether a plain U-Net state dict is of a residual network, because the file does not say so. The original
+    project's U-Nets are not residual. Raises WeightsError and FileNotFoundError.
     """
     return read_student(path, residual)[0]
 
 
 def read_student(path: Path, residual: bool = False) -> tuple[nn.Module, dict[str, str | int | float]]:
-    """The network as `load_student` gives it, and what the file says about it: {} where it says nothing."""
+    """The network, loaded as in `load_student`, and what the file says about it: {} if it says nothing."""
     content: Any = read_torch_file(path) if path.suffix != ".safetensors" else _read_safetensors(path)
     about: dict[str, str | int | float] = {}
     try:
@@ -66,7 +65,7 @@ def read_student(path: Path, residual: bool = False) -> tuple[nn.Module, dict[st
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """As a torch file of `save_student` reads, where the metadata is of `student_safetensors`; else the weights alone."""
+    """The same dict as from a torch file of `save_student`, if `student_safetensors` made this file; else the weights alone."""
     state = read_weights(path)
     with safe_open(path, framework="pt") as file:
         said = file.metadata() or {}
@@ -80,14 +79,14 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
 
 
 def _plain(about: Any) -> dict[str, str | int | float]:
-    # A file of before had none, and nothing depends on it: what is no plain value is left out.
+    # Older files have no `about`, and nothing depends on it. Values that are not plain are left out.
     items = about.items() if isinstance(about, Mapping) else ()
     return {key: value for key, value in items if isinstance(key, str) and isinstance(value, str | int | float)}
 
 
 def _of_this_project(path: Path, content: Mapping[str, Any]) -> nn.Module:
-    """The network of a file of `save_student`: the one that its weights are of, whatever it says beside them, but for what they
-    do not tell. Raises WeightsError and UNetWeightsError."""
+    """The network of a student file. Only `arch` and `residual` are taken from what the file says. The rest of the architecture
+    is inferred from the weights. Raises WeightsError and UNetWeightsError."""
     state = check_state_dict(path, content.get("state_dict"))
     if content.get("arch") == "restormer":
         return restormer_from_state_dict(state)

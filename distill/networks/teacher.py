@@ -1,4 +1,7 @@
-"""The teacher inside the loop: frozen, in half precision on a GPU, and checked before it is trusted."""
+"""The teacher: a frozen network, by default in half precision on CUDA, and the identity that caches record.
+
+`scoring/teacher_check.py` checks whether a student should learn from it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.flo
 
 
 class Teacher(nn.Module):
-    """A restoration network that nothing changes: always in eval mode, without gradients, in no checkpoint."""
+    """A frozen restoration network: always in eval mode, without gradients, never saved in a checkpoint."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32, micro_batch: int | None = None) -> None:
         super().__init__()
@@ -38,52 +41,52 @@ class Teacher(nn.Module):
         """Does nothing: a student's `.train()` must not reach its teacher."""
         return self
 
-    # Not inference_mode: the target is saved for the student's backward pass.
+    # Not inference_mode: autograd saves the target for the student's backward pass.
     @torch.no_grad()
     def forward(self, blurry: Tensor) -> Tensor:
-        """(B, 3, H, W) in [0, 1] -> the restored images, clamped to [0, 1], float32; NaN where one is not finite."""
+        """(B, 3, H, W) in [0, 1] -> the restored images, float32, clamped to [0, 1]. A value that is not finite becomes NaN."""
         parts = blurry.float().split(self.micro_batch or len(blurry))
-        # Clamped one by one, into new memory: the next call of a recorded form overwrites what it gave.
+        # Each part is clamped into new memory, because a CUDA graph overwrites its output at the next call.
         return torch.cat([_clamp(self.restore(part)) for part in parts])
 
     def restore(self, blurry: Tensor) -> Tensor:
-        """(B, 3, H, W) -> the network's images, not clamped, all at once; to be used before the next call."""
+        """(B, 3, H, W) -> the restored images, not clamped, in one forward pass. The next call may overwrite them."""
         if self._replayed is not None and blurry.shape == self._replayed[0]:
             return self._replayed[1](blurry)
         return self.network(blurry)
 
     def use_full_precision(self) -> None:
-        """From now on computes in float32, with the weights as the lower precision has rounded them."""
+        """Switches to float32 from now on. The weights stay as the lower precision rounded them."""
         self.network.float()
         self.dtype, self._replayed = torch.float32, None
 
     def replay(self, shape: tuple[int, ...], form: Callable[[Tensor], Tensor]) -> None:
-        """From now on `form` stands in for the network on (B, 3, H, W) inputs of this shape."""
+        """Runs `form` instead of the network from now on, for inputs of this shape, (B, 3, H, W)."""
         self._replayed = shape, form
 
 
 def _clamp(image: Tensor) -> Tensor:
-    """To [0, 1], except that an overflow must not look like white."""
+    """Clamps to [0, 1], but turns infinity into NaN: an overflow must not look like white."""
     return torch.where(image.isinf(), torch.nan, image.clamp(0, 1))
 
 
 class Identity(BaseModel):
-    """Which teacher: what must be equal for two runs to get the same images from it."""
+    """The identity of a teacher: all fields must be equal for two runs to get the same images from their teachers."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
 
     weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """sha256 of names, shapes and values of the weights, in the precision in which they are used."""
+    """sha256 of the weights' names, shapes, dtypes and values, in the precision in which the teacher uses them."""
     architecture: dict[str, bool | int | float | str | list[int]]
-    """Keywords of the network."""
+    """The network's constructor keywords."""
     precision: Precision
 
     def difference(self, other: Identity) -> str | None:
-        """What is another in `other`, in words; None where nothing is."""
+        """Says in words how this teacher, which made a cache, differs from the run's teacher `other`; None if they are equal."""
         if self.precision != other.precision:
             return f"made in precision {self.precision}, but this run's teacher.precision is {other.precision}"
         if self.architecture != other.architecture:
-            mine, its = (record.architecture for record in (self, other))
+            mine, its = (identity.architecture for identity in (self, other))
             keys = [key for key in sorted(mine.keys() | its.keys()) if mine.get(key) != its.get(key)]
             changes = [f"{shown(key)} {shown(mine.get(key))}, not {shown(its.get(key))}" for key in keys[:3]]
             return f"made by another network than teacher.weights: {', '.join(changes)}"
@@ -93,7 +96,7 @@ class Identity(BaseModel):
 
 
 def identify(teacher: Teacher) -> Identity:
-    """What a cache of this teacher's images is told apart by."""
+    """The identity that a cache of this teacher's images records."""
     state = teacher.network.state_dict()
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
@@ -104,14 +107,14 @@ def identify(teacher: Teacher) -> Identity:
 
 
 def teacher_precision(asked: Literal["auto"] | Precision, device: torch.device) -> Precision:
-    """What `auto` means on this device."""
+    """The precision that was asked for; `auto` is fp16 on CUDA and fp32 elsewhere."""
     if asked == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     return asked
 
 
 def build_teacher(config: TeacherConfig, device: torch.device) -> Teacher | None:
-    """None for mode `none`. Raises what loading the weights raises."""
+    """The teacher of the configuration; None for mode `none`. Raises WeightsError and FileNotFoundError."""
     if config.mode == "none":
         return None
     precision = teacher_precision(config.precision, device)

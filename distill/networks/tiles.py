@@ -1,4 +1,4 @@
-"""A network over an image larger than its memory: overlapping tiles, put together strip by strip."""
+"""Applies a network to an image that is too large to restore at once: in overlapping tiles, assembled strip by strip."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Measured: with 16 to 64 pixels the embedded teacher comes equally near to its image of the whole (50 dB in tiles of 256).
+# Measured with the embedded teacher in tiles of 256: any overlap from 16 to 64 pixels gives 50 dB PSNR to its untiled image.
 OVERLAP = 32
 
 
 @dataclass(frozen=True)
 class Span:
-    """What a tile covers of one axis, and how much each of its pixels counts there; over all spans of an axis that sums to 1."""
+    """The extent of a tile along one axis, and a weight for each of its pixels. All spans' weights at a pixel sum to 1."""
 
     start: int
     stop: int
@@ -27,10 +27,11 @@ class Span:
 
 
 def blended_spans(extent: int, tile: int, overlap: int = OVERLAP) -> list[Span]:
-    """An axis of `extent` pixels in spans of at most `tile`, evenly spread. Neighbours share at least `overlap` pixels, in which
-    their weights rise and fall linearly, so that no seam shows: for networks of which a tile differs from the whole.
+    """Divides an axis of `extent` pixels into evenly spread spans of at most `tile` pixels. Neighbours share at least `overlap`
+    pixels, in which their weights rise and fall linearly, so that no seam shows.
 
-    Raises ValueError where the overlap is not smaller than the tile.
+    For networks that restore a tile differently from the same part of the whole image. Raises ValueError if the overlap is not
+    smaller than the tile.
     """
     starts = _starts(extent, tile, overlap)
     ramp = _ramp(min(tile, extent), overlap)
@@ -41,11 +42,12 @@ def blended_spans(extent: int, tile: int, overlap: int = OVERLAP) -> list[Span]:
 
 
 def exact_spans(extent: int, tile: int, margin: int, stride: int) -> list[Span]:
-    """An axis of `extent` pixels in spans of at most `tile` that start on multiples of `stride`, the step of a network's coarsest
-    level, and of which each pixel counts in one alone: where that one sees `margin` pixels beyond it, or the image's own edge.
+    """Divides an axis of `extent` pixels into spans of at most `tile` pixels that start on multiples of `stride`, the step of the
+    network's coarsest level. Each pixel has weight 1 in one span and 0 in the others. The span with weight 1 extends at least
+    `margin` pixels beyond the pixel on both sides, or to the image's edge.
 
-    With a margin of the network's receptive radius at least, tiles give what the whole image gives. Raises ValueError where the
-    margins leave nothing of the tile.
+    If `margin` is at least the network's receptive radius, tiles give the same result as the whole image. Raises ValueError if
+    the margins leave nothing of the tile.
     """
     margin += -margin % stride
     step = (tile - 2 * margin) // stride * stride
@@ -68,12 +70,12 @@ def exact_spans(extent: int, tile: int, margin: int, stride: int) -> list[Span]:
 def restore_in_strips(
     network: Callable[[Tensor], Tensor], read: Callable[[slice, slice], Tensor], rows: Sequence[Span], columns: Sequence[Span]
 ) -> Iterator[tuple[int, Tensor]]:
-    """Applies `network`, (1, 3, h, w) -> the same shape, to all tiles, and yields the image in strips from its top to its bottom:
-    (its first row, (1, 3, h, W) float32, where the network leaves its tiles).
+    """Applies `network`, (1, 3, h, w) -> the same shape, to all tiles. Yields the restored image in strips from top to bottom, as
+    (number of its first row, strip). A strip is (1, 3, h, W) float32, on the device of the network's output.
 
-    `read` gives a tile of the input by its rows and columns. No more is held at a time than two strips as high as a tile.
+    `read` returns a tile of the input by its rows and columns. At most two strips are held at a time, each as high as a tile.
     """
-    begun: Tensor | None = None  # the rows of the strip before that this one adds to
+    begun: Tensor | None = None  # the last rows of the strip above, which overlap the current strip
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         strip = _strip(network, read, row, columns)
         if begun is not None:
@@ -86,7 +88,7 @@ def restore_in_strips(
 def _strip(
     network: Callable[[Tensor], Tensor], read: Callable[[slice, slice], Tensor], row: Span, columns: Sequence[Span]
 ) -> Tensor:
-    """One row of tiles, side by side, and weighted for what comes above and below."""
+    """One row of tiles, blended side by side. Its rows are weighted, ready to be added to the strips above and below."""
     strip: Tensor | None = None
     for column in columns:
         restored = network(read(row.pixels, column.pixels)).float()
@@ -98,11 +100,11 @@ def _strip(
 
 
 def apply_in_tiles(network: Callable[[Tensor], Tensor], image: Tensor, tile: int, overlap: int = OVERLAP) -> Tensor:
-    """Applies `network`, (1, 3, h, w) -> the same shape, to tiles of (1, 3, H, W) of at most tile x tile pixels, blended where
-    they overlap as `blended_spans` says.
+    """Applies `network`, (1, 3, h, w) -> the same shape, to tiles of `image`, (1, 3, H, W). A tile has at most tile x tile
+    pixels. Overlaps are blended as in `blended_spans`.
 
-    The result is float32, on the image's device; a network may move its tile elsewhere. Raises ValueError where the overlap is
-    not smaller than the tile.
+    The result is float32, on the image's device; the network may move its tile to another device. Raises ValueError if the
+    overlap is not smaller than the tile.
     """
     rows, columns = (blended_spans(extent, tile, overlap) for extent in image.shape[-2:])
     strips = restore_in_strips(network, lambda y, x: image[..., y, x], rows, columns)
@@ -110,7 +112,7 @@ def apply_in_tiles(network: Callable[[Tensor], Tensor], image: Tensor, tile: int
 
 
 def _starts(extent: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along one axis, evenly spread; one tile that covers a short axis."""
+    """The first pixel of each tile along one axis, evenly spread. An axis no longer than a tile has one tile."""
     if overlap >= tile:
         raise ValueError(f"an overlap of {overlap} pixels leaves nothing of a tile of {tile}")
     if extent <= tile:

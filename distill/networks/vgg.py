@@ -14,26 +14,26 @@ from torchvision.models.vgg import make_layers
 from distill.config import ConfigError, VggConfig
 from restormer.weight_files import read_weights
 
-UP_TO_RELU2_2: list[str | int] = [64, 64, "M", 128, 128]  # the channels of its convolutions, and its pooling
+UP_TO_RELU2_2: list[str | int] = [64, 64, "M", 128, 128]  # channels of the convolutions; "M" is max pooling
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class VggFeatures(nn.Module):
-    """VGG16 (Simonyan and Zisserman, ICLR 2015) up to relu2_2, frozen; owns its normalisation. As a perceptual loss: Johnson,
-    Alahi and Fei-Fei, ECCV 2016."""
+    """VGG16 (Simonyan and Zisserman, ICLR 2015) up to relu2_2, frozen. It normalises its input itself. Its use in a perceptual
+    loss is from Johnson, Alahi and Fei-Fei, ECCV 2016."""
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, config: VggConfig) -> None:
-        """Raises ConfigError and what reading a weights file raises; downloads torchvision's weights for `imagenet`."""
+        """Downloads torchvision's weights for `imagenet`. Raises ConfigError, WeightsError and FileNotFoundError."""
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # weights: random is the same network in every run and after every resume
-            self.features = make_layers(UP_TO_RELU2_2)  # not vgg16(), most of whose 138 million weights would be thrown away
-            for parameter in self.features.parameters():  # as vgg16() does it, else random features fade from layer to layer
+            torch.manual_seed(0)  # `weights: random` is the same network in every run and after every resume
+            self.features = make_layers(UP_TO_RELU2_2)  # not vgg16(): most of its 138 million weights would be discarded
+            for parameter in self.features.parameters():  # as in vgg16(); without it random features fade with depth
                 if parameter.ndim == 4:
                     nn.init.kaiming_normal_(parameter, mode="fan_out", nonlinearity="relu")
                 else:
@@ -59,7 +59,7 @@ class VggFeatures(nn.Module):
         self.features.load_state_dict({key.removeprefix("features."): state[key] for key in wanted})
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] -> relu2_2, (B, 128, H/2, W/2) or of `resize`."""
+        """(B, 3, H, W) RGB in [0, 1] -> relu2_2, (B, 128, H/2, W/2), or (B, 128, resize/2, resize/2) with `resize`."""
         if self.config.resize is not None:
             image = F.interpolate(image, (self.config.resize,) * 2, mode="bilinear", align_corners=False)
         if self.config.normalize:
@@ -68,10 +68,10 @@ class VggFeatures(nn.Module):
 
 
 def _download(weights: torchvision.models.VGG16_Weights) -> Mapping[str, Tensor]:
-    """From torch's hub cache, where they are. Raises ConfigError."""
+    """The weights, from torch's hub cache if they are there, else downloaded into it. Raises ConfigError."""
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:  # no network, or another file than expected
+    except (OSError, RuntimeError) as error:  # no internet, or the file has the wrong hash
         raise ConfigError(
             f"vgg.weights: imagenet: cannot download {weights.url} ({error}); fetch it elsewhere and give the file"
         ) from None

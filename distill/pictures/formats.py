@@ -1,6 +1,7 @@
-"""A user's picture with all that its file holds: bit depth, grey or colour, alpha, profile and metadata.
+"""A user's picture with everything its file holds: bit depth, grey or colour, alpha, profile and metadata.
 
-`data/image_files.py` reads what networks train on, 8-bit RGB. Here nothing is lost that the format written can hold.
+`distill/data/image_files.py` reads the 8-bit RGB images that networks train on. The modules of `distill/pictures` drop only
+what the written format cannot hold.
 """
 
 from __future__ import annotations
@@ -22,30 +23,30 @@ RGB_SPACE, GREY_SPACE, CMYK_SPACE = b"RGB ", b"GRAY", b"CMYK"
 
 @dataclass
 class Picture:
-    """Pixels as they are seen, upright, and what the file says about them."""
+    """Upright pixels, and what their file says about them."""
 
     pixels: AnyPixels
     """(H, W, 1) grey or (H, W, 3) RGB, uint8 or uint16."""
     alpha: AnyPixels | None = None
-    """(H, W), of the same type."""
+    """(H, W), of the same type as `pixels`."""
     metadata: Metadata = field(default_factory=Metadata)
     notes: list[str] = field(default_factory=list)
-    """What reading could not keep, for the user to know."""
+    """Messages for the user about what reading did not keep."""
 
 
 def dropped(picture: Picture, suffix: str) -> list[str]:
-    """What a file of this suffix cannot hold of a picture."""
+    """Messages about what a file of this suffix drops of a picture."""
     kind = FORMATS[suffix.lower()]
-    lost = []
+    messages = []
     if picture.alpha is not None and kind not in WITH_ALPHA:
-        lost.append(f"{kind} holds no alpha, which is dropped")
+        messages.append(f"{kind} holds no alpha, which is dropped")
     if picture.pixels.dtype == np.uint16 and kind not in WITH_16_BITS:
-        lost.append(f"{kind} holds 8 bits, to which its 16 are reduced")
-    return lost
+        messages.append(f"{kind} holds 8 bits, to which its 16 are reduced")
+    return messages
 
 
 def reduce_to_8_bits(pixels: AnyPixels) -> NDArray[np.uint8]:
-    """65535 becomes 255, in bands; 8 bits stay as they are."""
+    """Scales 16 bits to 8 (65535 -> 255), in bands to save memory. 8-bit pixels stay as they are."""
     if pixels.dtype == np.uint8:
         return pixels.astype(np.uint8, copy=False)
     reduced = np.empty(pixels.shape, np.uint8)
@@ -55,5 +56,5 @@ def reduce_to_8_bits(pixels: AnyPixels) -> NDArray[np.uint8]:
 
 
 def colour_space(profile: bytes) -> bytes:
-    """The four letters in an ICC profile's header."""
+    """The colour space in an ICC profile's header: four bytes, padded with spaces."""
     return profile[16:20]

@@ -1,4 +1,4 @@
-"""What a picture's file says about it: EXIF, XMP, colour profile and resolution."""
+"""The metadata in a picture's file: EXIF, XMP, colour profile and resolution."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distill.data.image_files import ORIENTATION, SWAPS_AXES
 
 UPRIGHT = 1
 
-# EXIF orientation -> what turns its pixels, (H, W, ...), upright
+# EXIF orientation -> function that turns pixels (H, W, ...) upright
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     2: np.fliplr,
     3: lambda a: np.rot90(a, 2),
@@ -28,7 +28,7 @@ _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     8: np.rot90,
 }
 
-# The tags of a TIFF's first directory that are about the picture. The others are about where and how its pixels are stored.
+# The tags of a TIFF's first directory that describe the picture. The other tags say where and how its pixels are stored.
 _DESCRIPTIVE = frozenset(
     {
         ExifTags.Base.ImageDescription,
@@ -48,19 +48,19 @@ _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))[0-9](["<])')
 
 @dataclass
 class Metadata:
-    """Says that the pixels are upright, once `upright` has turned them."""
+    """A picture's metadata. Once `upright` has turned the pixels, it describes them as upright."""
 
     exif: Image.Exif = field(default_factory=Image.Exif)
     icc: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
-    """Pixels an inch, across and down."""
+    """Pixels per inch, across and down."""
     orientation: int = UPRIGHT
-    """As the file had it."""
+    """The file's EXIF orientation. `upright` sets it to UPRIGHT."""
 
     @classmethod
     def of(cls, image: Image.Image) -> Metadata:
-        """Of an image that has been loaded: a PNG's can follow its pixels."""
+        """The metadata of a loaded image. Load it first: a PNG's metadata can follow its pixels."""
         exif = image.getexif()
         orientation = exif.get(ORIENTATION, UPRIGHT)
         if image.format == "TIFF":
@@ -70,7 +70,7 @@ class Metadata:
         return cls(exif, image.info.get("icc_profile") or None, xmp, _dpi_of(image), orientation)
 
     def upright(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """(H, W, C) turned as the orientation says; from then on the metadata describes the result."""
+        """Turns pixels (H, W, C) as the orientation says, and changes the metadata to describe the result."""
         if ORIENTATION in self.exif:
             self.exif[ORIENTATION] = UPRIGHT
         if self.xmp is not None:
@@ -86,17 +86,17 @@ class Metadata:
         return turned
 
     def without(self, names: Collection[str]) -> Metadata:
-        """A copy that lacks EXIF, XMP, or both."""
+        """The metadata without EXIF, XMP or both, whichever `names` holds. This object stays as it is."""
         copied = replace(self, exif=Image.Exif()) if "EXIF" in names else self
         return replace(copied, xmp=None) if "XMP" in names else copied
 
     def expendable(self) -> list[tuple[str, ...]]:
-        """What can be left out of it, less before more: `()`, `("XMP",)` and so on."""
+        """What can be left out, in the order to try, least first: `()`, `("XMP",)`, `("EXIF",)`, `("XMP", "EXIF")`."""
         present = [name for name, there in (("XMP", self.xmp), ("EXIF", len(self.exif))) if there]
         return [names for count in range(len(present) + 1) for names in combinations(present, count)]
 
     def saving(self, kind: str, icc: bytes | None) -> dict[str, Any]:
-        """The keywords with which Pillow writes what a format, but TIFF, can hold of this, and that profile."""
+        """Pillow's save options for the metadata that the format holds, and for the profile `icc`. Not for TIFF."""
         options: dict[str, Any] = {}
         if icc and kind != "BMP":
             options["icc_profile"] = icc
@@ -113,12 +113,12 @@ class Metadata:
 
 
 def descriptive(exif: Image.Exif) -> Image.Exif:
-    """A copy with the tags that are about the picture, and without those of one TIFF file's layout."""
+    """A copy with only the tags that describe the picture, without the tags of a TIFF file's layout."""
     kept = Image.Exif()
     for tag in _DESCRIPTIVE & set(exif):
         kept[tag] = exif.get_ifd(tag) if tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo) else exif[tag]
     copied = Image.Exif()
-    copied.load(kept.tobytes())  # as read from a file: directories that were put in by hand are not found by `get_ifd`
+    copied.load(kept.tobytes())  # as if from a file: `get_ifd` does not find directories assigned by hand
     return copied
 
 

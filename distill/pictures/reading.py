@@ -1,4 +1,4 @@
-"""Reading a user's picture with all that its file holds."""
+"""Reads a user's picture with everything its file holds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distill.pictures.metadata import Metadata
 
 @contextmanager
 def _pixels_unlimited() -> Iterator[None]:
-    """Lifts Pillow's limit, which would refuse pictures that the caller allows."""
+    """Lifts Pillow's limit on pixels, which would refuse pictures that the caller allows."""
     before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         yield
@@ -31,8 +31,8 @@ def _pixels_unlimited() -> Iterator[None]:
 def read_picture(path: Path, max_pixels: int | None) -> Picture:
     """Reads a picture of at most `max_pixels` pixels (None: any), rotated as its EXIF orientation says.
 
-    16 bits stay 16, grey stays grey; palettes become RGB, and so does CMYK, through its profile where it has one. Raises
-    ImageError for what cannot be decoded to the end, for floating-point pixels, and for a larger picture.
+    16 bits stay 16, and grey stays grey. Palettes become RGB. CMYK becomes RGB through its profile if it has one. Raises
+    ImageError if the file cannot be decoded to the end, has floating-point pixels, or is larger.
     """
     try:
         with _pixels_unlimited(), Image.open(path) as image:
@@ -64,7 +64,7 @@ def _read(path: Path, image: Image.Image) -> Picture:
 
 
 def _read_deep_colour(path: Path, image: Image.Image, notes: list[str]) -> NDArray[np.uint16] | None:
-    """(H, W, 3 or 4) of 16-bit colour, which Pillow would reduce to 8 bits; None for all else."""
+    """16-bit colour pixels, (H, W, 3 or 4), which Pillow would reduce to 8 bits. None for any other picture."""
     layout = str(getattr(image, "tile", ""))  # Pillow's raw mode, such as RGB;16B
     if ";16" not in layout or image.mode not in ("RGB", "RGBA", "LA"):
         return None
@@ -92,7 +92,7 @@ def _read_tiff(path: Path) -> NDArray[np.uint16]:
 
 
 def _with_transparent_colour(pixels: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
-    """Turns a PNG's one transparent colour into an alpha channel."""
+    """Adds an alpha channel if a PNG names one colour as transparent."""
     if "transparency" not in image.info:
         return pixels
     opaque = np.any(pixels != np.asarray(image.info["transparency"]), axis=2, keepdims=True)
@@ -107,7 +107,7 @@ def _read_deep_grey(image: Image.Image) -> NDArray[np.uint16]:
 
 
 def _read_8_bit(image: Image.Image) -> NDArray[np.uint8]:
-    """(H, W, 1 to 4), in bands: whole copies in between would take gigabytes."""
+    """(H, W, 1 to 4). Converts in bands: intermediate copies of the whole picture would take gigabytes."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined white; convert the file to 8 or 16 bits")
     mode = ("L" if image.mode in ("1", "L", "LA", "La") else "RGB") + ("A" if image.has_transparency_data else "")
@@ -119,7 +119,7 @@ def _read_8_bit(image: Image.Image) -> NDArray[np.uint8]:
 
 
 def _cmyk_to_rgb(image: Image.Image, metadata: Metadata, notes: list[str]) -> Image.Image:
-    """To sRGB through the profile where there is one, which does not belong to the result and is dropped."""
+    """Converts to sRGB through the CMYK profile, or approximately without one. Drops the profile: the result is not CMYK."""
     profile, metadata.icc = metadata.icc, None
     if profile is None or colour_space(profile) != CMYK_SPACE:
         return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""Which results are in a folder already, and whether they are what would be written now: a record beside them tells."""
+"""A record of settings beside the results. It tells which results need not be restored again."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ RECORD = ".restored.json"
 def results_since(
     out: Path, jobs: Sequence[Job], settings: Mapping[str, str | int], *, overwrite: bool = False, compare: bool = False
 ) -> float:
-    """The time of the record in `out`: files there that are older were made with other settings. It is written anew where it
-    tells of others.
+    """The time of the record in `out`. Older files in `out` were made with other settings.
 
-    Raises ImageError where a result would replace a file in a folder that has no record, unless `overwrite`: that file is the
-    user's. Raises WriteError.
+    Writes a new record if there is none or if its settings differ. Raises ImageError if there is no record and a result would
+    replace a file, unless `overwrite`: that file is the user's. Raises WriteError.
     """
     record, wanted = out / RECORD, json.dumps(settings, sort_keys=True).encode()
     there = [path for job in jobs for path in _written(job, compare) if path.exists()]
@@ -41,7 +40,7 @@ def results_since(
 
 
 def is_done(job: Job, since: float, compare: bool = False) -> bool:
-    """Whether its files are there, newer than its input, and of the settings whose record has the time `since`."""
+    """Whether the job's files exist, are newer than its input, and are not older than `since`, the record's time."""
     changed = job.source.stat().st_mtime
     return all(path.is_file() and changed < path.stat().st_mtime >= since for path in _written(job, compare))
 

@@ -1,4 +1,4 @@
-"""A network over pictures of any size and 8 or 16 bits, in bounded memory."""
+"""Restores pictures of any size, of 8 or 16 bits, with a network in bounded memory."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from unet.model import SIZE_MULTIPLE, UNet
 
 logger = logging.getLogger(__name__)
 
-# Measured in fp32: a U-Net of width 64 takes 1.3 GB for a tile of this side, the published Restormer about as much, a U-Net of
-# width 16 0.3 GB. Smaller tiles cost time, for what overlaps is computed twice.
+# Measured in fp32 for a tile of this side: a U-Net of width 64 takes 1.3 GB, the published Restormer about as much, and a U-Net
+# of width 16 takes 0.3 GB. Smaller tiles cost time, because overlaps are computed twice.
 TILE = 768
 
 
 class NotFiniteError(ValueError):
-    """A network's image has pixels that are not numbers."""
+    """A restored picture has pixels that are NaN or infinite."""
 
 
 class Restorer:
-    """A restoration network, on its device, in its precision, over whole pictures."""
+    """Restores whole pictures with a network, on one device and in one precision."""
 
     def __init__(self, network: nn.Module, device: torch.device, precision: Precision = "fp32", tile: int = TILE) -> None:
-        """`tile` is the side, in pixels, of the largest image that the network is given at once. Raises ConfigError where that
-        is too small."""
+        """`tile` is the side, in pixels, of the largest image that the network gets at once. Raises ConfigError if `tile` is too
+        small."""
         self.device = device
         self._apply = _on_device(network, device, precision)
-        # Tiles of a U-Net see all that their part of the result depends on. A Restormer's attention is over all pixels of a tile.
+        # A U-Net gives the same result in tiles, because each tile has a margin of the receptive radius.
+        # A Restormer's attention is over all pixels of a tile, so its tiles differ from the whole picture and are blended.
         if isinstance(network, UNet):
             margin = -(-network.receptive_radius // SIZE_MULTIPLE) * SIZE_MULTIPLE
             self._spans: Callable[[int], list[Span]] = partial(exact_spans, tile=tile, margin=margin, stride=SIZE_MULTIPLE)
@@ -51,10 +52,10 @@ class Restorer:
             raise ConfigError(f"--tile: {tile} is too small for this network; at least {smallest}")
 
     def restore(self, pixels: AnyPixels, advance: Callable[[int], object] = lambda pixels: None) -> AnyPixels:
-        """(H, W, 1 or 3), any H, W >= 1, uint8 or uint16 -> the restored picture, of the same shape and type; grey is the mean
-        of what the network makes of three equal channels.
+        """(H, W, 1 or 3), any H, W >= 1, uint8 or uint16 -> the restored picture, of the same shape and type.
 
-        `advance` is told how many pixels have been completed since it was told before, H * W in all. Raises NotFiniteError.
+        The network gets grey as three equal channels, and its three output channels are averaged. `advance` is called with the
+        number of pixels completed since its last call, H * W in all. Raises NotFiniteError.
         """
         height, width = pixels.shape[:2]
         if min(height, width) < MIN_SIDE:
@@ -64,7 +65,7 @@ class Restorer:
             advance(height * width)
             return restored
         restored = np.empty_like(pixels, order="C")
-        # A strip is as long as the shorter side: less memory.
+        # Strips run along the shorter side: shorter strips take less memory.
         if width > height:
             self._restore_into(restored.swapaxes(0, 1), pixels.swapaxes(0, 1), lambda tile: self._apply(tile.mT).mT, advance)
         else:
@@ -92,13 +93,13 @@ class Restorer:
 
 
 def _on_device(network: nn.Module, device: torch.device, precision: Precision) -> Callable[[Tensor], Tensor]:
-    """(1, 3, h, w) float32 in [0, 1] -> the network's image, float32."""
+    """A function on the device: (1, 3, h, w) float32 in [0, 1] -> the restored image, float32."""
     network = inference_copy(network).to(device)
     if not isinstance(network, UNet):
         return Teacher(network, DTYPES[precision]).to(device)
 
     def apply(image: Tensor) -> Tensor:
-        # The convolutions alone are in half precision: the correction is added to an image that is not rounded.
+        # Only the convolutions run in half precision. Their correction is added to the float32 image, which is not rounded.
         with torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32"):
             return network(image.contiguous(memory_format=torch.channels_last)).float()
 

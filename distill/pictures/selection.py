@@ -1,4 +1,4 @@
-"""Which image files a user means by files, folders and patterns, and which file the result of each becomes."""
+"""Finds the image files among a user's files, folders and patterns, and names the file for each result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMPARISONS = "compare"
 
 @dataclass(frozen=True)
 class Job:
-    """An image file, the file its result becomes, and where the two can be compared."""
+    """An image file, the file for its result, and the file for a comparison of the two."""
 
     source: Path
     target: Path
@@ -23,14 +23,16 @@ class Job:
 
 
 def select(inputs: Sequence[str], out: Path, suffix: str | None = None, compare: bool = False) -> list[Job]:
-    """One job for each image file among the inputs, in their order: files, folders with all below them, and patterns such as
-    `photos/*/*.jpg`.
+    """One job for each image file among the inputs, in their order. An input is a file, a folder with all that is below it, or a
+    pattern such as `photos/*/*.jpg`.
 
-    The result of a named file takes its name, that of a file in a folder its path below the folder, and that of a match its path
-    below the part of the pattern without wildcards; with `suffix` (`.png`, say) in place of its own. Where `out` lies below a
-    folder or that part of a pattern, what it holds are results of before, and no inputs. Raises FileNotFoundError for an input
-    that is not there, NoImagesError where none holds an image, and ImageError where `out` is the folder of the inputs or a result
-    (with `compare`, a comparison too) would replace another one or an input.
+    The base of a pattern is the part before its first wildcard. A result's path below `out` is the file's name for a named file,
+    the path below the folder for a file in a folder, and the path below the base for a match. `suffix` (`.png`, say) replaces the
+    file's own suffix. If `out` lies below a folder or a base, the images in `out` are earlier results and are not inputs.
+
+    Raises FileNotFoundError if an input does not exist, and NoImagesError if no input holds an image. Raises ImageError if a
+    named file has no image suffix, if `out` is a folder or a base itself, or if a result would replace another result or an
+    input. With `compare`, comparisons count as results.
     """
     jobs: dict[tuple[Path, Path], Job] = {}
     for text in inputs:
@@ -45,7 +47,7 @@ def select(inputs: Sequence[str], out: Path, suffix: str | None = None, compare:
 
 
 def _find(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
-    """(image file, its path below the input), of one input."""
+    """(image file, path of its result below `out`) for each image of one input. `out` is the folder of the results."""
     path = Path(text)
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
@@ -71,7 +73,7 @@ def _find_matches(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def _below(base: Path, images: Iterable[Path], out: Path) -> Iterator[tuple[Path, Path]]:
-    """(image file, its path below `base`), of those that are no results of before."""
+    """(image file, its path below `base`) for each image that is not an earlier result. `out` is the folder of the results."""
     if out == base.resolve():
         raise ImageError("results there would lie among the inputs, and count as such the next time; give another --out", base)
     with_results = out.is_relative_to(base.resolve())
@@ -81,7 +83,7 @@ def _below(base: Path, images: Iterable[Path], out: Path) -> Iterator[tuple[Path
 
 
 def _refuse_collisions(jobs: Sequence[Job], compare: bool) -> None:
-    """Raises ImageError. Names that differ in case alone are one file on some systems, and count as the same."""
+    """Raises ImageError. Names that differ only in case count as the same, because some systems treat them as one file."""
     sources = {job.source.resolve() for job in jobs}
     writers: dict[str, tuple[Job, str]] = {}
     for job in jobs:

@@ -1,4 +1,4 @@
-"""Writing a picture with all that its format can hold."""
+"""Writes a picture with everything its format can hold."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ _TIFF_STRIP_ROWS = 64
 
 
 def encode_picture(picture: Picture, suffix: str, quality: int = DEFAULT_QUALITY) -> memoryview:
-    """The picture as a file of this suffix; `quality`, 1 to 100, is of JPEG and WebP.
+    """The bytes of a file of this suffix. `quality`, 1 to 100, is for JPEG and WebP only.
 
-    Raises ValueError or OSError for what the format cannot hold, such as a WebP of more than 16383 pixels a side.
+    Raises ValueError or OSError if the format cannot hold the picture, such as a WebP of more than 16383 pixels a side.
     """
     kind = FORMATS[suffix.lower()]
     pixels = _joined(picture, alpha=kind in WITH_ALPHA)
     if pixels.dtype == np.uint16 and kind not in WITH_16_BITS:
         pixels = reduce_to_8_bits(pixels)
     if pixels.dtype == np.uint16 and pixels.shape[2] == 2:
-        pixels = _grey_to_rgb(pixels)  # that of 16 bits with alpha is a kind of file that few programs read
+        pixels = _grey_to_rgb(pixels)  # few programs read 16-bit grey with alpha
     metadata = picture.metadata
     icc = _profile_for(metadata.icc, 3 if kind == "WEBP" else pixels.shape[2])
     if kind == "TIFF":
@@ -51,7 +51,7 @@ def encode_picture(picture: Picture, suffix: str, quality: int = DEFAULT_QUALITY
         return _encode_deep_png(pixels, metadata.saving(kind, icc))
     options: dict[str, Any] = {"PNG": {"compress_level": 1}, "BMP": {}}.get(kind, {"quality": quality})
     if kind == "JPEG":
-        options["subsampling"] = 0  # colour at full resolution: a restored edge is not blurred again
+        options["subsampling"] = 0  # full colour resolution, so that JPEG does not blur restored edges
     shape = pixels if pixels.shape[2] > 1 else pixels[:, :, 0]
     return _save(Image.fromarray(shape), kind, **options, **metadata.saving(kind, icc))
 
@@ -76,14 +76,13 @@ def _grey_to_rgb(pixels: AnyPixels) -> AnyPixels:
 
 
 def _profile_for(profile: bytes | None, channels: int) -> bytes | None:
-    """The profile, where it can describe pixels of so many channels: a grey one does not fit RGB."""
+    """The profile if it fits this number of channels, otherwise None: a grey profile does not fit RGB."""
     fitting = (RGB_SPACE, GREY_SPACE) if channels < 3 else (RGB_SPACE,)
     return profile if profile is not None and colour_space(profile) in fitting else None
 
 
 def _encode_deep_png(pixels: AnyPixels, saving: dict[str, Any]) -> memoryview:
-    """16-bit pixels by one library and, since that writes no metadata, the chunks that Pillow writes for a picture of one
-    pixel."""
+    """kornia_rs writes the 16-bit pixels, but no metadata. The metadata chunks come from a one-pixel PNG that Pillow writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "deep.png"
         kornia_rs.io.write_image_png_u16(str(path), np.ascontiguousarray(pixels), _DEEP_PNG_MODES[pixels.shape[2]])
@@ -94,7 +93,7 @@ def _encode_deep_png(pixels: AnyPixels, saving: dict[str, Any]) -> memoryview:
 
 
 def _encode_tiff(pixels: AnyPixels, metadata: Metadata, icc: bytes | None) -> memoryview:
-    """Deflated, with its EXIF directories behind the pixels."""
+    """A deflate-compressed TIFF. Its EXIF and GPS directories follow the pixels."""
     exif = descriptive(metadata.exif)
     directories = {tag: exif.get_ifd(tag) for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)}
     directories = {tag: entries for tag, entries in directories.items() if entries}
@@ -126,8 +125,11 @@ def _encode_tiff(pixels: AnyPixels, metadata: Metadata, icc: bytes | None) -> me
 
 
 def _append_directory(file: io.BytesIO, tag: int, entries: dict[int, Any]) -> None:
-    """Writes an EXIF directory to the end of a little-endian TIFF. Its tag, which the library does not write, has been left as
-    the number below it, so that the tags stay in order."""
+    """Appends an EXIF or GPS directory to a little-endian TIFF, and points to it from the TIFF's first directory.
+
+    tifffile does not write the tag `tag`. `_encode_tiff` has written `tag - 1` in its place, which keeps the tags in order. This
+    function replaces that placeholder.
+    """
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         entry = tiff.pages.first.tags[tag - 1].offset

@@ -1,4 +1,4 @@
-"""What metrics.jsonl says, as curves against steps and against time."""
+"""The curves of metrics.jsonl, against steps and against time."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ VALIDATION = tuple(f"{row}_{measure}" for measure in ("psnr", "ssim") for row in
 
 
 class Clock:
-    """Seconds of training at the steps of a run: of all its sessions, without the pauses between them."""
+    """The training time in seconds at each step of a run, summed over its sessions, without the pauses between them."""
 
     def __init__(self, run: RunFolder) -> None:
         self.estimated = False
-        """Some records have no time, and images/s stands in: validations do not count then."""
+        """Whether some records have no time. Times are then estimated from images/s, which leaves out validations."""
         self._steps, self._seconds = [0], [0.0]
         batch, origin = run.config.data.batch, None
         for record in run.records:
@@ -39,7 +39,7 @@ class Clock:
                     self._seconds.append(elapsed)
 
     def at(self, step: int) -> float:
-        """When this step was reached; between two records, in proportion."""
+        """Seconds until this step was reached, interpolated linearly between two records."""
         after = bisect_right(self._steps, step)
         if after == len(self._steps):
             return self._seconds[-1]
@@ -52,9 +52,11 @@ class Clock:
 
 
 def curves(run: RunFolder) -> dict[str, Any]:
-    """{"train": {"step", "seconds", "values"}, "val": likewise, "stages", "estimated"}, in JSON's types; None for what was not
-    measured. Of more than MAX_POINTS training records neighbours are averaged; validations, which are the scores of single
-    students, never."""
+    """{"train": {"step", "seconds", "values", "averaged"}, "val": the same, "stages", "estimated"}, in JSON's types. A value that
+    was not measured is None.
+
+    If there are more than MAX_POINTS training records, neighbours are averaged. Validations never are: each scores one student.
+    """
     clock = Clock(run)
     return {
         "train": _table(run.of("train"), TRAINING, clock, averaged=-(-len(run.of("train")) // MAX_POINTS) or 1),
@@ -82,7 +84,7 @@ def _mean(records: Sequence[Record], name: str) -> float | None:
 
 
 def _stages(run: RunFolder, clock: Clock) -> list[dict[str, Any]]:
-    """Where each stage began; empty for a run of one."""
+    """Where each stage began; empty if only one has begun."""
     known = [stage.name for stage in run.config.stages]
     begun: list[dict[str, Any]] = []
     before, step = None, 0

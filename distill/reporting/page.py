@@ -1,5 +1,5 @@
-"""The page itself: one HTML file of a template and of JSON, which the template's script shows. Nothing that a file holds becomes
-HTML: the script makes text of it."""
+"""The page of a report: one HTML file, made of a template and of JSON that the template's script shows. No value from a run
+becomes HTML: the script inserts it as text."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STYLES = ("report.css", "parts.css")
 SCRIPTS = ("dom.js", "charts.js", "viewer.js", "sections.js", "report.js")
 WEBP_QUALITY = 92
 RUN_LOOKS = 6
-# JSON inside <script> must not end it, and names in it must not pass for markup with whatever reads the file as text.
+# JSON inside <script> must not close it. Names in it must not look like markup to a program that reads the file as text.
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
@@ -56,7 +56,7 @@ def render(runs: Sequence[RunFolder], pictures: Gallery) -> bytes:
 
 
 def differences(runs: Sequence[RunFolder]) -> list[dict[str, Any]]:
-    """The configuration keys in which runs differ, but for the folder they write: [{"key", "values": one text per run}]."""
+    """The configuration keys, except run.dir, in which runs differ: [{"key", "values": one text per run}]."""
     flat = [_flatten(run.config.model_dump(mode="json")) for run in runs]
     keys = dict.fromkeys(key for tree in flat for key in tree)
     rows = [{"key": key, "values": [tree.get(key, "") for tree in flat]} for key in keys if key != "run.dir"]
@@ -103,7 +103,7 @@ def _run(run: RunFolder, pictures: Gallery) -> dict[str, Any]:
 
 
 def _images(run: RunFolder) -> list[dict[str, Any]]:
-    """One entry for each image with a gain, the worst first."""
+    """One entry for each image with a finite gain, the smallest gain first."""
     students, teachers = gains(run.images), gains(run.images, "teacher")
     ranked = sorted(students, key=lambda name: students[name])
     return [
@@ -132,7 +132,7 @@ def _picture(picture: ShownImage) -> dict[str, Any]:
 
 
 def _webp(pixels: Pixels) -> str:
-    """(H, W, 3) RGB uint8 as a data URI."""
+    """(H, W, 3) RGB uint8 -> a data URI of a WebP file."""
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="WEBP", quality=WEBP_QUALITY, method=6)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
@@ -146,5 +146,5 @@ def _json(content: dict[str, Any]) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a Content-Security-Policy names an inline script that may run."""
+    """The SHA-256 in base64 by which the Content-Security-Policy allows an inline script or style."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

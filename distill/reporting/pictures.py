@@ -1,5 +1,8 @@
-"""The validation images that a report shows: blurry, student, teacher and sharp, made again from the run's configuration and its
-student; the last sample picture, cut up, where that cannot be done any more."""
+"""The validation images that a report shows: blurry, student, teacher and sharp.
+
+They are made again from the run's configuration and its student. If that fails, they are cut from the run's last picture in
+samples/.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 SHOWN_SIDE = 384
 ORDER = ("blurry", "student", "teacher", "sharp")
-# Something that the pictures are made of is gone, or cannot be used.
+# Raised if a file from which the pictures are made is gone or cannot be used.
 NOT_HERE = (ConfigError, FileNotFoundError, PermissionError, ImageError, WeightsError)
 
 
@@ -42,19 +45,19 @@ class Layer:
     label: str
     pixels: Pixels
     run: int = 0
-    """Whose student it is, of several runs."""
+    """The index of the run whose student it is, if several runs are compared."""
     psnr: float | None = None
-    """dB, of the whole validation image."""
+    """In dB, of the whole validation image."""
 
 
 @dataclass(frozen=True)
 class ShownImage:
-    """One image in all its forms, of one size."""
+    """One validation image: its blurry, student, teacher and sharp layers, all of one size."""
 
     name: str
     layers: list[Layer]
     rank: str | None = None
-    """worst, median or best gain of the run's images."""
+    """worst, median or best, if the image has that gain among the run's images."""
     gain: float | None = None
 
 
@@ -62,15 +65,15 @@ class ShownImage:
 class Gallery:
     pictures: list[ShownImage] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What a reader should know about where they come from."""
+    """Sentences that tell the reader where the pictures come from, or why some are missing."""
     teacher_parameters: int | None = None
     ranked_by: str | None = None
-    """Whose gains are meant, of several runs."""
+    """The label of the run whose gains rank the pictures, if several runs are compared."""
 
 
 def choose(gain_of: dict[str, float], count: int) -> dict[str, str | None]:
-    """At most `count` images, the worst first: {name: worst, median, best or None}. Besides those three, spread evenly over
-    the ranks."""
+    """At most `count` images, the worst gain first: {name: worst, median, best or None}. The others are spread evenly over the
+    ranking."""
     ranked = sorted(gain_of, key=lambda name: gain_of[name])
     if not ranked or count < 1:
         return {}
@@ -82,8 +85,10 @@ def choose(gain_of: dict[str, float], count: int) -> dict[str, str | None]:
 
 
 def gallery(runs: Sequence[RunFolder], count: int, device: torch.device) -> Gallery:
-    """At most `count` pictures; of several runs the same images, ranked by the first that has scores, with a student of each.
-    Downloads nothing."""
+    """At most `count` pictures. Downloads nothing.
+
+    Several runs show the same images, each with the student of every run. The first run that has gains ranks them.
+    """
     ranked_by = next((run for run in runs if gains(run.images)), None)
     chosen = choose(gains(ranked_by.images), count) if ranked_by is not None else {}
     together = Gallery(ranked_by=ranked_by.label if ranked_by is not None and len(runs) > 1 else None)
@@ -105,7 +110,7 @@ def gallery(runs: Sequence[RunFolder], count: int, device: torch.device) -> Gall
 
 
 def _named(part: Gallery, label: str, place: int, ranks: bool) -> Gallery:
-    """With the run's name on its student, and on what is said about it; with gains where this run's rank the pictures."""
+    """Labels the student's layers and the notes with the run's name. Removes gain and rank unless this run ranks the pictures."""
     pictures = []
     for picture in part.pictures:
         layers = [replace(x, label=f"student of {label}", run=place) if x.role == "student" else x for x in picture.layers]
@@ -114,7 +119,8 @@ def _named(part: Gallery, label: str, place: int, ranks: bool) -> Gallery:
 
 
 def _add(pictures: list[ShownImage], new: ShownImage, label: str) -> None:
-    """Puts the layers of the same image with the same blur into one picture; another teacher is named by its run."""
+    """Adds `new` to `pictures`, or its student and teacher to the picture of the same image with the same blur. A teacher image
+    that is there already is not added. A different one is labelled with its run."""
     for place, old in enumerate(pictures):
         if old.name == new.name and _same(old, new, "blurry") and _same(old, new, "sharp"):
             here = [layer for layer in old.layers if layer.role != "sharp"]
@@ -147,15 +153,16 @@ def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: t
         if reason is None:
             raise
     logger.warning(
-        "%s: its pictures cannot be made again (%s); the last sample picture is taken, where there is one", run.path, reason
+        "%s: its pictures cannot be made again (%s); the last validation picture is taken, where there is one", run.path, reason
     )
     pictures = _from_row_pictures(run, count)
-    note = f"These pictures were cut from the run's last sample picture, because they could not be made again: {reason}"
+    note = f"These pictures were cut from the run's last validation picture, because they could not be made again: {reason}"
     return Gallery(pictures, [note] if pictures else [f"There are no pictures to show: {reason}"])
 
 
 def _reason(error: Exception, device: torch.device) -> str | None:
-    """What stands in the way of making the pictures again, and does not make the report wrong; None for an error of ours."""
+    """Why the pictures cannot be made again: too little memory, or an error of NOT_HERE. The report is right without them. None
+    for any other error, which is a bug of ours."""
     if is_out_of_memory(error):
         elsewhere = "" if device.type == "cpu" else "; --device cpu needs none of the GPU's"
         return f"there is not enough memory for them{elsewhere}"
@@ -163,7 +170,7 @@ def _reason(error: Exception, device: torch.device) -> str | None:
 
 
 def _recompute(run: RunFolder, chosen: dict[str, str | None], count: int, device: torch.device) -> Gallery:
-    """Raises NOT_HERE, and what torch raises for want of memory."""
+    """Makes the pictures again. Raises the errors of NOT_HERE, and torch's error if memory runs out."""
     made, weights = Gallery(), _student_file(run)
     student = inference_copy(load_student(weights)).to(device)
     teacher = _teacher_if_here(run.config, device, made)
@@ -200,7 +207,7 @@ def _layer(role: str, pixels: Pixels, reference: Pixels) -> Layer:
 
 
 def _student_file(run: RunFolder) -> Path:
-    """What evaluation.csv is about, else the best so far. Raises FileNotFoundError."""
+    """The last stage's student, which evaluation.csv scores, else the best so far. Raises FileNotFoundError if neither exists."""
     for name in (stage_file(run.config.stages[-1].name), BEST):
         if (run.path / name).is_file():
             return run.path / name
@@ -208,7 +215,7 @@ def _student_file(run: RunFolder) -> Path:
 
 
 def _teacher_if_here(config: Config, device: torch.device, made: Gallery) -> Teacher | None:
-    """None where the run has none or its weights are gone, which is noted."""
+    """The run's teacher. None if the run has none, or if its weights are gone or cannot be read, which a note in `made` says."""
     try:
         if config.teacher.weights in PUBLISHED and config.teacher.mode != "none":
             _refuse_download(config.teacher.weights)
@@ -227,7 +234,7 @@ def _refuse_download(name: str) -> None:
 
 
 def _from_row_pictures(run: RunFolder, count: int) -> list[ShownImage]:
-    """The rows of the newest sample picture that can be read."""
+    """At most `count` rows of the newest picture in samples/ that can be read."""
     for path in sorted((run.path / ROW_PICTURES).glob("*.png"), reverse=True):
         try:
             pixels = read_image(path)
@@ -243,7 +250,7 @@ def _from_row_pictures(run: RunFolder, count: int) -> list[ShownImage]:
 
 
 def _cut(pixels: Pixels, index: int, roles: Sequence[str], run: RunFolder) -> ShownImage:
-    """Sample pictures show the first images that were evaluated."""
+    """Cuts row `index` into its layers. The rows of a picture in samples/ are the first evaluated images, in order."""
     names, row = list(run.images), pixels[index * COLUMN_SIDE : (index + 1) * COLUMN_SIDE]
     starts = [number * (COLUMN_SIDE + COLUMN_GAP) for number in range(len(roles))]
     layers = [Layer(role, role, row[:, start : start + COLUMN_SIDE]) for role, start in zip(roles, starts, strict=True)]

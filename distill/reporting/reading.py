@@ -1,4 +1,4 @@
-"""What a run folder records, read as it is: of a finished run, of one that goes on, or of one that was killed."""
+"""Reads a run folder as it is, whether the run is finished, still going on, or was killed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from distill.scoring.evaluation import ROWS, Evaluation, Score
 from distill.training.run_folder import CONFIG, EVALUATION, METRICS
 
 KINDS = ("start", "train", "val", "skipped")
-# What earlier versions called a field of metrics.jsonl, and its name now.
+# Fields of metrics.jsonl: {name in earlier versions: name now}.
 RENAMED = {"skipped_updates": "rejected_updates", "skipped_images": "rejected_images"}
 
 Record = dict[str, Any]
@@ -24,18 +24,18 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunFolder:
-    """A run as its folder tells it. Whatever but `config` is empty where it was not recorded."""
+    """A run as its folder records it. `records` and `images` are empty if nothing was recorded."""
 
     path: Path
     label: str
-    """What tells it from the other runs of a report."""
+    """The run's name in a report, different from the names of the other runs."""
     config: Config
     records: list[Record]
     """The lines of metrics.jsonl in their order; each has an integer `step` and one of KINDS as its `kind`."""
     unreadable_lines: int
-    """Of metrics.jsonl, a half-written last one not counted."""
+    """The number of unreadable lines in metrics.jsonl. A half-written last line is not counted."""
     images: dict[str, dict[str, Score]] = field(default_factory=dict)
-    """evaluation.csv: scores by image name and row, as of `Evaluation`."""
+    """The scores in evaluation.csv by image name and row, as in `Evaluation`."""
 
     def of(self, kind: str) -> list[Record]:
         return [record for record in self.records if record["kind"] == kind]
@@ -46,7 +46,7 @@ class RunFolder:
 
     @property
     def total_steps(self) -> int | None:
-        """As the run last knew it; None for a folder of before that was recorded."""
+        """The total as of the last start; None in a folder of an earlier version, which did not record it."""
         totals = [number(record, "total_steps") for record in self.of("start")]
         return int(totals[-1]) if totals and totals[-1] is not None else None
 
@@ -56,8 +56,8 @@ class RunFolder:
         return bool(self.images) if total is None else self.last_step >= total and bool(self.of("val") or self.images)
 
     def scores(self) -> tuple[dict[str, Score], int | None]:
-        """Mean scores by row, as last measured, with the step of that; of evaluation.csv, and None, where no validation is
-        recorded."""
+        """The mean scores of the last validation by row, and its step. If no validation is recorded, the means of evaluation.csv,
+        and None."""
         validations = self.of("val")
         if validations:
             last = validations[-1]
@@ -68,8 +68,8 @@ class RunFolder:
 
 
 def read_run(folder: Path, label: str | None = None) -> RunFolder:
-    """Reads a run folder, writing nothing. Raises FileNotFoundError where it is none, and ConfigError for a configuration that
-    cannot be read."""
+    """Reads a run folder and writes nothing. Raises FileNotFoundError if it is not a run folder, and ConfigError if its
+    configuration cannot be read."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
     if not (folder / CONFIG).is_file():
@@ -81,7 +81,8 @@ def read_run(folder: Path, label: str | None = None) -> RunFolder:
 
 
 def read_runs(folders: list[Path]) -> list[RunFolder]:
-    """Several, labelled so that no two are alike. Raises as `read_run`."""
+    """Reads several run folders. A run's label is its folder's name, or the path if folders share a name. Raises what `read_run`
+    raises."""
     names = [_name(folder) for folder in folders]
     labels = [name if names.count(name) == 1 else str(folder) for name, folder in zip(names, folders, strict=True)]
     return [read_run(folder, label) for folder, label in zip(folders, labels, strict=True)]
@@ -92,7 +93,7 @@ def _name(folder: Path) -> str:
 
 
 def gains(images: dict[str, dict[str, Score]], row: str = "student") -> dict[str, float]:
-    """PSNR of a row minus that of the blurry input, in dB, by image; images for which it is not finite are left out."""
+    """{image name: the row's PSNR minus the blurry input's, in dB}. Images whose gain is not finite are left out."""
     scored = {
         name: scores[row].psnr - scores["blurry"].psnr for name, scores in images.items() if {row, "blurry"} <= scores.keys()
     }
@@ -100,7 +101,7 @@ def gains(images: dict[str, dict[str, Score]], row: str = "student") -> dict[str
 
 
 def number(record: Record, key: str) -> float | None:
-    """A finite number that a record holds under this key; None for anything else."""
+    """The value at this key if it is a finite number, else None."""
     value = record.get(key)
     ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if ok and value is not None else None
@@ -115,7 +116,7 @@ def _read_metrics(path: Path) -> tuple[list[Record], int]:
         record = _record(line)
         if record is not None:
             records.append(record)
-        elif line.strip() and place < len(lines) - 1:  # the last has no line break: a run was killed, or is writing it
+        elif line.strip() and place < len(lines) - 1:  # the last line, without a line break, is half-written
             unreadable += 1
     return records, unreadable
 
@@ -142,13 +143,13 @@ def _read_evaluation(path: Path) -> dict[str, dict[str, Score]]:
 
 
 def _scored(reader: csv.DictReader[str]) -> Iterator[tuple[str, dict[str, Score]]]:
-    """Of each line, the rows that it has as numbers."""
+    """(image name, scores by row) of each line. A row without numbers was not evaluated and is left out."""
     for line in reader:
         scores = {}
         for row in ROWS:
             try:
                 scores[row] = Score(float(line[f"PSNR ({row.title()})"]), float(line[f"SSIM ({row.title()})"]))
-            except (KeyError, TypeError, ValueError):  # a row that was not evaluated
+            except (KeyError, TypeError, ValueError):
                 continue
         if line.get("Image") and scores:
             yield line["Image"], scores

@@ -1,4 +1,4 @@
-"""A run in plain language: what was trained on what, how it went, and what to be careful about."""
+"""A run in plain language: what was trained on which images, how it went, and what to be careful about."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHOWN_NAMES = 8
 
 
 def facts(run: RunFolder, teacher_parameters: int | None) -> list[tuple[str, str]]:
-    """(topic, sentence), in the order of reading."""
+    """(topic, sentence) pairs in reading order."""
     config, clock = run.config, Clock(run)
     rows = [
         ("Training images", _training_images(config)),
@@ -35,7 +35,7 @@ def facts(run: RunFolder, teacher_parameters: int | None) -> list[tuple[str, str
 
 
 def status(run: RunFolder) -> tuple[str, str]:
-    """(complete, unfinished or empty; one sentence)."""
+    """(kind, sentence). The kind is complete, unfinished or empty."""
     if not run.of("train"):
         return "empty", "No training step has been recorded yet."
     if run.complete:
@@ -61,8 +61,8 @@ def lead(run: RunFolder) -> str:
 
 
 def teacher_check(run: RunFolder) -> tuple[str, str] | None:
-    """(good, warning or unknown; sentence) about whether the teacher is worth learning from; None where nothing is learned from
-    one."""
+    """(kind, sentence) about whether the teacher is worth learning from. The kind is good, warning or unknown. None if the run
+    does not learn from a teacher."""
     if not run.config.learns_from_teacher:
         return None
     scores, _ = run.scores()
@@ -80,17 +80,17 @@ def teacher_check(run: RunFolder) -> tuple[str, str] | None:
 
 
 def warnings(run: RunFolder) -> list[str]:
-    """What makes the result doubtful."""
+    """Sentences about what makes the result doubtful."""
     scores, _ = run.scores()
     found = []
     if {"student", "blurry"} <= scores.keys() and scores["student"].psnr <= scores["blurry"].psnr:
         gain = scores["student"].psnr - scores["blurry"].psnr
         found.append(f"The student does not improve the validation images ({gain:+.2f} dB on average).")
-    skipped = int(sum(number(record, "rejected_updates") or 0 for record in run.of("train")))
-    if skipped:
+    rejected = int(sum(number(record, "rejected_updates") or 0 for record in run.of("train")))
+    if rejected:
         names = {str(name) for record in run.of("train") for name in _list(record.get("rejected_images"))}
         about = f" Images of those batches: {_some(sorted(names))}." if names else ""
-        found.append(f"{_count(skipped, 'update')} had a loss or gradient that was not finite and changed nothing.{about}")
+        found.append(f"{_count(rejected, 'update')} had a loss or gradient that was not finite and changed nothing.{about}")
     without = int(sum(number(record, "images_without_kd") or 0 for record in run.of("train")))
     if without:
         found.append(f"The teacher's images of {_count(without, 'patch', 'patches')} were not finite and taught nothing.")
@@ -103,7 +103,7 @@ def warnings(run: RunFolder) -> list[str]:
 
 
 def notes(run: RunFolder) -> list[str]:
-    """What a reader should know, and need not worry about."""
+    """Sentences about facts that a reader should know but need not worry about."""
     found = []
     resumed = [record["step"] for record in run.of("start")[1:] if record["step"] < run.last_step]
     if resumed:
@@ -119,13 +119,13 @@ def notes(run: RunFolder) -> list[str]:
 
 
 def parameters(student: UNetConfig | RestormerConfig) -> int:
-    """Of the network, which is not built for it."""
+    """The network's number of parameters, counted on torch's meta device, which allocates no memory."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in build_network(student.arch, architecture(student)).parameters())
 
 
 def duration(seconds: float) -> str:
-    """Such as `1 min 37 s`, in two units at most."""
+    """A duration in at most two units, such as `1 min 37 s`."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -137,7 +137,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(time: float) -> str:
-    """In UTC, to the minute; the number itself where no calendar has it."""
+    """The date and time in UTC, to the minute; the number itself if datetime cannot represent it."""
     try:
         return datetime.fromtimestamp(time, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
     except (ValueError, OverflowError, OSError):
@@ -240,7 +240,7 @@ def _time(run: RunFolder, clock: Clock) -> str:
 
 def _short(count: int) -> str:
     for size, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
-        if count >= 0.9995 * size:  # what three digits make of it
+        if count >= 0.9995 * size:  # three digits round it up to 1
             return f"{count / size:.3g} {name}"
     return str(count)
 

@@ -1,4 +1,4 @@
-"""The device a run computes on, how batches come to it, and the one setting of the allocator that pays on a CPU."""
+"""Chooses the device of a run, and sets up the process for it: no TF32, and on a CPU an allocator that keeps freed pages."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # glibc's malloc.h
 
 
 def choose_device(name: str, ranks: Ranks | None = None, key: str = "run.device") -> torch.device:
-    """`auto`, `cpu`, `mps`, `cuda` or `cuda:N`, prepared; of several processes on a machine each gets a GPU of its own. Raises
-    ConfigError, which names the `key` that the user gave, for any other name and for a device this machine does not have."""
+    """Returns the device named `auto`, `cpu`, `mps`, `cuda` or `cuda:N`, and sets up the process for it. On CUDA, each of several
+    processes on a machine gets a GPU of its own. Raises ConfigError for any other name, for `cuda:N` with several processes, and
+    for a device that this machine does not have. The message names `key`, the setting that the user gave."""
     if not re.fullmatch(DEVICE_NAMES, name):
         raise ConfigError(f"{key}: auto, cpu, mps, cuda or cuda:N; found {name!r}")
     if name == "auto":
@@ -35,20 +36,20 @@ def choose_device(name: str, ranks: Ranks | None = None, key: str = "run.device"
     }
     if not present[device.type]:
         raise ConfigError(f"{key}: {name} is not available here; auto takes CUDA or the CPU")
-    prepare_process(device)
+    set_up_process(device)
     return device
 
 
-def prepare_process(device: torch.device) -> None:
-    """Sets, for all of the process, what makes the device fast, or exact."""
+def set_up_process(device: torch.device) -> None:
+    """Changes settings of the whole process: on a CPU glibc keeps freed pages, for speed; cuDNN uses no TF32, for exactness."""
     if device.type == "cpu":
         _keep_freed_pages()
-    # What is computed in float32 on a GPU is so because half precision would not do, and TF32 has fp16's ten bits.
+    # A GPU computes in float32 only if half precision is not accurate enough, and TF32 has no more mantissa than fp16: ten bits.
     torch.backends.cudnn.allow_tf32 = False
 
 
 def describe_device(device: torch.device) -> str:
-    """Device and versions, in one line."""
+    """The device, the number of CPU threads, and the versions of Python and torch, in one line."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     count = torch.get_num_threads()
     threads = "" if device.type == "cuda" else f", {count} thread{'s' * (count > 1)}"
@@ -56,7 +57,7 @@ def describe_device(device: torch.device) -> str:
 
 
 def _processor() -> str:
-    """As the kernel names it; the architecture where there is no /proc."""
+    """The processor's model name from /proc/cpuinfo, or the architecture if there is none."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -64,8 +65,8 @@ def _processor() -> str:
 
 
 def _keep_freed_pages() -> None:
-    """Lets glibc reuse large blocks instead of returning them: a network's activations are otherwise fresh pages in every
-    layer, and clearing those costs a training step of a small Restormer about a sixth of its time. Other C libraries: no-op."""
+    """Makes glibc reuse large blocks instead of returning them to the system. Otherwise every layer's activations are fresh
+    pages, and clearing fresh pages takes about a sixth of a small Restormer's training step. Other C libraries are left alone."""
     if not sys.platform.startswith("linux"):
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

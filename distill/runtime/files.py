@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, in folders that one process writes at a time."""
+"""Writes files that appear whole or not at all, and locks a folder so that one process writes it at a time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from filelock import FileLock, Timeout
 from distill.errors import UserError
 
 LOCK = ".lock"
-# As `_temporary` names it, and as it did before, with the whole name of the file: other programs' files can lie here too.
+# Matches the names that `_temporary` makes, and its former names, which held the file's whole name. It does not match every
+# hidden *.tmp, because other programs' files can lie here too.
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
 
 
 class WriteError(UserError):
-    """A file that cannot be written, or a folder that another process writes. The message is one line that begins with the
-    path."""
+    """A file cannot be written, or another process is writing the folder. The message is one line that begins with the path."""
 
 
 def write_bytes(path: Path, data: bytes | memoryview, durable: bool = False, previous: Path | None = None) -> None:
-    """Writes a file, which appears whole or not at all; a durable one survives a loss of power. The file that was there becomes
-    `previous`, where that is given. A full disk leaves everything as it was. Raises WriteError."""
+    """Writes a file, which appears whole or not at all. If `durable`, it survives a power cut. If `previous` is given, the file
+    that was there is renamed to it. A full disk leaves everything as it was. Raises WriteError."""
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,24 +44,24 @@ def write_bytes(path: Path, data: bytes | memoryview, durable: bool = False, pre
         if durable:
             _sync_names(path.parent)
     except OSError as error:
-        with suppress(OSError):  # it may not be there, and the first error is the one to tell
+        with suppress(OSError):  # the temporary file may not exist, and the first error is the one to report
             temporary.unlink()
         needed = f"; {len(data)} bytes are needed in {path.parent}" if error.errno == errno.ENOSPC else ""
         raise WriteError(f"{path}: cannot be written: {error.strerror}{needed}") from error
 
 
 def save_atomically(path: Path, content: Any, previous: Path | None = None) -> None:
-    """A file of torch's. A crash, a loss of power or a full disk leaves the old one or the new one; the old one becomes
-    `previous`, where that is given. Raises WriteError."""
-    # In memory first: torch.save reports a full disk as a RuntimeError that says nothing of it.
+    """Writes `content` with torch.save. A crash, a power cut or a full disk leaves the old file or the new one. If `previous` is
+    given, the old file is renamed to it. Raises WriteError."""
+    # Saved to memory first: torch.save reports a full disk as a RuntimeError that does not mention the disk.
     file = io.BytesIO()
     torch.save(content, file)
     write_bytes(path, file.getbuffer(), durable=True, previous=previous)
 
 
 def check_writable(path: Path) -> None:
-    """Raises WriteError where `write_bytes` would for another reason than a full disk: before a long computation, not after it.
-    Leaves nothing but the folder."""
+    """Raises WriteError if `write_bytes` would fail for any reason except a full disk, so that a command can fail before a long
+    computation instead of after it. Creates the folder, and leaves nothing else behind."""
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,14 +74,14 @@ def check_writable(path: Path) -> None:
 
 
 def _temporary(path: Path) -> Path:
-    """Beside the file, hidden, and short: the file's own name may be as long as a name can be. It is another for every file, also
-    where processes of two machines have one number."""
+    """The path of a hidden temporary file beside `path`. Its name is short, because the name of `path` may already have the
+    maximum length. It differs for every file, even if processes on two machines have the same process id."""
     digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     return path.with_name(f".{digest}.{os.getpid()}.tmp")
 
 
 def _sync_names(folder: Path) -> None:
-    """Puts the folder's own changes, such as a new name for a file, onto the disk, where the system can (not on Windows)."""
+    """Flushes the folder's own changes, such as renamed files, to the disk, if the system can (Windows cannot)."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -92,7 +92,7 @@ def _sync_names(folder: Path) -> None:
 
 
 def append_bytes(path: Path, data: bytes) -> None:
-    """Adds to a file's end in one write, or, on a full disk, nothing. Raises WriteError."""
+    """Appends to a file in one write. A full disk leaves the file as it was. Raises WriteError."""
     try:
         with path.open("ab", buffering=0) as file:
             before = file.tell()
@@ -105,8 +105,8 @@ def append_bytes(path: Path, data: bytes) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second process from writing the folder; a dead process's lock does not. Removes the half-written files that a
-    killed one left. Raises WriteError."""
+    """Locks the folder, so that no second process writes it. A process that dies releases its lock. Removes the half-written
+    files that a killed process left. Raises WriteError if another process holds the lock, or the folder cannot be written."""
     lock = FileLock(folder / LOCK, timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -123,9 +123,9 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _sweep(folder: Path) -> None:
-    for here, folders, names in os.walk(folder):  # which passes over folders that cannot be read: lost+found is one
-        # In a folder with a lock of its own another process may be writing.
+    for here, folders, names in os.walk(folder):  # os.walk passes over unreadable folders such as lost+found
+        # Another process may be writing in a folder that has its own lock.
         folders[:] = [name for name in folders if not os.path.exists(os.path.join(here, name, LOCK))]
         for name in filter(_TEMPORARY.fullmatch, names):
-            with suppress(OSError):  # another user's: it is in nobody's way
+            with suppress(OSError):  # another user's file, which can stay
                 os.unlink(os.path.join(here, name))

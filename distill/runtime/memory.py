@@ -1,4 +1,4 @@
-"""Whether an error says that there was not enough memory, which every device does in its own way."""
+"""Recognises out-of-memory errors, which every device reports in its own way."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 
 import torch
 
-# "DefaultCPUAllocator: can't allocate memory", "not enough memory" on Windows, and "MPS backend out of memory".
+# CPU: "DefaultCPUAllocator: can't allocate memory"; on Windows: "not enough memory"; MPS: "MPS backend out of memory".
 _WORDS = re.compile(r"out of memory|(can't|cannot) allocate memory|not enough memory", re.IGNORECASE)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """torch has a class of its own for CUDA alone; others are RuntimeErrors that say it in words."""
+    """Whether an error means that memory ran out. Only CUDA has its own class in torch; other devices raise a RuntimeError whose
+    text says it."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and _WORDS.search(str(error)) is not None

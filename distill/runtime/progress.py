@@ -12,6 +12,6 @@ FILE_INTERVAL_S = 30.0
 
 
 def progress_bar(total: int, unit: str, silent: bool = False, **options: Any) -> tqdm[Any]:
-    """tqdm's bar on stderr, with its other options. In a file a run of days leaves thousands of lines, not millions."""
+    """A tqdm bar on stderr; `options` are tqdm's. In a log file, a run of days leaves thousands of lines, not millions."""
     interval = TERMINAL_INTERVAL_S if sys.stderr.isatty() else FILE_INTERVAL_S
     return tqdm(total=total, unit=unit, disable=silent, dynamic_ncols=True, smoothing=0.1, mininterval=interval, **options)

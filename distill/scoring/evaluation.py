@@ -1,4 +1,4 @@
-"""Scores of images: PSNR and SSIM of each, their means as a table, and all of them as CSV."""
+"""PSNR and SSIM of each image, their means as a table, and all scores as CSV."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ class Evaluation:
 
     images: dict[str, dict[str, Score]] = field(default_factory=dict)
     picture: Pixels | None = None
-    """Some of the images: blurry | student | teacher | sharp."""
+    """Some of the images, each a row: blurry | student | teacher | sharp."""
 
     def mean(self, row: str) -> Score | None:
-        """Over all images; None for a row that was not evaluated. PSNR leaves out images for which any row's is infinite, as of a
-        blank page that blur leaves as it is: one would be all that a mean says, and rows are of the same images."""
+        """The mean over all images; None if the row was not evaluated.
+
+        An image with infinite PSNR in any row is left out of every row's mean PSNR: one infinity would swamp it, and all rows
+        must average the same images. A blank page, which blur does not change, is such an image.
+        """
         scores = [image[row] for image in self.images.values() if row in image]
         if not scores:
             return None
@@ -43,7 +46,7 @@ class Evaluation:
         return Score(float(np.mean(psnrs or np.inf)), float(np.mean([s.ssim for s in scores])))
 
     def table(self) -> str:
-        """The rows that there are, such as `student  28.40  0.8449`: mean PSNR in dB and SSIM."""
+        """One line per evaluated row, such as `student  28.40  0.8449`: mean PSNR in dB and mean SSIM."""
         lines = [f"{len(self.images)} validation images"]
         for row in ROWS:
             if (score := self.mean(row)) is not None:

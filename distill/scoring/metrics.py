@@ -20,7 +20,7 @@ def psnr(image: Pixels, reference: Pixels) -> float:
 
 
 def decibel(error: float) -> float:
-    """PSNR in dB of a mean squared error of images in [0, 1]; infinite for none."""
+    """PSNR in dB from the mean squared error of images in [0, 1]; infinite for an error of 0."""
     return float("inf") if error == 0 else -10 * math.log10(error)
 
 

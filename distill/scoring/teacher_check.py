@@ -1,4 +1,4 @@
-"""Whether a teacher is worth learning from, measured on a few validation images."""
+"""Checks on a few validation images whether a teacher is worth learning from."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from distill.synthesis.eight_bit import quantize
 
 @dataclass(frozen=True)
 class TeacherCheck:
-    """Whether a teacher is worth learning from, measured on a few validation images."""
+    """The measurements of a check. PSNR is in dB, the mean over the images."""
 
     blurry_psnr: float
     teacher_psnr: float
     half_error: float | None
-    """RMS difference between half and full precision, as a share of the RMS correction; None in full precision."""
+    """RMS difference between half and full precision, divided by the RMS correction; None for a teacher in full precision."""
     finite: bool
 
     def complaint(self) -> str | None:
-        """What is wrong with this teacher, in one line; None where it helps."""
+        """Says in one line what is wrong with the teacher; None if it helps."""
         if not self.finite:
             advice = "try teacher.precision: fp32" if self.half_error is not None else "its weights do not suit them"
             return f"the teacher's output is not finite on validation images; {advice}"
@@ -41,14 +41,14 @@ class TeacherCheck:
         return None
 
 
-# The embedded teacher on photographs: fp16 0.7 %, bf16 5.8 %.
+# Measured with the embedded teacher on photographs: fp16 0.7 %, bf16 5.8 %.
 MAX_HALF_ERROR = 0.05
-# Stands for the infinite PSNR of a blank page, which would be all that a mean says.
+# Upper limit of an image's PSNR. A blank page has infinite PSNR, which would swamp the mean.
 LOSSLESS_DB = 120.0
 
 
 def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> TeacherCheck:
-    """Measures the teacher on (blurry, sharp) pairs of (1, 3, H, W), on its device."""
+    """Measures the teacher on (blurry, sharp) pairs, (1, 3, H, W) each, which are on the teacher's device."""
     finite = True
     blurry_db: list[float] = []
     teacher_db: list[float] = []

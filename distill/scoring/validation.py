@@ -1,4 +1,4 @@
-"""Validation: PSNR and SSIM of blurry input, teacher and student on the same 8-bit images, and what they look like."""
+"""Validation: PSNR and SSIM of blurry input, teacher and student on the same 8-bit images, and a picture of some of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COLUMN_SIDE = 256
 
 @dataclass
 class _Part:
-    """What one rank has evaluated, by the images' numbers."""
+    """What one rank has evaluated: `scores` and `rows` by the image's index, `skipped` by path."""
 
     scores: dict[int, tuple[str, dict[str, Score]]] = field(default_factory=dict)
     rows: dict[int, Pixels] = field(default_factory=dict)
@@ -35,14 +35,14 @@ class _Part:
 
 
 class Validation:
-    """The validation images of a run, shared out among its ranks. What does not change, the scores of blurry input and teacher,
-    is computed once."""
+    """The validation images of a run, divided among its ranks. The scores of blurry input and teacher do not change, so they are
+    computed once."""
 
     def __init__(
         self, config: Config, teacher: Teacher | None, device: torch.device, ranks: Ranks | None = None, distance: bool = False
     ) -> None:
-        """`distance`: also score how far a student is from the teacher, in the first evaluation alone: the teacher's pictures are
-        not kept. Raises FileNotFoundError and ImageError where the images are not as the config says."""
+        """`distance`: also score the student against the teacher. Only the first evaluation can do this, because the teacher's
+        pictures are not kept. Raises FileNotFoundError and ImageError if the images are not as the config says."""
         self.config, self.teacher, self.device, self.ranks = config, teacher, device, ranks or Ranks()
         self.distance = distance
         self.dataset = ValidationImages(config)
@@ -51,8 +51,8 @@ class Validation:
         self._teacher_columns: dict[str, Pixels] = {}
 
     def pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """(name, blurry, sharp) of all images, (1, 3, H, W) in [0, 1] on the device. A bad image is left out and remembered;
-        raises ImageError when all are."""
+        """(name, blurry, sharp) of all images, (1, 3, H, W) in [0, 1] on the device. An image that cannot be used is left out and
+        added to `skipped`. Raises ImageError if no image can be used."""
         for index in range(len(self.dataset)):
             pair = self._pair(index)
             if pair is not None:
@@ -60,7 +60,7 @@ class Validation:
         self._refuse_none()
 
     def named(self, names: Collection[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """As `pairs`, of the images with these names alone, and no error where none of them can be used."""
+        """The `pairs` of the images with these names only. Raises no error if none of them can be used."""
         for index, image in enumerate(self.dataset.images):
             pair = self._pair(index) if image.stem in names else None
             if pair is not None:
@@ -81,8 +81,8 @@ class Validation:
 
     @torch.no_grad()
     def evaluate(self, student: nn.Module, pause: Callable[[], None] = lambda: None) -> Evaluation:
-        """Scores a student, of which a copy is used. Every rank scores its share and returns all. `pause` is called between
-        images, as often on every rank, and may raise."""
+        """Scores a copy of the student. Each rank scores its share of the images and returns the scores of all. `pause` is called
+        before each image, equally often on every rank, and may raise."""
         part, student = _Part(), inference_copy(student)
         for turn in range(self.ranks.turns(len(self.dataset))):
             pause()
@@ -108,7 +108,8 @@ class Validation:
         if self.distance and by_teacher is not None:
             scores[DISTANCE] = score(restored, by_teacher)
         part.scores[index] = name, scores
-        # An image that takes the place of one that can no longer be read has no teacher's picture, and would be a shorter row.
+        # If a file can no longer be read, a later image could take its row. That image's teacher column was not kept, so its row
+        # would be shorter than the others.
         kept = self.teacher is None or name in self._teacher_columns
         if kept and len(part.rows) < self.config.eval.samples:
             teachers = [self._teacher_columns[name]] if self.teacher is not None else []
@@ -118,7 +119,7 @@ class Validation:
     def _score_unchanging(
         self, name: str, blurry: Tensor, reference: Pixels, rows: int
     ) -> tuple[dict[str, Score], Pixels | None]:
-        """The scores of blurry input and teacher, and the teacher's picture where it has been made for them just now."""
+        """The scores of blurry input and teacher, and the teacher's picture if this call computed them, else None."""
         restored = None
         if name not in self._unchanging:
             self._unchanging[name] = {"blurry": score(to_pixels(blurry), reference)}
@@ -136,5 +137,5 @@ def to_pixels(image: Tensor) -> Pixels:
 
 
 def _column(pixels: Pixels) -> Pixels:
-    """The central square of a picture's column; a smaller image is reflected to its size."""
+    """A column of a picture: the central square of an image. A smaller image is padded to that size by reflection."""
     return pad_to(centre_crop(pixels, COLUMN_SIDE), COLUMN_SIDE)

@@ -1,4 +1,4 @@
-"""Paired augmentation on the device: what happens to the blurry image happens to the sharp one, before both networks."""
+"""Paired augmentation on the device: all images of a sample get the same transform, before teacher and student run."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> dict[str, float]:
 
 
 def augment(images: list[Tensor], config: AugmentConfig, draws: dict[str, Tensor]) -> list[Tensor]:
-    """Applies one sample's transform to its row of every tensor, each (B, 3, P, P) in [0, 1]; photometric changes end in 8 bits
-    again. `draws` are (B,) on the CPU."""
+    """Augments tensors, each (B, 3, P, P) in [0, 1]. A sample gets the same transform in every tensor. Photometric changes are
+    rounded to 8 bits again. `draws` are (B,) on the CPU."""
     return [_photometric(_geometric(image, config, draws), config, draws) for image in images]
 
 
@@ -43,7 +43,7 @@ def _geometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor]) -
         image = torch.where(rows("flip_horizontal"), kornia.geometry.transform.hflip(image), image)
         image = torch.where(rows("flip_vertical"), kornia.geometry.transform.vflip(image), image)
     if config.rotate:
-        # Not kornia's warp, which interpolates: a quarter turn moves pixels and changes none.
+        # Not kornia's warp, which interpolates: a quarter turn only moves pixels.
         image = torch.where(rows("quarter_turns", 1) | rows("quarter_turns", 3), torch.rot90(image, 1, (-2, -1)), image)
         image = torch.where(rows("quarter_turns", 2) | rows("quarter_turns", 3), torch.rot90(image, 2, (-2, -1)), image)
     return image
@@ -55,7 +55,7 @@ def _photometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor])
         image = image.gather(1, orders[:, :, None, None].expand_as(image))
     gamma, brightness = (draws[f"augment.{key}"].float().to(image.device, non_blocking=True) for key in ("gamma", "brightness"))
     if config.gamma != (1.0, 1.0):
-        image = quantize(kornia.enhance.adjust_gamma(image, gamma, torch.ones_like(gamma)))  # a number would be waited for
+        image = quantize(kornia.enhance.adjust_gamma(image, gamma, torch.ones_like(gamma)))  # a float gain would stall the host
     if config.brightness != (0.0, 0.0):
         image = quantize(kornia.enhance.adjust_brightness(image, brightness))
     return image

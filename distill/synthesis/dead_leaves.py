@@ -1,7 +1,7 @@
-"""Synthetic sharp images: the dead-leaves model, opaque textured shapes that fall on one another.
+"""Synthetic sharp images by the dead-leaves model, in which opaque textured shapes fall on one another.
 
 Shape sizes follow a power law, which gives the edges, occlusions and scale invariance of natural images (Lee, Mumford and
-Huang, IJCV 2001); restoration networks trained on such images work on photographs (Achddou, Gousseau and Ladjal, SSVM 2021).
+Huang, IJCV 2001). Restoration networks trained on such images work on photographs (Achddou, Gousseau and Ladjal, SSVM 2021).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from PIL import Image, ImageDraw
 
 Floats = NDArray[np.float32]
 
-# Drawn at twice the size and averaged: edges are antialiased, as a camera's pixels make them.
+# Leaves are drawn at twice the size and averaged. This antialiases edges, as a camera's pixels do.
 SUPERSAMPLING = 2
-# How many times over the leaves cover the image; what is still bare then, about 0.2 %, shows the ground.
+# Total area of the leaves, as a multiple of the area they fall on. About 0.2 % of it should stay bare and show the ground.
 COVERS = 6
+# This limit leaves more ground bare in large images of small leaves.
 MAX_LEAVES = 1500
 
 
@@ -24,14 +25,14 @@ def dead_leaves(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     canvas = side * SUPERSAMPLING
     leaf = _draw_leaves(canvas, rng)
     image = _paint(leaf, rng)
-    # The mean of each cell. numpy's over two axes takes four times as long.
+    # The mean of each cell. numpy's mean over two axes takes four times as long.
     offsets = range(SUPERSAMPLING)
     image = np.add.reduce([image[y::SUPERSAMPLING, x::SUPERSAMPLING] for y in offsets for x in offsets]) / SUPERSAMPLING**2
     return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _draw_leaves(canvas: int, rng: np.random.Generator) -> NDArray[np.int32]:
-    """(canvas, canvas): the number of the leaf on top at each pixel; 0 is the ground."""
+    """The number of the topmost leaf at each pixel, (canvas, canvas). 0 is the ground."""
     smallest = SUPERSAMPLING * np.exp(rng.uniform(np.log(1.0), np.log(8.0)))
     largest = max(canvas * rng.uniform(0.3, 0.8), 2 * smallest)
     mean_area = 2 * np.pi * np.log(largest / smallest) / (smallest**-2 - largest**-2)
@@ -45,8 +46,8 @@ def _draw_leaves(canvas: int, rng: np.random.Generator) -> NDArray[np.int32]:
     stretch = np.exp(rng.normal(0, 0.35, count))
     corners = rng.choice([3, 4, 4, 5, 6, 24], count)  # 24 corners pass for an ellipse
 
-    # Half of the leaves fall beside the canvas. The outlines of the others, all with as many corners at once: one by one they
-    # would take most of the time.
+    # Half of the leaves fall beside the canvas and are not drawn. The outlines of the others are computed together for all leaves
+    # with the same number of corners: one by one, they would take most of the time.
     reach = (radius * np.maximum(stretch, 1 / stretch))[:, None] + 1
     lands = ((centre > -reach) & (centre < canvas + reach)).all(axis=1)
     outlines: dict[int, list[float]] = {}
@@ -71,7 +72,8 @@ def _paint(leaf: NDArray[np.int32], rng: np.random.Generator) -> Floats:
     count = int(leaf.max()) + 1
     y, x = np.mgrid[0:canvas, 0:canvas].astype(np.float32)
 
-    # Channels of natural images differ little: much luminance, little colour, around a tone of the whole image.
+    # The channels of natural images differ little. Leaves therefore vary much in luminance and little in colour, around one tone
+    # of the whole image.
     contrast = rng.uniform(0.3, 1.0)
     tone = rng.uniform(0.5 * contrast, 1 - 0.5 * contrast) + rng.normal(0, 0.06, 3)
     colour = tone + contrast * (rng.beta(0.9, 0.9, (count, 1)) - 0.5 + rng.normal(0, 0.09, (count, 3)))
@@ -95,7 +97,7 @@ def _paint(leaf: NDArray[np.int32], rng: np.random.Generator) -> Floats:
 
 
 def _noise(canvas: int, cell: int, rng: np.random.Generator) -> Floats:
-    """(canvas, canvas) noise of unit variance at the cells' centres, smooth between them."""
+    """Noise, (canvas, canvas), with unit variance at the centres of cell x cell pixels, and smooth between the centres."""
     cells = canvas // cell + 2
     image = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
     return np.asarray(image.resize((cells * cell, cells * cell), Image.Resampling.BICUBIC))[:canvas, :canvas]

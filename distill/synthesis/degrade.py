@@ -1,8 +1,8 @@
 """Sharp -> blurry on the device, per sample: blur, rescaling, noise, JPEG.
 
-Each sample's parameters were drawn by the loader as a function of (seed, epoch, image) and are given to kornia's functional
-operators, so that a sample is the same whatever batch it comes in. The result is clamped and rounded to 8 bits: blur that was
-never quantised is easier to undo than that of any file.
+The loader draws each sample's parameters as a function of (seed, epoch, image). kornia's functional operators take them, so that
+a sample is the same in every batch. The result is clamped and rounded to 8 bits: without rounding, the blur would be easier to
+undo than the blur of any image file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Draws = dict[str, Tensor]
 
 
 def draw(degradations: Sequence[Degradation], rng: np.random.Generator) -> dict[str, float]:
-    """The random numbers of one sample: whether it gets each degradation, and how strong."""
+    """The random numbers of one sample: whether it gets each degradation, and how strongly."""
     draws: dict[str, float] = {}
     for number, step in enumerate(degradations):
         draws[f"degrade.{number}.applied"] = float(rng.random() < step.probability)
         draws[f"degrade.{number}.strength"] = rng.uniform(*_strength(step))
-        # A motion blur's direction in degrees, or the seed of a noise.
+        # The angle is a motion blur's direction in degrees. The seed is for noise.
         draws[f"degrade.{number}.angle"] = rng.uniform(0, 360)
         draws[f"degrade.{number}.seed"] = int(rng.integers(2**62))
     return draws
@@ -47,7 +47,7 @@ def _strength(step: Degradation) -> tuple[float, float]:
 
 
 def degrade(sharp: Tensor, degradations: Sequence[Degradation], draws: Draws) -> Tensor:
-    """(B, 3, H, W) in [0, 1] and draws of (B,) on the CPU -> the blurry images, same shape, multiples of 1/255."""
+    """Sharp images, (B, 3, H, W) in [0, 1] -> blurry images, same shape, multiples of 1/255. `draws` are (B,) on the CPU."""
     image = sharp
     for number, step in enumerate(degradations):
         mine = {key: draws[f"degrade.{number}.{key}"] for key in ("applied", "strength", "angle", "seed")}
@@ -72,12 +72,13 @@ def _apply(step: Degradation, image: Tensor, draws: Draws) -> Tensor:
         case Noise():
             return _noise(image, strength / 255, draws["seed"])
         case Jpeg():
-            # On the CPU, here and below: kornia looks at the values, and would wait for the device to tell them.
+            # Parameters stay on the CPU, here and below: kornia reads their values, and would have to wait for the device.
             return kornia.enhance.jpeg_codec_differentiable(image, strength)
 
 
 def _gaussian_blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    # One kernel size for all samples: the size of the batch's largest sigma would change a sample with its neighbours.
+    # One kernel size for all batches, for the largest sigma of the configuration. If the batch's largest sigma set the size, a
+    # sample would depend on the other samples of its batch.
     radius = min(math.ceil(3 * largest), min(image.shape[-2:]) - 1)
     return kornia.filters.gaussian_blur2d(image, 2 * radius + 1, sigma[:, None].expand(-1, 2), border_type="reflect")
 
@@ -101,9 +102,9 @@ def _rescale(image: Tensor, factor: Tensor, antialias: bool) -> Tensor:
     sizes = [(max(1, round(height / f)), max(1, round(width / f))) for f in factor.tolist()]
     out = torch.empty_like(image)
     for size in dict.fromkeys(sizes):
-        # Not image[list]: that waits for the list to arrive.
+        # Not image[list], which waits until the list is on the device.
         rows = torch.tensor([row for row, own in enumerate(sizes) if own == size]).to(image.device, non_blocking=True)
-        # Rounded between, as a small file would be.
+        # Rounded to 8 bits in between, as a small image file would be.
         small = quantize(F.interpolate(image.index_select(0, rows), size, mode="bicubic", antialias=antialias))
         out.index_copy_(0, rows, F.interpolate(small, (height, width), mode="bicubic", antialias=antialias))
     return out

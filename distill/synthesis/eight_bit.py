@@ -1,4 +1,4 @@
-"""Between 8-bit images and floats in [0, 1]."""
+"""Conversion between 8-bit images and floats in [0, 1]."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ def quantize(image: Tensor) -> Tensor:
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> uint8, clamped and rounded as every network's input is."""
+    """(B, 3, H, W) in [0, 1] -> uint8, clamped and rounded by `quantize` as every network's input is."""
     return (quantize(image.float()) * 255).round().byte()

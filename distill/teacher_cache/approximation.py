@@ -1,4 +1,4 @@
-"""How far a cached target is from the one that online mode would compute for the same augmented patch."""
+"""How far a cached target is from the target that online mode would compute for the same augmented patch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def measure_approximation(
 ) -> dict[str, tuple[float, float]]:
     """{augmentation: (error of the cached target, error of the blurry patch)}, both against the online target.
 
-    An error is the mean over images of the mean squared error, of values in [0, 1]. The blurry patch gives the scale. Crops are
-    of the centre; an image that is no larger than `patch` has none. Raises ImageError.
+    An error is the mean over images of the mean squared error, of values in [0, 1]. The blurry patch's error gives the scale.
+    Crops are taken from the centre. An image has no crop if a side is below `patch` or both equal it. Raises ImageError.
     """
     errors: dict[str, list[tuple[float, float]]] = {}
     for image in images:

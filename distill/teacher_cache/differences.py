@@ -1,4 +1,4 @@
-"""What is wrong with a cache's teacher images."""
+"""Differences between a cache's manifest and its files."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ State = Literal["valid", "touched", "missing", "changed", "damaged"]
 
 @dataclass
 class Differences:
-    """Stems by what is wrong with their teacher image; nothing is where all are valid."""
+    """Image stems, listed by what is wrong with their teacher image. An unchanged cache has only empty lists."""
 
     missing: list[str] = field(default_factory=list)
     """Never computed, or deleted."""
     changed: list[str] = field(default_factory=list)
-    """The input is another than the one it was computed from."""
+    """An input changed after the teacher image was computed or packed."""
     damaged: list[str] = field(default_factory=list)
-    """The output is not what was written."""
+    """The stored teacher image is not what was written."""
     removed: list[str] = field(default_factory=list)
-    """The input is gone."""
+    """The image is no longer among the inputs."""
     touched: list[str] = field(default_factory=list)
-    """Valid, with other times than when it was written: a copy. Costs a checksum each time."""
+    """Valid, but a file's time is not the manifest's, as after a copy. Each comparison then costs a checksum."""
 
     @property
     def to_compute(self) -> list[str]:
         return sorted([*self.missing, *self.changed, *self.damaged])
 
     def complaint(self) -> str | None:
-        """All differences that make the cache wrong, in one line."""
+        """All differences that make the cache wrong, in one line. None if there are none: `touched` does not count."""
         words = {
             "have no teacher image": self.missing,
             "changed since their teacher image was computed": self.changed,

@@ -1,4 +1,4 @@
-"""Filling a teacher cache: whole blurry images through the teacher, 8-bit PNGs and manifest lines out."""
+"""Fills a teacher cache: restores whole blurry images with the teacher, and writes 8-bit PNGs and manifest lines."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ NOT_FINITE = "the teacher's image of it is not finite; teacher.precision: fp32 i
 
 
 def restore(teacher: Teacher, images: Tensor, tile: int, device: torch.device) -> tuple[Tensor, list[bool]]:
-    """The teacher's images of whole blurry ones, (B, 3, H, W) uint8 on the CPU both, and whether each was finite; in tiles where
-    one has more than tile x tile pixels."""
+    """Restores whole blurry images, in tiles if an image has more than tile x tile pixels.
+
+    Images and results are (B, 3, H, W) uint8 on the CPU. Also returns whether each restored image was finite.
+    """
 
     def on_device(part: Tensor) -> Tensor:
         return teacher(to_float(part.to(device)))
@@ -48,10 +50,10 @@ def restore(teacher: Teacher, images: Tensor, tile: int, device: torch.device) -
 def fill(
     cache: TeacherCache, teacher: Teacher, images: Sequence[ImageFile], tile: int, workers: int, device: torch.device
 ) -> Generator[Entry]:
-    """Computes and stores the teacher images of these images, in an order of its own, and yields each line as it is written.
+    """Computes and stores the teacher images of `images`. Yields each manifest line once it is written, in no fixed order.
 
-    Reading happens in `workers` processes and writing in threads, so that the device does not wait. Raises ImageError
-    for a file that cannot be opened, WriteError for one that cannot be written.
+    `workers` processes read and threads write, so that the device does not wait. Raises ImageError for a file that cannot be
+    opened, and WriteError for a file that cannot be written.
     """
     writes: deque[Future[Entry]] = deque()
     lock = threading.Lock()
@@ -73,7 +75,7 @@ def fill(
 
 @dataclass(frozen=True)
 class _Result:
-    """What became of one input: the teacher's image, or why there is none."""
+    """The teacher's image of one input, or the reason why there is none."""
 
     source: BlurryImage
     pixels: Pixels | None
@@ -81,7 +83,7 @@ class _Result:
 
 
 def restore_group(teacher: Teacher, group: Sequence[BlurryImage], tile: int, device: torch.device) -> list[_Result]:
-    """Of inputs of one size, or one that cannot be read."""
+    """One result for each input of a group: readable inputs of one size, or a single unreadable input."""
     tensors = [to_tensor(source.pixels) for source in group if source.pixels is not None]
     if not tensors:
         return [_Result(source, None, source.unreadable) for source in group]
@@ -94,7 +96,7 @@ def restore_group(teacher: Teacher, group: Sequence[BlurryImage], tile: int, dev
 
 
 def store_result(cache: TeacherCache, result: _Result) -> Entry:
-    """Writes the teacher's image, if there is one, and returns its line, which is still to be appended. Raises WriteError."""
+    """Writes the teacher's image, if there is one. Returns its line, which the caller appends. Raises WriteError."""
     stem, stamp = result.source.image.stem, result.source.stamp
     if result.pixels is None:
         return Entry(stem=stem, blurry=stamp, unreadable=result.unreadable)

@@ -1,4 +1,4 @@
-"""Blurry images read from disk, and put together in groups of one size for the teacher."""
+"""Reads blurry images from disk, and groups them by size for the teacher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distill.data.pixels import Pixels
 from distill.data.triplets import ImageFile
 from distill.teacher_cache.manifest import Stamp
 
-# Images that wait for others of their size; beyond so many tiles' worth of pixels the largest group goes ahead.
+# Images wait for others of their size. If more than this many tiles' worth of pixels wait, the largest group is yielded.
 MAX_WAITING_TILES = 64
 
 
@@ -23,7 +23,7 @@ class BlurryImage:
     image: ImageFile
     stamp: Stamp
     pixels: Pixels | None
-    """None for what cannot be read. No tensor: each would hold a file descriptor while it waits for others of its size."""
+    """None if the file cannot be read. Not a tensor: a waiting tensor from a loader worker would hold a file descriptor."""
     unreadable: str | None = None
 
 
@@ -39,7 +39,7 @@ class BlurryImages(Dataset[BlurryImage]):
 
 
 def read_input(image: ImageFile) -> BlurryImage:
-    """Raises ImageError for a file that cannot even be opened; damage inside it is part of the result."""
+    """Raises ImageError if the file cannot be opened. If it opens but cannot be used, the result's `unreadable` says why."""
     assert image.blurry is not None, "a cache is of blurry images on disk"
     try:
         stamp, data = Stamp.of(image.blurry)
@@ -52,8 +52,8 @@ def read_input(image: ImageFile) -> BlurryImage:
 
 
 def group_by_size(inputs: Iterator[BlurryImage], tile: int) -> Iterator[list[BlurryImage]]:
-    """Images of one size in each group, as many as have at most tile x tile pixels together. A larger image is alone in its
-    group, and so is an unreadable one."""
+    """Groups of images of one size, with at most tile x tile pixels in total. A larger image and an unreadable image each form
+    a group alone."""
     waiting: dict[tuple[int, ...], list[BlurryImage]] = {}
     waiting_pixels = 0
     for source in inputs:

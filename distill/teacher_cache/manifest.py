@@ -1,9 +1,10 @@
-"""What a teacher cache holds: by which teacher, of which files, and how to tell that any of it has changed since.
+"""The manifest of a teacher cache: which teacher made it, from which files, and how to tell whether a file changed since.
 
-`manifest.json` says which teacher; `manifest.jsonl` has one line per image, appended when its teacher image is whole on the disk.
-A line that a crash tore is no line: its image counts as missing. Of several lines about one image the last one counts. Where
-several processes fill a cache, the first one writes `manifest.jsonl` and each other a file of its own, whose lines go over into
-it: appending to one file from several machines is safe on no network file system."""
+`manifest.json` describes the teacher. `manifest.jsonl` has one line per image, appended once the teacher image is whole on disk.
+A line that a crash cut off is ignored: its image counts as missing. If several lines are about one image, the last one counts.
+
+If several processes fill a cache, the first process writes `manifest.jsonl` and every other process a file of its own, which is
+merged into `manifest.jsonl` later. Appending to one file from several machines is not safe on any network file system."""
 
 from __future__ import annotations
 
@@ -23,13 +24,13 @@ from distill.runtime.files import append_bytes, write_bytes
 HEADER = "manifest.json"
 LINES = "manifest.jsonl"
 PARTS = "manifest.rank*.jsonl"
-# In bytes: a file's name, without a suffix, and its path below the folder.
+# In bytes: the longest file name without its suffix, and the longest stem (the path below the folder).
 MAX_NAME, MAX_STEM = 251, 2048
 
 
 class CacheError(UserError):
-    """A teacher cache that cannot be used as it is. `mend` holds the options of `distill.cache` that mend it, None where that
-    command cannot."""
+    """A teacher cache that cannot be used as it is. `mend` holds the options with which `distill.cache` mends the cache, empty if
+    it needs none. `mend` is None if that command cannot mend the cache."""
 
     def __init__(self, message: str, mend: str | None = None) -> None:
         super().__init__(message)
@@ -41,22 +42,22 @@ class _Record(BaseModel):
 
 
 class Stamp(_Record):
-    """What a file was: size and time say cheaply that it is the same, the checksum surely."""
+    """A file's size, time and checksum. Size and time are a cheap test for a change, the checksum is a sure one."""
 
     size: int
     mtime_ns: int
     crc32: int
-    """Of the whole file (zlib's); of a triplet's pixels where many are packed into one file."""
+    """zlib's crc32 of the whole file, or of one triplet's pixels if the file is a packed shard."""
 
     @classmethod
     def of(cls, path: Path) -> tuple[Stamp, bytes]:
         """A file's stamp and content. Raises OSError."""
-        mtime_ns = path.stat().st_mtime_ns  # before it is read: a change meanwhile must not pass as known
+        mtime_ns = path.stat().st_mtime_ns  # before reading: a change during the read must be noticed
         data = path.read_bytes()
         return cls(size=len(data), mtime_ns=mtime_ns, crc32=zlib.crc32(data)), data
 
     def looks_like(self, path: Path) -> bool:
-        """Whether a file has this size and time; reads nothing of it."""
+        """Whether a file has this size and time. Does not read the file."""
         try:
             status = path.stat()
         except OSError:
@@ -72,12 +73,12 @@ class Stamp(_Record):
 
 
 class Inputs(_Record):
-    """Which images the cache was made for, when it was filled last."""
+    """The images for which the cache was last filled."""
 
     folder: str
     count: int
     sha256: str
-    """Of the sorted stems, one per line."""
+    """sha256 of the sorted stems, one per line."""
 
 
 class Header(_Record):
@@ -85,29 +86,29 @@ class Header(_Record):
     storage: Literal["png", "safetensors"]
     teacher: Identity
     tile: int
-    """`teacher.tile`: images of more pixels were restored in tiles of this side."""
+    """`teacher.tile`: images of more than tile x tile pixels were restored in tiles of this side."""
     inputs: Inputs
 
 
 class Entry(_Record):
-    """One line: an image, and what the teacher made of it."""
+    """One manifest line: an image and its teacher image."""
 
     stem: str
     blurry: Stamp
     sharp: Stamp | None = None
-    """Where the sharp image is packed beside the teacher's."""
+    """Set only if the sharp image is packed beside the teacher's image."""
     output: Stamp | None = None
-    """Of the teacher's image; None where there is none, for the reason that `unreadable` gives."""
+    """The stamp of the teacher's image. None if there is no teacher's image; `unreadable` gives the reason."""
     shard: Annotated[str, Field(pattern=r"^\d{6}\.safetensors$")] | None = None
-    """The packed file that holds it."""
+    """The packed file that holds the triplet."""
     unreadable: str | None = None
-    """Why there is no teacher's image: the input could not be read, or what the teacher made of it was not finite."""
+    """Why there is no teacher's image: the input could not be read, or the teacher's image was not finite."""
 
     @field_validator("stem")
     @classmethod
     def _check_inside(cls, stem: str) -> str:
-        """Files are written and removed by stem: one that leads out of the folder is refused."""
-        path, name = PurePath(stem), os.fsencode(stem)  # which raises ValueError for what can be in no name
+        """Refuses a stem that leads out of the folder: files are written and removed by stem."""
+        path, name = PurePath(stem), os.fsencode(stem)  # fsencode raises ValueError if no file can have this name
         if path.anchor or ".." in path.parts or not path.parts or "\0" in stem:
             raise ValueError("not a relative stem")
         if len(name) > MAX_STEM or any(len(part) > MAX_NAME for part in name.split(b"/")):
@@ -119,10 +120,10 @@ class Manifest:
     """The header and lines of a cache folder."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises CacheError for a header that cannot be understood, or that is missing although there are lines."""
+        """Raises CacheError if the header cannot be understood, or if there are lines without a header."""
         self.folder = folder
         self.lines = folder / LINES
-        """Where lines are appended."""
+        """The file to which lines are appended."""
         self.header = _read_header(folder / HEADER)
         if self.header is None and (folder / LINES).exists():
             raise CacheError(f"{folder}: there is a {LINES} and no {HEADER}: nothing tells which teacher made this", "--fresh")
@@ -131,7 +132,7 @@ class Manifest:
         self.refresh()
 
     def refresh(self) -> None:
-        """Reads the lines that were appended since. A last line without its end is left for the next time."""
+        """Reads the lines that were appended since the last read. An unfinished last line is left for the next read."""
         path = self.folder / LINES
         if not path.exists() or path.stat().st_size <= self._read_bytes:
             return
@@ -154,19 +155,19 @@ class Manifest:
         self.entries |= new
 
     def append_as(self, rank: int) -> None:
-        """From now on lines are appended to a file of this rank's own, for `merge_parts`."""
+        """From now on appends lines to a file of this rank's own, which `merge_parts` merges later."""
         self.lines = self.folder / PARTS.replace("*", str(rank))
 
     def rewrite(self, entries: dict[str, Entry]) -> None:
-        """Replaces all lines by these."""
+        """Replaces all lines by these entries."""
         lines = _as_lines(entries)
         write_bytes(self.folder / LINES, lines)
         self.entries, self._read_bytes = dict(entries), len(lines)
 
 
 def merge_parts(folder: Path) -> None:
-    """Moves the lines of all ranks into one file. To be called by the process that holds the folder's lock, when no other writes
-    lines; a kill in between leaves lines twice, which is the same as once. Raises WriteError."""
+    """Moves the lines of all ranks into one file. Call it in the process that holds the folder's lock, while no other process
+    writes lines. A kill midway leaves some lines twice, which does no harm. Raises WriteError."""
     for path in sorted(folder.glob(PARTS)):
         _append_lines(folder / LINES, parse_lines(path.read_bytes()))
         path.unlink()
@@ -178,7 +179,7 @@ def _append_lines(path: Path, entries: dict[str, Entry]) -> None:
 
 
 def _mend_torn_end(path: Path) -> bytes:
-    """A newline where the last line has none: what follows must not become part of it."""
+    """A newline if the last line lacks one, so that the next line does not become part of it. Empty otherwise."""
     if not path.exists():
         return b""
     with path.open("rb") as file:
@@ -193,7 +194,7 @@ def header_bytes(header: Header) -> bytes:
 
 
 def parse_lines(text: bytes) -> dict[str, Entry]:
-    """Lines as entries by stem; what a crash tore is left out."""
+    """{stem: entry}. A line that a crash cut off is left out."""
     entries = {}
     for line in text.splitlines():
         try:
@@ -205,7 +206,7 @@ def parse_lines(text: bytes) -> dict[str, Entry]:
 
 
 def _as_lines(entries: dict[str, Entry]) -> bytes:
-    # Through json, not pydantic's own: a file name need not be valid UTF-8, and only json's escapes carry what is not.
+    # With json.dumps, not pydantic: a file name need not be valid UTF-8, and only json's escapes can hold such a name.
     return "".join(json.dumps(entry.model_dump(exclude_none=True)) + "\n" for entry in entries.values()).encode()
 
 

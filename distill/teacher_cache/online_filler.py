@@ -1,4 +1,4 @@
-"""Filling a teacher cache while training."""
+"""Fills a teacher cache while training."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from distill.teacher_cache.store import TeacherCache, read_checked
 class OnlineFiller:
     """Completes batches while training, so that the first epoch fills the cache.
 
-    Images are restored one by one: a target then has the same bits whatever batch first asks for it, and a run that was stopped
-    and resumed the same result.
+    Images are restored one by one. The bits of a target then do not depend on the batch that first asks for it, and a run that
+    was stopped and resumed gives the same result.
     """
 
     def __init__(self, cache: TeacherCache, teacher: Teacher, tile: int, patch: int, device: torch.device) -> None:
@@ -27,17 +27,20 @@ class OnlineFiller:
         self.computed: dict[str, Entry] = {}
 
     def complete(self, batch: Batch) -> None:
-        """Fills the empty rows of `batch.teacher`, in place. Raises ImageError and WriteError."""
-        for row, hole in batch.uncached.items():
+        """Adds the missing teacher images to `batch.teacher`, in place. Raises ImageError and WriteError."""
+        for index, missing in batch.uncached.items():
             assert batch.teacher is not None
-            pixels = self._stored(hole.image)
+            pixels = self._stored(missing.image)
             if pixels is None:
-                pixels = self._compute(hole.image)
-            batch.teacher[row] = to_tensor(cut(pixels, self.patch, hole.top, hole.left))[0]
+                pixels = self._compute(missing.image)
+            batch.teacher[index] = to_tensor(cut(pixels, self.patch, missing.top, missing.left))[0]
         batch.uncached.clear()
 
     def _stored(self, image: ImageFile) -> Pixels | None:
-        """What was computed after a loader worker had looked for it; None where it was not, or is damaged since."""
+        """The stored teacher image, if this filler computed it. None if it did not, or if the file was damaged since.
+
+        A loader worker may have looked for the image before it was computed.
+        """
         entry = self.computed.get(image.stem)
         if entry is None or entry.output is None:
             return None

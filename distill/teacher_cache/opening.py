@@ -1,4 +1,4 @@
-"""Opening a teacher cache for training: locked, and compared with the run's configuration."""
+"""Opens a teacher cache for training: locks it, and compares it with the run's configuration."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 
 
 def cache_lock(config: TeacherConfig) -> AbstractContextManager[None]:
-    """Held by a run that may fill its cache, from before it looks at it: it must stay the cache that was compared. Raises
-    WriteError."""
+    """A lock for a run that may fill its cache. Take it before comparing the cache, so that no other process changes the cache
+    afterwards. Does nothing for a run that only reads. Raises WriteError."""
     fills = config.mode == "cached" and config.on_missing == "compute"
     return locked(Path(config.cache)) if fills else nullcontext()
 
@@ -31,11 +31,11 @@ def cache_lock(config: TeacherConfig) -> AbstractContextManager[None]:
 def open_for_training(
     settings: TeacherConfig, data: DataConfig, teacher: Teacher, images: Sequence[ImageFile], device: torch.device
 ) -> tuple[TeacherCache, OnlineFiller | None]:
-    """The cache of mode `cached`, compared with the configuration, and what completes it where `teacher.on_missing` is `compute`
-    and the cache is not bare or packed.
+    """The cache of mode `cached`, compared with the configuration, and its filler.
 
-    To be called under `cache_lock`. Raises CacheError where it is of another teacher or of other images, ImageError where bare
-    files cannot be told apart, and WriteError.
+    The filler is None unless `teacher.on_missing` is `compute` and the cache is a PNG cache with a manifest. Call this under
+    `cache_lock`. Raises CacheError if the cache is of another teacher or of other images, ImageError if two bare files have the
+    same stem, and WriteError.
     """
     compute = settings.on_missing == "compute"
     cache, identity = TeacherCache(settings.cache, recompute=compute), identify(teacher)

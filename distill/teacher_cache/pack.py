@@ -1,4 +1,4 @@
-"""Packing a PNG cache into shards: the same triplets, found without decoding."""
+"""Packs a PNG cache into shards. They hold the same triplets, which can be read without decoding."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class _Packable:
 
     entry: Entry
     triplet: Triplet | None
-    """None where there is no teacher's image, as the line says."""
+    """None if there is no teacher's image to pack."""
     damaged: str | None = None
-    """What is wrong with the cache, whose input can be read."""
+    """Why the cache cannot give this triplet, although the input images can be read."""
 
 
 class _Packables(Dataset[_Packable]):
@@ -57,9 +57,9 @@ class _Packables(Dataset[_Packable]):
 
 
 def pack(cache: TeacherCache, images: Sequence[ImageFile], packed: TeacherCache, workers: int) -> Generator[list[Entry]]:
-    """Copies these images and their teacher images from a complete PNG cache into shards, and yields the lines of each shard as
-    it is written. Raises ImageError for a file that cannot be opened, WriteError for one that cannot be written, and CacheError
-    for a damaged teacher image."""
+    """Copies `images` and their teacher images from a complete PNG cache into shards. Yields the lines of each shard once it is
+    written. Raises ImageError for a file that cannot be opened, WriteError for a file that cannot be written, and CacheError for
+    a damaged teacher image."""
     used = [shard_number(entry.shard) for entry in packed.manifest.entries.values() if entry.shard is not None]
     number = max(used, default=-1) + 1
     waiting: list[_Packable] = []

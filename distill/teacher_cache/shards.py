@@ -1,5 +1,5 @@
-"""Packed triplets: blurry, sharp and teacher pixels side by side in safetensors shards, so that a sample costs one copy out of a
-memory map instead of three decoded PNGs.
+"""Packed triplets: blurry, sharp and teacher pixels together in safetensors shards. Reading a sample costs one copy out of a
+memory map instead of decoding three PNGs.
 
 A shard is an ordinary safetensors file with tensors `STEM/sharp`, `STEM/blurry` and `STEM/teacher`, each (H, W, 3) uint8.
 """
@@ -20,7 +20,7 @@ from distill.data.image_files import ImageError
 from distill.data.triplets import Triplet
 from distill.runtime.files import write_bytes
 
-# A million triplets of 512x512 are 18 000 such files, and one of them is easily collected in memory.
+# A million triplets of 512x512 pixels then take 18 000 shards, and one shard is easily collected in memory.
 SHARD_BYTES = 128 * 2**20
 SHARDS = "[0-9]" * 6 + ".safetensors"
 
@@ -34,18 +34,18 @@ def shard_number(name: str) -> int:
 
 
 def write_shard(path: Path, triplets: Mapping[str, Triplet]) -> None:
-    """Writes whole triplets by stem; the file appears whole or not at all. Raises WriteError."""
+    """Writes complete triplets, {stem: triplet}. The file appears whole or not at all. Raises WriteError."""
     tensors = {f"{_name(stem)}/{kind}": pixels for stem, triplet in triplets.items() for kind, pixels in vars(triplet).items()}
     write_bytes(path, save(tensors))
 
 
 def read_triplet(path: Path, stem: str) -> Triplet:
-    """Raises ImageError for a shard that is missing or damaged, or does not hold this image."""
+    """Raises ImageError if the shard is missing or damaged, or does not hold this image."""
     try:
         status = path.stat()
         shard = _open(path, status.st_mtime_ns, status.st_ino)
         tensors = {kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in ("sharp", "blurry", "teacher")}
-    except Exception as error:  # noqa: BLE001 (for a dtype that numpy does not have, it is whatever the lookup raises)
+    except Exception as error:  # noqa: BLE001 (a dtype that numpy lacks raises whatever the lookup raises)
         reason = " ".join(str(error).split())[:200]
         raise ImageError(f"{stem} cannot be read from this shard: {reason}", path) from None
     shapes = {tensor.shape for tensor in tensors.values()}
@@ -55,7 +55,7 @@ def read_triplet(path: Path, stem: str) -> Triplet:
 
 
 def checksum(triplet: Triplet) -> int:
-    """crc32 of the pixels, sharp, blurry, teacher."""
+    """crc32 of the sharp, blurry and teacher pixels, in this order."""
     crc = 0
     for pixels in (triplet.sharp, triplet.blurry, triplet.teacher):
         assert pixels is not None
@@ -65,11 +65,12 @@ def checksum(triplet: Triplet) -> int:
 
 @lru_cache(maxsize=64)
 def _open(path: Path, mtime_ns: int, inode: int) -> Any:
-    # Kept open: reading a shard's header for every sample would cost more than the sample. Time and inode are in the key so that
-    # a shard that was written again is opened again: file clocks are coarse, and no file gets the inode of one that is open.
+    # Shards stay open: reading a shard's header for every sample would cost more than reading the sample.
+    # The cache key has the time and the inode, so that a rewritten shard is opened again. File clocks are too coarse by
+    # themselves, and no new file gets the inode of an open file.
     return safe_open(path, framework="numpy")
 
 
 def _name(stem: str) -> str:
-    # A file name need not be valid UTF-8; a tensor's must be.
+    # A tensor's name must be valid UTF-8. A file name need not be.
     return stem.encode(errors="backslashreplace").decode()

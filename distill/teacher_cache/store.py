@@ -1,4 +1,4 @@
-"""The teacher's images on disk: read beside their blurry and sharp images, and compared with them before they are believed."""
+"""Teacher images on disk: read together with their blurry and sharp images, and checked against the manifest before use."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ from distill.teacher_cache.shards import SHARDS, checksum, read_triplet
 
 
 class TeacherCache:
-    """A folder of teacher images: PNG files or packed shards with a manifest, or bare files without one, as of the original
-    project."""
+    """A folder of teacher images: PNG files or packed shards with a manifest, or bare files without a manifest, such as the
+    original project wrote."""
 
     def __init__(self, folder: str | Path, recompute: bool = False) -> None:
-        """With `recompute` an image without a valid teacher image is read without it, to be computed; without, it is an
-        error. Raises CacheError for a manifest that cannot be understood."""
+        """If `recompute`, an image without a valid teacher image is read without it, so that it can be computed. Otherwise
+        reading the image raises. Raises CacheError if the manifest cannot be understood, and ImageError if two bare files have
+        the same stem."""
         self.folder = Path(folder)
         self.manifest = Manifest(self.folder)
         self.recompute = recompute
@@ -47,7 +48,7 @@ class TeacherCache:
 
     @property
     def stores_targets(self) -> bool:
-        """Its triplets come with the teacher's image, or will."""
+        """Always true: a triplet comes with the teacher's image, or the image is computed later."""
         return True
 
     @property
@@ -62,7 +63,7 @@ class TeacherCache:
         return self.folder / f"{stem}.png"
 
     def check_identity(self, identity: Identity) -> None:
-        """Raises CacheError where the images were made by another teacher, or in another precision."""
+        """Raises CacheError if the images were made by another teacher, or in another precision."""
         header = self.manifest.header
         difference = header.teacher.difference(identity) if header is not None else None
         if difference is not None and self.storage == "safetensors":
@@ -73,8 +74,8 @@ class TeacherCache:
     def compare(
         self, images: Sequence[ImageFile], thorough: bool = False, advance: Callable[[], object] = lambda: None
     ) -> Differences:
-        """What is wrong with the teacher images of these images. A file of the size and time that the manifest knows is
-        trusted, unless `thorough`; others are checksummed. `advance` is called after each image."""
+        """Finds what is wrong with the teacher images of `images`. Files with the manifest's size and time are trusted unless
+        `thorough`. All other files are checksummed. `advance` is called after each image. A bare file only has to exist."""
         found = Differences()
         if self.bare is not None:
             found.missing = [image.stem for image in images if image.stem not in self.bare]
@@ -82,7 +83,7 @@ class TeacherCache:
         suspects = [image for image in images if thorough or not self._is_trusted(image)]
         for _ in range(len(images) - len(suspects)):
             advance()
-        with ThreadPoolExecutor() as threads:  # reading and zlib's crc32 leave the interpreter free
+        with ThreadPoolExecutor() as threads:  # reading and zlib.crc32 release the GIL
             for image, state in zip(suspects, threads.map(self._checksum, suspects), strict=True):
                 if state != "valid":
                     getattr(found, state).append(image.stem)
@@ -91,7 +92,7 @@ class TeacherCache:
         return found
 
     def _files_of(self, image: ImageFile, entry: Entry) -> list[tuple[Path, Stamp]]:
-        """The input files of an entry, then its output."""
+        """[(path, stamp)] of an entry's input files, then of its output if there is one."""
         assert image.blurry is not None, "a cache is of blurry images on disk"
         files = [(image.blurry, entry.blurry), (image.sharp, entry.sharp), (self.path_of(entry), entry.output)]
         return [(path, stamp) for path, stamp in files if stamp is not None]
@@ -123,7 +124,7 @@ class TeacherCache:
             return False
 
     def refuse(self, found: Differences, thorough: bool = False) -> None:
-        """Raises CacheError where there are differences, with what mends them."""
+        """Raises CacheError if the differences make the cache wrong. The error says how to mend the cache."""
         complaint = found.complaint()
         if complaint is None:
             return
@@ -139,7 +140,7 @@ class TeacherCache:
         raise CacheError(f"{self.folder}: {complaint}", mend="--repair" if found.removed or thorough else "")
 
     def restamp(self, images: Sequence[ImageFile]) -> None:
-        """Notes the present times of files that were found to hold what they should."""
+        """Records the present times of files whose content was found to be unchanged."""
         entries = []
         for image in images:
             entry = self.manifest.entries[image.stem]
@@ -153,7 +154,7 @@ class TeacherCache:
         self.manifest.append(entries)
 
     def remove(self, stems: Sequence[str]) -> None:
-        """Removes teacher images, and their lines."""
+        """Removes teacher images and their lines. A packed image stays in its shard."""
         removed = set(stems)
         kept = {stem: entry for stem, entry in self.manifest.entries.items() if stem not in removed}
         for stem in removed:
@@ -162,19 +163,20 @@ class TeacherCache:
         self.manifest.rewrite(kept)
 
     def remove_unused_shards(self) -> None:
-        """Removes shards of which no line speaks any more."""
+        """Removes shards that no line names any more."""
         used = {entry.shard for entry in self.manifest.entries.values()}
         for path in self.folder.glob(SHARDS):
             if path.name not in used:
                 path.unlink()
 
     def forget(self, stems: Iterable[str]) -> None:
-        """Counts these images as missing, until they are computed again."""
+        """Treats these images as missing until they are computed again."""
         for stem in stems:
             self.manifest.entries.pop(stem, None)
 
     def read(self, image: ImageFile) -> Triplet:
-        """The triplet of one image, checksummed; without its teacher image where that is to be computed. Raises ImageError."""
+        """The triplet of one image, with its checksums verified unless it is bare. Comes without the teacher image if that is to
+        be computed. Raises ImageError."""
         if self.bare is not None:
             triplet = image.read()
             return self._with_teacher(image, triplet, read_image(self.bare[image.stem]), self.bare[image.stem])
@@ -213,18 +215,18 @@ class TeacherCache:
 
     def _entry(self, stem: str) -> Entry | None:
         if stem not in self.manifest.entries and self.recompute:
-            self.manifest.refresh()  # the training process adds lines while its loader workers read
+            self.manifest.refresh()  # the training process appends lines while its loader workers read
         return self.manifest.entries.get(stem)
 
 
 def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> None:
-    """Removes what a cache of these images wrote into its folder and nothing else that may lie there, and begins a new one. Does
-    nothing where there is no manifest."""
+    """Begins a new cache in a folder. Removes only the files that a cache of `images` wrote there, and keeps all others. Does
+    nothing if the folder has no manifest."""
     lines = folder / LINES
     if not lines.exists() and not (folder / HEADER).exists():
         return
     stems = parse_lines(lines.read_bytes()).keys() if lines.exists() else set()
-    # In this order a kill leaves the old teacher's header without lines, and never its images under the new one's header.
+    # In this order a kill leaves the old teacher's header without lines. It never leaves old images under the new header.
     write_bytes(lines, b"")
     for stem in stems | {image.stem for image in images}:  # a killed run may have left an image without its line
         _unlink(folder / f"{stem}.png")
@@ -232,13 +234,13 @@ def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> No
 
 
 def _unlink(path: Path) -> None:
-    """Removes a file. A stem in a manifest may also lead below a file, or to a folder: that is no image, and stays."""
+    """Removes a file. A manifest's stem may also lead to a folder or to a path below a file, and nothing is removed then."""
     if path.is_file():
         path.unlink()
 
 
 def new_header(identity: Identity, images: Sequence[ImageFile], folder: str, tile: int) -> Header:
-    """The header of a PNG cache of these images of `folder`, which the teacher restores in tiles of `tile` pixels."""
+    """The header of a PNG cache. `images` are those of `folder`, and `tile` is the side in pixels of the teacher's tiles."""
     stems = "".join(f"{image.stem}\n" for image in images)
     digest = hashlib.sha256(stems.encode(errors="surrogateescape")).hexdigest()
     inputs = Inputs(folder=folder, count=len(images), sha256=digest)
@@ -253,7 +255,7 @@ def _bare_files(folder: Path) -> dict[str, Path] | None:
 
 
 def read_checked(path: Path, stamp: Stamp, otherwise: str) -> bytes:
-    """A file's bytes, when they are what the stamp says. Raises ImageError."""
+    """A file's bytes. Raises ImageError if they do not match the stamp; the message then begins with `otherwise`."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a student file says about its network: the run that trained it, its scores, and whose terms its teacher's weights have."""
+"""The `about` entries of a student file: the run that trained it, its scores, and the licence of its teacher's weights."""
 
 from __future__ import annotations
 
@@ -21,8 +21,11 @@ UNKNOWN = "not known; ask whoever trained these weights"
 
 
 def about_training(config: Config, step: int, stage: str, evaluation: Evaluation | None = None) -> dict[str, str | int | float]:
-    """Of a student after `step` updates, the last of them of `stage`: as `about_config`, and, where it was validated there, mean
-    PSNR in dB and SSIM, such as `validation_student_psnr`."""
+    """The `about` entries of a student after `step` updates, the last one in `stage`.
+
+    They are the entries of `about_config`, `step` and `stage`. An `evaluation` of this student adds `validation_images` (their
+    number) and the mean PSNR in dB and SSIM of each row, such as `validation_student_psnr`.
+    """
     about = about_config(config) | {"step": step, "stage": stage}
     if evaluation is not None:
         about["validation_images"] = len(evaluation.images)
@@ -33,7 +36,8 @@ def about_training(config: Config, step: int, stage: str, evaluation: Evaluation
 
 
 def about_config(config: Config) -> dict[str, str | int | float]:
-    """What a configuration tells without its run: `config`, `teacher`, `teacher_licence`, `init` and `init_licence`."""
+    """The `about` entries that need only the configuration: `project` and `config`; `teacher` and `teacher_licence` if a stage
+    learns from a teacher; `init` and `init_licence` if `student.init` is set."""
     about: dict[str, str | int | float] = {"project": project(), "config": config.model_dump_json()}
     if config.learns_from_teacher:
         about |= {"teacher": config.teacher.weights, "teacher_licence": licence(config.teacher.weights)}
@@ -43,30 +47,34 @@ def about_config(config: Config) -> dict[str, str | int | float]:
 
 
 def project() -> str:
-    """Name and version."""
+    """This project's name, and its version if the package is installed."""
     try:
         return f"{PROJECT} {version(PROJECT)}"
-    except PackageNotFoundError:  # run from its folder
+    except PackageNotFoundError:  # not installed, but run from its source folder
         return PROJECT
 
 
-@cache  # a teacher's file is large, and a run asks at every validation
+@cache  # a teacher's file is large, and every validation needs its licence
 def licence(weights: str) -> str:
-    """The terms of weights given by name or file; those of their own teachers, where the file is a student that says so."""
+    """The licence of weights given by name or file. A student file may record the licences of the weights it learned from; those
+    are then returned. UNKNOWN if no licence is known."""
     known = licence_note(weights)
     if known is not None:
         return known
     try:
         _, about = read_student(Path(weights))
-    except (FileNotFoundError, WeightsError):  # of a run that is over, say; nothing is known then
+    except (FileNotFoundError, WeightsError):  # a finished run's weights may have been deleted since
         return UNKNOWN
     notes = {str(value) for key, value in about.items() if key.endswith("_licence")}
     return "; ".join(sorted(notes)) or UNKNOWN
 
 
 def about_file(weights: Path, model: nn.Module, said: About) -> dict[str, str | int | float]:
-    """What is known of a file's network: what it says itself, else what the run folder around it says, else the terms of weights
-    that are recognised. Raises ConfigError for a run folder whose configuration cannot be read."""
+    """The `about` entries of a file's network: the file's own entries, `said`, if it has any.
+
+    Otherwise `weights_licence` if the weights are recognised. Otherwise the entries of the run folder's configuration if it
+    describes this network. Otherwise {}. Raises ConfigError if that configuration cannot be read.
+    """
     if said:
         return dict(said)
     config_file = weights.parent / CONFIG

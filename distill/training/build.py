@@ -35,7 +35,7 @@ CHECK_IMAGES = 4
 
 @dataclass(frozen=True)
 class Run:
-    """All that a configuration describes, built and checked."""
+    """Everything that a configuration describes, built and checked."""
 
     config: Config
     ranks: Ranks
@@ -47,7 +47,7 @@ class Run:
     state: TrainingState
     validation: Validation
     continued: str | None
-    """Where the optimiser's moments come from, in words, if they come with `student.init`."""
+    """A sentence for the log if Adam's moments were loaded from `student.init`, else None."""
 
     @property
     def folder(self) -> Path:
@@ -55,7 +55,8 @@ class Run:
 
 
 def check_shares(config: Config, ranks: Ranks) -> None:
-    """Raises ConfigError for what several processes cannot do together."""
+    """Raises ConfigError if the batch cannot be divided among the ranks and `optimizer.accumulate` parts, or if several ranks
+    would fill a teacher cache while training."""
     batch, accumulate = config.data.batch, config.optimizer.accumulate
     if batch % (ranks.count * accumulate):
         parts = f" in {accumulate} parts (optimizer.accumulate)" if accumulate > 1 else ""
@@ -68,7 +69,10 @@ def check_shares(config: Config, ranks: Ranks) -> None:
 
 
 def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) -> Run:
-    """`begins`: there is no checkpoint, so that the student starts from `student.init`. Raises what the user can mend."""
+    """Builds and checks the run. `begins`: the run resumes from no checkpoint, and `student.init` is loaded if it is set.
+
+    Raises UserError, FileNotFoundError and WeightsError for what the user can mend.
+    """
     sources = training_sources(config.data)
     start = config.student if begins else config.student.model_copy(update={"init": None})
     with ranks.first_of_node_first():
@@ -90,7 +94,7 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) 
 
 
 def _check_teacher(validation: Validation, config: Config) -> None:
-    # Reads images even where there is nothing to check: it is better to find now that all of them are broken.
+    # Reads images even if no teacher is checked: if all of them are broken, the run must fail now.
     pairs = [(blurry, sharp) for _, blurry, sharp in islice(validation.pairs(), CHECK_IMAGES)]
     if validation.teacher is None or config.teacher.check == "off" or not config.learns_from_teacher:
         return
@@ -105,7 +109,7 @@ def _check_teacher(validation: Validation, config: Config) -> None:
 
 
 def load_checkpoint_or_start(run: Run) -> Plan:
-    """The plan from the run folder's checkpoint on, whose state is loaded; from the start where there is none."""
+    """Loads the run folder's checkpoint, if there is one, into the run's state. Returns the plan of the resumed or new run."""
     start = Plan(run.config.stages, run.dataset.steps_per_epoch, run.config.data.batch)
     resumed = resume_run(run.folder, run.state, start, run.teacher, run.config)
     if resumed is None and run.continued is not None:
@@ -114,8 +118,8 @@ def load_checkpoint_or_start(run: Run) -> Plan:
 
 
 def speed_up_networks(run: Run) -> None:
-    """Prepares the fast forms of teacher and student. Comes last: it takes time, which a checkpoint that does not fit should not
-    cost."""
+    """Builds the fast forms of teacher and student, which takes time. Called after the checkpoint is loaded: one that does not
+    fit should fail before this."""
     config = run.config
     if run.teacher is not None and config.teacher.mode == "online" and config.learns_from_teacher:
         speed_up_for_training(run.teacher, config, run.ranks)
@@ -124,6 +128,6 @@ def speed_up_networks(run: Run) -> None:
 
 
 def remaining_batches(run: Run, plan: Plan, pin: bool) -> Generator[Batch]:
-    """This rank's part of every batch from the current step to the last. `pin` puts them into pinned memory."""
+    """This rank's part of every batch from the current step to the last. `pin` puts the batches into pinned memory."""
     step, ranks = run.state.step, run.ranks
     return training_loader(run.dataset, plan.position_at(step), plan.total_steps - step, pin, ranks.rank, ranks.count)

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, one older one kept, and read back without running code from them."""
+"""Checkpoints: written whole or not at all, with the one before kept, and loaded without running code from the file."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 
 
 def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
-    """Keeps the checkpoint that was there as the previous one. Raises WriteError, after which both are as they were."""
+    """Writes the checkpoint and keeps the one that was there as PREVIOUS. If this raises WriteError, both are unchanged."""
     save_atomically(folder / CHECKPOINT, content, previous=folder / PREVIOUS)
 
 
 def _check_sums(path: Path) -> None:
-    """Compares each tensor's bytes with the checksum that torch wrote beside them and does not look at. Raises WeightsError."""
+    """Checks each tensor against its checksum, which torch.save writes and torch.load ignores. Raises WeightsError."""
     if path.stat().st_size == 0:
         raise WeightsError(f"{path}: an empty file")
     try:
@@ -34,14 +34,15 @@ def _check_sums(path: Path) -> None:
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Whether there is one to go on from, whole or not."""
+    """Whether the folder holds a checkpoint or a previous one, damaged or not."""
     return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS))
 
 
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint that can be read, or None where there is none. A damaged one is named, and the previous one taken.
+    """The newest checkpoint that can be read, or None if there is none. If the newest is damaged, a warning names it and the
+    previous one is loaded.
 
-    Raises WeightsError where there are checkpoints and none can be read.
+    Raises WeightsError if there are checkpoints but none can be read.
     """
     error: WeightsError | None = None
     for name in (CHECKPOINT, PREVIOUS):

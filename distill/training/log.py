@@ -1,6 +1,6 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard, pictures. Values stay on the device until a logging step.
+"""A run's log: metrics.jsonl, TensorBoard and pictures. Measurements stay on the device until a logging step.
 
-None of it is worth a run: what cannot be written is named once, and training goes on.
+A log that cannot be written does not stop a run: one warning names it, and training goes on.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ logger = logging.getLogger(__name__)
 
 
 class RunLog:
-    """Writes a run's measurements, on the first of its ranks. Opened at the step a run goes on from, it first cuts off what was
-    written after it."""
+    """Writes a run's measurements, on the first rank only. When opened, it removes the records of steps after `step`, the step
+    from which the run goes on."""
 
     def __init__(self, folder: Path, step: int, ranks: Ranks) -> None:
         self.folder, self.ranks = folder, ranks
         self.rejected_in_a_row = 0
-        """The longest row of updates that were not finite, of those that ended in or after the last `flush`."""
+        """Most consecutive rejected updates seen by the last `flush`. A streak that began before it counts in full."""
         self._row = 0
         self._pending: list[tuple[dict[str, Tensor], list[str]]] = []
         self._since = time.perf_counter()
         self._images = 0
         self._unwritable: set[str] = set()
         self.skipped_images: dict[str, Skipped] = {}
-        """Image files that could not be used, by their paths."""
+        """Image files that could not be used, by path."""
         self._board: SummaryWriter | None = None
         if ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
             _cut(folder / METRICS, step)
-            # purge_step is the first step to be forgotten; -1 would forget nothing.
+            # TensorBoard hides earlier records from step purge_step on.
             self._try(TENSORBOARD, lambda: self._open_board(step + 1))
 
     def started(self, step: int, total_steps: int, device: str) -> None:
-        """Writes that a process goes on from here: a second such line is of a run that was stopped and continued."""
+        """Writes a `start` record: a process trains from `step` on. A run that was stopped and resumed has several."""
         self._append("start", {"step": step, "time": _now(), "total_steps": total_steps, "device": device})
 
     def skipped(self, step: int, images: Iterable[Skipped]) -> list[Skipped]:
-        """Writes which image files cannot be used, each once, and returns those that are new."""
+        """Writes a record of each image file that could not be used and has no record yet. Returns the new ones."""
         new = {image.path: image for image in images if image.path not in self.skipped_images}
         self.skipped_images |= new
         for image in new.values():
@@ -71,18 +71,18 @@ class RunLog:
         self._show("close")
 
     def add(self, measurements: dict[str, Tensor], images: int, names: list[str]) -> None:
-        """Keeps one step's measurements where they are, with how many images it was about and the names of this rank's. Does not
-        wait for the device."""
+        """Keeps one step's measurements, on the device and without waiting for it. `images` counts the images of all ranks;
+        `names` are the names of this rank's images."""
         self._pending.append((measurements, names))
         self._images += images
 
     def restart_clock(self) -> None:
-        """Leaves what came before, a validation say, out of images/s."""
+        """Leaves the time so far, such as a validation's, out of images/s."""
         self._since, self._images = time.perf_counter(), 0
 
     def flush(self, step: int, **constants: float | str) -> dict[str, Any]:
-        """Waits for the device, and writes the means since the last flush with images/s, the number of rejected updates and the
-        images they were about. Means are over finite updates. Returns what it wrote; {} where nothing was added."""
+        """Waits for the device and writes a `train` record: the means since the last flush over finite updates, images/s, the
+        number of rejected updates and the names of their images. Returns the record, or {} if no step was added."""
         if not self._pending:
             return {}
         measured, names = zip(*self._pending, strict=True)
@@ -107,7 +107,7 @@ class RunLog:
         return record
 
     def _names_of(self, batches: list[list[str]]) -> list[str]:
-        """Of all ranks' parts of these batches: each knows its own."""
+        """The image names of these batches from all ranks. Each rank knows only the names in its own part."""
         return [name for part in self.ranks.all_gather([name for batch in batches for name in batch]) for name in part]
 
     def _count_row(self, finite: list[float]) -> None:
@@ -117,7 +117,7 @@ class RunLog:
             self.rejected_in_a_row = max(self.rejected_in_a_row, self._row)
 
     def validation(self, step: int, evaluation: Evaluation) -> None:
-        """Writes the mean scores, and the picture to samples/."""
+        """Writes the mean scores as a `val` record, and the picture to samples/."""
         record: dict[str, Any] = {"step": step}
         for row in ROWS:
             if (score := evaluation.mean(row)) is not None:
@@ -142,12 +142,13 @@ class RunLog:
             self._try(METRICS, lambda: append_bytes(self.folder / METRICS, line.encode()))
 
     def _show(self, method: str, *arguments: Any, **options: Any) -> None:
-        """On TensorBoard, unless it has failed: its thread has then ended, and would raise the same error for ever."""
+        """Calls a method of the TensorBoard writer, unless a call has failed. The writer's thread has then ended, and every call
+        would raise the same error."""
         if self._board is not None and TENSORBOARD not in self._unwritable:
             self._try(TENSORBOARD, lambda: getattr(self._board, method)(*arguments, **options))
 
     def _try(self, what: str, write: Callable[[], object]) -> None:
-        """Names once what cannot be written."""
+        """Calls `write`. If it fails, a warning names the file or folder `what`, once, and the run goes on."""
         try:
             write()
         except (OSError, WriteError) as error:
@@ -157,12 +158,12 @@ class RunLog:
 
 
 def _now() -> float:
-    """Seconds since 1970, of the machine's clock."""
+    """Seconds since 1970 by the machine's clock."""
     return round(time.time(), 3)
 
 
 def _cut(path: Path, step: int) -> None:
-    """Drops the lines after a step, and a last line that a crash tore."""
+    """Removes the lines of later steps than `step`, and lines that cannot be read, such as a last line torn by a crash."""
     if not path.exists():
         return
     kept = []

@@ -13,10 +13,10 @@ from distill.networks.vgg import VggFeatures
 def distillation_loss(
     prediction: Tensor, sharp: Tensor, target: Tensor | None, stage: StageConfig, vgg: VggFeatures | None
 ) -> dict[str, Tensor]:
-    """Each term of the loss, unweighted, and their weighted sum `loss`: 0-dimensional, float32.
+    """The unweighted terms of the loss, and their weighted sum `loss`: 0-dimensional float32 tensors.
 
-    Images are (B, 3, H, W) in [0, 1]; `target` is the teacher's. A term of weight 0 is not computed. VGG compares with the sharp
-    image or the target, as its configuration says.
+    Images are (B, 3, H, W) in [0, 1]. `target` is the teacher's image. A term of weight 0 is not computed. The VGG term compares
+    the prediction with the sharp image or with the target, as `vgg.against` says.
     """
     prediction, sharp = prediction.float(), sharp.float()
     terms: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Where a run goes: which step belongs to which epoch and stage, and to which place in the endless stream of samples."""
+"""The plan of a run: the epoch, the stage and the position in the endless stream of samples that belong to each step."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ from distill.config import OptimizerConfig, StageConfig
 
 @dataclass(frozen=True)
 class Plan:
-    """Where epochs and stages begin and end, in steps. Step s is the state after s updates.
+    """The steps at which epochs and stages begin and end. Step s is the state after s updates.
 
-    A batch or a number of images that changes when a run is resumed gives a new plan from that step on: the steps before it were
-    of another size.
+    If the batch size or the number of images changes when a run is resumed, a new plan holds from that step on. The steps before
+    it had another size.
     """
 
     stages: list[StageConfig]
     steps_per_epoch: int
     batch: int
-    """Samples of a step, over all ranks."""
+    """Samples per step, over all ranks."""
     step: int = 0
-    """Where this plan took effect, and the sample with which it did."""
+    """The step from which this plan holds."""
     position: int = 0
+    """The stream position of the first sample after that step."""
     epoch: int = 0
-    """The epoch of that step, and the step at which it would have begun by this plan's measure; that may be below 0."""
+    """The epoch of that step."""
     epoch_began: int = 0
+    """The step at which that epoch would have begun with this plan's `steps_per_epoch`; may be below 0."""
 
     @property
     def total_steps(self) -> int:
@@ -36,11 +38,11 @@ class Plan:
         return self.epoch + (step - self.epoch_began) // self.steps_per_epoch
 
     def position_at(self, step: int) -> int:
-        """The first sample of the update that leads from `step` to `step + 1`."""
+        """The stream position of the first sample of the update from `step` to `step + 1`."""
         return self.position + (step - self.step) * self.batch
 
     def stage_at(self, step: int) -> StageConfig:
-        """The stage of the update that leads from `step` to `step + 1`."""
+        """The stage of the update from `step` to `step + 1`."""
         return [stage for stage in self.stages for _ in range(stage.epochs)][self.epoch_at(step)]
 
     def ends_epoch(self, step: int) -> bool:
@@ -55,8 +57,8 @@ class Plan:
         return step > 0 and (self.ends_stage(step) or (self.ends_epoch(step) and self.epoch_at(step) % every_epochs == 0))
 
     def changed(self, step: int, steps_per_epoch: int, batch: int) -> Plan:
-        """From `step` on with steps of another size: no sample is left out or comes twice, and what is left of the epoch is left,
-        rounded to steps."""
+        """The plan from `step` on, with steps of another size. No sample is left out or comes twice. The unfinished share of the
+        epoch stays the same, rounded to whole steps, at least one."""
         if (steps_per_epoch, batch) == (self.steps_per_epoch, self.batch):
             return self
         epoch, done = self.epoch_at(step), (step - self.epoch_began) % self.steps_per_epoch
@@ -65,12 +67,12 @@ class Plan:
         return Plan(self.stages, steps_per_epoch, batch, step, self.position_at(step), epoch, began)
 
     def as_dict(self) -> dict[str, Any]:
-        """All but the stages, which a configuration says anew."""
+        """All fields except the stages, which are read from the configuration again."""
         return {name: value for name, value in asdict(self).items() if name != "stages"}
 
 
 def learning_rate(config: OptimizerConfig, step: int, total_steps: int) -> float:
-    """The rate of the update from `step` to `step + 1`: a linear warm-up, then constant, or half a cosine down to 0."""
+    """The learning rate of the update from `step` to `step + 1`: a linear warm-up, then constant or half a cosine down to 0."""
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps
     if config.schedule == "constant":

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and how a run goes on from it: exactly, or with what may change changed and named."""
+"""Saves a run to a checkpoint and resumes it: exactly, or with permitted changes of settings, which a warning names."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from distill.training.state import TrainingState
 logger = logging.getLogger(__name__)
 
 FORMAT = "online-distill checkpoint 2"
-# What decides which images are validated, and how blurry they are.
+# Prefixes of the keys that decide which images are validated and how they are degraded.
 VALIDATION = ("data.val.", "degrade", "eval.crop", "eval.images")
-# What makes another teacher.
+# Keys that define the teacher: a change of any means another teacher.
 TEACHER = ("teacher.weights", "teacher.sha256", "teacher.precision")
-# What has no part in how a student is trained.
+# Prefixes of the keys that do not affect how a student is trained.
 BESIDE_TRAINING = (
     *("run.", "data.val.", "data.workers", "data.keep_mb", "student.compile", "eval.", "bench.", "optimizer.max_skipped"),
     *(f"teacher.{key}" for key in ("micro_batch", "compile", "check", "cache", "on_missing", "tile")),
@@ -30,8 +30,8 @@ BESIDE_TRAINING = (
 
 
 def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> None:
-    """Writes the checkpoint; only the first rank should. Raises WriteError, after which the older checkpoint is still there."""
-    # Teachers never change and VGG neither, so only the student is kept, and whether the teacher had to leave half precision.
+    """Writes the checkpoint; only the first rank should call this. If it raises WriteError, the older checkpoint is unchanged."""
+    # Teacher and VGG never change. Of them, only whether the teacher had to leave half precision is saved.
     content = {
         "format": FORMAT,
         "step": state.step,
@@ -50,9 +50,10 @@ def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | 
 
 
 def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> Plan | None:
-    """Puts state and teacher where the folder's checkpoint was, and returns the plan from there on; None where there is none.
+    """Loads the folder's checkpoint into state and teacher. Returns the plan from there on, or None if there is no checkpoint.
 
-    The first rank reads it. Raises ConfigError for a checkpoint of another run, WeightsError where none can be read.
+    The first rank reads the file for all. Raises ConfigError for a checkpoint of another run, and WeightsError if none can be
+    read.
     """
     content = state.ranks.broadcast(lambda: load_checkpoint(folder))
     if content is None:
@@ -78,7 +79,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
         logger.warning("the configuration has changed since the checkpoint: %s", _in_words(changes))
     _load(content, state)
     if any(key.startswith(VALIDATION) for key in changes):
-        state.best_psnr = float("-inf")  # it is of other images
+        state.best_psnr = float("-inf")  # the saved one was measured on other images
     if teacher is not None and not any(key in changes for key in TEACHER):
         _load_teacher(content, state, teacher)
     if finished:
@@ -91,7 +92,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
 def _load(content: dict[str, Any], state: TrainingState) -> None:
     state.student.load_state_dict(content["student"])
     if state.ema is not None:
-        # A run that had no average begins one with its student.
+        # If the checkpoint has no moving average, the average starts from the student's weights.
         state.ema.load_state_dict(content["ema"] or content["student"])
     state.optimizer.load_state_dict(content["optimizer"])
     if content["scaler"]:
@@ -107,7 +108,7 @@ def _load_teacher(content: dict[str, Any], state: TrainingState, teacher: Teache
 
 
 def _changes(saved: Config, config: Config) -> dict[str, tuple[Any, Any]]:
-    """What each key that differs was, and is now."""
+    """{dotted key: (saved value, value now)} of the keys that differ."""
     before, now = _flatten(saved.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
     return {key: (old, new) for key in sorted(before.keys() | now.keys()) if (old := before.get(key)) != (new := now.get(key))}
 
@@ -117,7 +118,8 @@ def _in_words(changes: dict[str, tuple[Any, Any]]) -> str:
 
 
 def _check_same_run(folder: Path, changes: dict[str, tuple[Any, Any]]) -> None:
-    """Settings that make a checkpoint meaningless refuse it; other changes take effect, and are named."""
+    """Raises ConfigError for changes that make the checkpoint meaningless: `run.seed`, and `student` except `student.compile`.
+    All other changes take effect, and a warning names them."""
     fatal = {k: v for k, v in changes.items() if k == "run.seed" or (k.startswith("student.") and k != "student.compile")}
     if fatal:
         raise ConfigError(
@@ -126,12 +128,13 @@ def _check_same_run(folder: Path, changes: dict[str, tuple[Any, Any]]) -> None:
 
 
 def _check_nothing_to_train(folder: Path, changes: dict[str, tuple[Any, Any]]) -> None:
-    """A finished run may be evaluated in another way; what would have trained another student is a mistake."""
-    lost = {k: v for k, v in changes.items() if not k.startswith(BESIDE_TRAINING)}
-    if lost:
+    """Raises ConfigError for changes that would have trained another student: the run is finished and would ignore them. Changes
+    in how it is evaluated are allowed."""
+    ignored = {k: v for k, v in changes.items() if not k.startswith(BESIDE_TRAINING)}
+    if ignored:
         raise ConfigError(
-            f"{folder} holds a finished run, and would train nothing with {_in_words(lost)}; give another run.dir, or --fresh to"
-            " start over"
+            f"{folder} holds a finished run, and would train nothing with {_in_words(ignored)}; give another run.dir, or --fresh"
+            " to start over"
         )
 
 

@@ -1,4 +1,4 @@
-"""The names of what a run folder holds; docs/index.md says what each is."""
+"""The names of the files and folders in a run folder; docs/index.md describes each."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ EVALUATION = "evaluation.csv"
 ROW_PICTURES = "samples"
 TENSORBOARD = "tensorboard"
 
-# All that a run may have written: patterns of files, and folders.
+# Everything that a run may have written: file patterns, and folders.
 FILES = (CONFIG, CHECKPOINT, PREVIOUS, BEST, METRICS, EVALUATION, "evaluation_*.csv", "student_model_*.pth")
 FOLDERS = (ROW_PICTURES, TENSORBOARD)
 
 
 def stage_file(stage: str) -> str:
-    """Of the student at the end of a stage."""
+    """The file name of the student at the end of a stage."""
     return f"student_model_{stage}.pth"
 
 
 def evaluation_file(weights: str) -> str:
-    """Of the scores of other weights than the last stage's, by the file's name without its suffix."""
+    """The file name of the scores of weights other than the last stage's. `weights` is their file name without its suffix."""
     return f"evaluation_{weights}.csv"
 
 
 def row_picture_file(step: int) -> str:
-    """Of the picture of a validation, in ROW_PICTURES; in the order of steps."""
+    """The file name of a validation's picture, in ROW_PICTURES. The names sort in the order of steps."""
     return f"step_{step:07d}.png"
 
 
 def clear_run(folder: Path, config: Config) -> None:
-    """Removes what a run writes, and nothing else that may lie in its folder. Raises ConfigError where the run would begin with
-    that."""
+    """Removes the files and folders that a run writes, and leaves all others. Raises ConfigError, and removes nothing, if
+    `student.init` or `teacher.weights` is among these files."""
     files = [path for pattern in FILES for path in folder.glob(pattern)]
     for key, value in (("student.init", config.student.init), ("teacher.weights", config.teacher.weights)):
         if value is not None and Path(value).resolve() in [path.resolve() for path in files]:

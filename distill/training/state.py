@@ -1,4 +1,4 @@
-"""The state of training: all that a step changes, and how it starts."""
+"""The state of training: everything that a step changes, and its initial value."""
 
 from __future__ import annotations
 
@@ -18,35 +18,36 @@ from unet.weights import UNetWeightsError, original_adam_state
 
 @dataclass
 class TrainingState:
-    """All that a step changes; with the resolved configuration, all that a checkpoint holds."""
+    """Everything that a step changes. A checkpoint holds it, the plan and the resolved configuration."""
 
     step: int
     student: nn.Module
     replica: nn.Module
-    """The student as a step calls it: among several ranks, inside what averages its gradient over them."""
+    """The module that a step calls: the student. Several ranks wrap it in DistributedDataParallel, which averages gradients."""
     ranks: Ranks
     ema: nn.Module | None
-    """The student with moving averages for weights, BatchNorm buffers included."""
+    """A copy of the student whose weights and BatchNorm buffers are moving averages."""
     optimizer: torch.optim.Adam
     scaler: torch.amp.GradScaler
     amp_dtype: torch.dtype | None
     teacher_failed: Tensor
-    """On the device: above 0 once an image of the teacher's was not finite. It holds the share that failed, averaged over ranks,
-    since zeros average to exactly 0 and ones may average to 0.9999999."""
+    """On the device. Above 0 once a teacher image was not finite. It holds the largest share of a batch that failed, averaged
+    over ranks: zeros average to exactly 0, ones may average to 0.9999999."""
     best_psnr: float = float("-inf")
     validated_step: int = 0
-    """The step that was validated last: a run that was stopped in the middle of a validation begins with it."""
+    """The last step that was validated. A run that was stopped during a validation starts with that validation when resumed."""
 
     @property
     def kept(self) -> nn.Module:
-        """What is validated and written as the model: the averaged weights where there are any."""
+        """The network that is validated and written to student files: the moving average if there is one, else the student."""
         return self.ema if self.ema is not None else self.student
 
 
 def new_training_state(
     student: nn.Module, config: OptimizerConfig, device: torch.device, ranks: Ranks | None = None
 ) -> TrainingState:
-    """Step 0 on the device; the student in channels_last, its average a copy. All ranks get the first one's weights."""
+    """The state at step 0, on the device. The student is in channels_last, and its average is a copy. All ranks get the first
+    rank's weights."""
     ranks = ranks or Ranks()
     student = student.to(device).to(memory_format=torch.channels_last)
     if ranks.count > 1 and device.type == "cuda":
@@ -55,11 +56,11 @@ def new_training_state(
     return TrainingState(
         step=0,
         student=student,
-        # Buffers are the same on all ranks after every step, by SyncBatchNorm or by `Ranks.average`.
+        # Buffers need no broadcast: SyncBatchNorm, or `Ranks.all_reduce_mean_`, makes them equal on all ranks in every step.
         replica=DistributedDataParallel(student, broadcast_buffers=False) if ranks.count > 1 else student,
         ranks=ranks,
         ema=copy.deepcopy(student).requires_grad_(False).eval() if config.ema is not None else None,
-        # Fused: one kernel, and it can skip an update on the device's own decision.
+        # Fused: it is one kernel, and it can reject an update on the device, without waiting for the host.
         optimizer=torch.optim.Adam(student.parameters(), lr=config.lr, fused=True),
         scaler=torch.amp.GradScaler(device.type, enabled=amp_dtype == torch.float16),
         amp_dtype=amp_dtype,
@@ -76,8 +77,8 @@ def _amp_dtype(config: OptimizerConfig, device: torch.device) -> torch.dtype | N
 
 
 def continue_optimizer(optimizer: torch.optim.Adam, model: nn.Module, student: UNetConfig | RestormerConfig) -> str | None:
-    """Gives Adam the moments of `student.init` where that is the original project's resume file, and says so; None where it is
-    not. Raises WeightsError."""
+    """Loads Adam's moments from `student.init` if it is a resume file of the original project. Returns a sentence for the log, or
+    None if the file holds no moments. Raises WeightsError."""
     if student.init is None or isinstance(student, RestormerConfig) or Path(student.init).suffix == ".safetensors":
         return None
     content = read_torch_file(Path(student.init))
@@ -90,7 +91,7 @@ def continue_optimizer(optimizer: torch.optim.Adam, model: nn.Module, student: U
     state = optimizer.state_dict()
     for number, (name, parameter) in enumerate(model.named_parameters()):
         if name in moments:
-            # In the parameter's own memory format: the fused step walks through both side by side.
+            # In the parameter's memory format: the fused kernel reads parameter and moments in memory order.
             like = {key: torch.empty_like(parameter).copy_(moments[name][key]) for key in ("exp_avg", "exp_avg_sq")}
             state["state"][number] = {"step": torch.tensor(moments[name]["step"]), **like}
     optimizer.load_state_dict(state)

@@ -24,11 +24,11 @@ def training_step(
     lr: float,
     config: Config,
 ) -> dict[str, Tensor]:
-    """One step on a batch that is on the device, or on this rank's part of one. Changes `state`.
+    """Does one step on a batch, or on this rank's part of one; its images are on the device. Changes `state`.
 
-    Returns the terms of the loss, `gradient_norm`, `finite` (1 where the update was applied, 0 where it was rejected) and, where
-    the teacher was asked, `teacher_failed`, the share of its images that were not finite. They are means over all ranks,
-    0-dimensional tensors on the device that nobody has waited for.
+    Returns the terms of the loss, `gradient_norm`, and `finite` (1 if the update was applied, 0 if it was rejected). If the
+    teacher ran, also `teacher_failed`, the share of its images that were not finite. All are 0-dimensional tensors on the
+    device, averaged over the ranks. The host has not waited for them.
     """
     sharp, blurry = unpack(batch, config.degrade)
     cached = [] if batch.teacher is None else [to_float(batch.teacher)]

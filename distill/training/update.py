@@ -1,7 +1,7 @@
-"""From predictions to an update: mixed precision, parts of a batch, several ranks, and what is done where numbers go wrong.
+"""From predictions to an update: mixed precision, parts of a batch, several ranks, and numbers that are not finite.
 
-None of it waits for the device. An update that is not finite is rejected there: weights, moments and BatchNorm's buffers keep
-their values, and only the step counts on.
+Nothing here waits for the device. An update that is not finite is rejected on the device: weights, moments and BatchNorm's
+buffers keep their values, and only the step counter advances.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from distill.training.state import TrainingState
 
 
 class DivergedError(UserError):
-    """One update after another was not finite: more steps would not mend it."""
+    """Too many updates in a row were not finite. More steps would not help."""
 
 
 def gradient_averaged(state: TrainingState, last: bool) -> AbstractContextManager[None]:
-    """Holds a part's forward and backward pass. Ranks average their gradients once a step, in the last part's backward pass."""
+    """The context for one part's forward and backward pass. Ranks average their gradients once per step, in the backward pass of
+    the last part."""
     if isinstance(state.replica, DistributedDataParallel) and not last:
         return state.replica.no_sync()
     return nullcontext()
 
 
 def predict(state: TrainingState, blurry: Tensor) -> Tensor:
-    """The student's images, (B, 3, H, W), in its mixed precision where it has one."""
+    """The student's images, (B, 3, H, W), computed in mixed precision if the state has an `amp_dtype`."""
     with torch.autocast(blurry.device.type, state.amp_dtype, enabled=state.amp_dtype is not None):
         return state.replica(blurry)
 
 
 def replace_failed(target: Tensor | None, prediction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The teacher's images, with the prediction in place of each that is not finite, and `teacher_failed`, the share of those.
+    """The teacher's images, the prediction replacing each that is not finite, and `teacher_failed`, the share replaced.
 
     The distance of a prediction from itself is 0, and so is its gradient: the student learns nothing from such an image.
     """
@@ -55,7 +56,8 @@ def mean_of_parts(measured: Sequence[dict[str, Tensor]], ranks: Ranks) -> dict[s
 def apply_update(
     state: TrainingState, means: dict[str, Tensor], buffers: Sequence[Tensor], lr: float, config: OptimizerConfig
 ) -> dict[str, Tensor]:
-    """Clips the gradient and applies it, or rejects it. `buffers` are the student's from before the forward pass.
+    """Clips the gradient and applies the update, or rejects it if it is not finite. `buffers` are copies of the student's, made
+    before the forward pass.
 
     Returns `gradient_norm` and `finite`.
     """
@@ -64,23 +66,23 @@ def apply_update(
         state.teacher_failed = torch.maximum(state.teacher_failed, means["teacher_failed"])
     state.scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(student.parameters(), config.clip_norm or float("inf"))
-    # The loss is checked too: L1's gradient is a sign, which is finite even where the target is infinite.
+    # The loss is checked too: L1's gradient is a sign, which is finite even if the target is infinite.
     finite = norm.isfinite() & means["loss"].isfinite()
 
     for group in optimizer.param_groups:
         group["lr"] = lr
-    # The fused step leaves weights and moments alone where found_inf is 1. GradScaler uses the same two attributes.
+    # If found_inf is 1, the fused step leaves weights and moments unchanged. GradScaler sets the same two attributes.
     optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
     optimizer.step()
     state.scaler.update()
     optimizer.zero_grad(set_to_none=True)
-    if norm.device.type != "cuda":  # on CUDA SyncBatchNorm has averaged them
+    if norm.device.type != "cuda":  # on CUDA, SyncBatchNorm has averaged the buffers
         state.ranks.all_reduce_mean_(student.buffers())
     for buffer, before in zip(student.buffers(), buffers, strict=True):
         buffer.copy_(torch.where(finite, buffer, before))
     state.step += 1
     if state.ema is not None and config.ema is not None:
-        # The decay rises to its full value: a short run's average would otherwise keep the random weights of its start.
+        # The decay rises to its full value. Otherwise the average of a short run would keep its random initial weights.
         decay = min(config.ema, state.step / (state.step + 10))
         _average(state.ema, student, (1 - decay) * finite)
     return {"gradient_norm": norm.detach(), "finite": finite.float()}
@@ -88,7 +90,7 @@ def apply_update(
 
 @torch.no_grad()
 def _average(ema: nn.Module, student: nn.Module, weight: Tensor) -> None:
-    """Moves every floating tensor of `ema` towards the student's by the 0-dimensional `weight`, and copies the counters."""
+    """Moves each floating-point tensor of `ema` towards the student's by the 0-dimensional `weight`, and copies the counters."""
     for old, new in zip(ema.state_dict().values(), student.state_dict().values(), strict=True):
         if old.is_floating_point():
             old.lerp_(new, weight.to(old.dtype))

@@ -243,7 +243,7 @@ def test_where_the_images_are_gone_the_last_sample_picture_is_cut_up(tmp_path: P
     for picture, row in zip(shown.pictures, columns, strict=True):
         assert [layer.role for layer in picture.layers] == ["blurry", "student", "teacher", "sharp"]
         assert all(np.array_equal(layer.pixels, column) for layer, column in zip(picture.layers, row, strict=True))
-    assert "cut from the run's last sample picture" in shown.notes[0]
+    assert "cut from the run's last validation picture" in shown.notes[0]
 
 
 def test_too_little_memory_for_the_pictures_costs_no_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

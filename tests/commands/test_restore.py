@@ -156,7 +156,7 @@ def test_what_is_done_is_skipped_and_said(
     os.utime(narrow, (time.time() + 60,) * 2)  # changed since
     written = (out / "deep.png").stat().st_mtime_ns
     assert call(command.main, "--weights", identity, photos / "deep.png", narrow, "--out", out) == 0
-    assert "1 images restored, 1 skipped: done already" in capsys.readouterr().out
+    assert "1 images restored, 1 kept: done already" in capsys.readouterr().out
     assert (out / "deep.png").stat().st_mtime_ns == written
 
 

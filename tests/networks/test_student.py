@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
-from distill.config import Config, ConfigError, UNetConfig
+from distill.config import Config, ConfigError
 from distill.networks.student import build_student
-from distill.networks.student_files import FORMAT, load_student, read_student, save_student, student_safetensors
 from distill.train import train
 from distill.training.state import TrainingState, continue_optimizer, new_training_state
 from restormer.weight_files import WeightsError
@@ -22,7 +20,11 @@ from restormer.weights import load_restormer
 from unet.model import UNet
 
 CPU = torch.device("cpu")
+
+
 ORIGINAL_ORDER = ["enc1", "enc2", "enc3", "bottleneck", "up3", "up2", "up1", "dec3", "dec2", "dec1", "final"]
+
+
 ORIGINAL_STUDENT = {"width": 4, "depth": 4, "residual": False, "norm": "batch"}
 
 
@@ -115,70 +117,6 @@ def test_an_optimizer_state_of_another_network_is_refused(
     torch.save(content, resume_file)
     with pytest.raises(WeightsError, match=r"student_checkpoint\.pth: its optimizer state is not"):
         continued(tiny_config(student=ORIGINAL_STUDENT | {"init": str(resume_file)}))
-
-
-UNET = {"width": 4, "depth": 2, "residual": True, "norm": "batch"}
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        ({"state_dict": None}, "holds a NoneType, not a state dict"),
-        ({"state_dict": {7: torch.zeros(1)}}, "holds keys that are no names of tensors"),
-        ({"state_dict": {"enc1.block.0.weight": 7}}, "enc1.block.0.weight is a int"),
-        ({"arch": "vit"}, "a student of an unknown kind"),
-        ({"architecture": [1]}, "a student of an unknown kind"),
-        ({"architecture": UNET | {"residual": "yes"}}, "a student of an unknown kind"),
-        ({"format": "?", "state_dict": None, "model": 7, "optimizer": 7}, "format is a str, not a tensor"),
-    ],
-)
-def test_a_student_file_of_something_else_is_refused(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
-    path = tmp_path / "student.pth"
-    content = {"format": FORMAT, "arch": "unet", "architecture": UNET, "state_dict": UNet(width=4, depth=2).state_dict()}
-    torch.save(content | change, path)
-    with pytest.raises(WeightsError, match=rf"student\.pth: {reason}"):
-        load_student(path)
-
-
-@pytest.mark.parametrize("said", [{"width": 10**12}, {"depth": 10**9}, {"width": -1}, {"norm": ["none"]}])
-def test_a_student_is_what_its_weights_are_of_whatever_stands_beside_them(tmp_path: Path, said: dict[str, Any]) -> None:
-    state = UNet(width=4, depth=2).state_dict()
-    content = {"format": FORMAT, "arch": "unet", "architecture": UNET | said, "state_dict": state}
-    torch.save(content, tmp_path / "student.pth")
-    loaded = load_student(tmp_path / "student.pth")
-    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
-
-
-def test_a_file_that_says_nothing_is_read_as_before(tmp_path: Path) -> None:
-    state = UNet(width=4, depth=2).state_dict()
-    torch.save({"format": FORMAT, "arch": "unet", "architecture": UNET, "state_dict": state}, tmp_path / "student.pth")
-    loaded, about = read_student(tmp_path / "student.pth")
-    assert about == {}
-    assert all(torch.equal(value, state[key]) for key, value in loaded.state_dict().items())
-
-
-@pytest.mark.parametrize(
-    ("metadata", "reason"),
-    [
-        ({"arch": "unet", "architecture": "{"}, "its metadata is not JSON"),
-        ({"arch": "unet", "architecture": "[" * 100_000}, "its metadata is not JSON"),
-        ({"arch": "unet", "architecture": "[1]"}, "a student of an unknown kind"),
-        ({"arch": "unet"}, "a student of an unknown kind"),
-        ({}, "a student of an unknown kind"),
-    ],
-)
-def test_safetensors_that_say_something_else_are_refused(tmp_path: Path, metadata: dict[str, str], reason: str) -> None:
-    save_file(UNet(width=4, depth=2).state_dict(), tmp_path / "student.safetensors", {"format": FORMAT} | metadata)
-    with pytest.raises(WeightsError, match=rf"student\.safetensors: {reason}"):
-        load_student(tmp_path / "student.safetensors")
-
-
-def test_what_a_file_says_of_itself_comes_back(tmp_path: Path) -> None:
-    about = {"stage": "v1", "step": 8, "validation_student_psnr": 28.5}
-    save_student(tmp_path / "student.pth", UNet(width=4, depth=2), UNetConfig(width=4, depth=2), about)
-    (tmp_path / "student.safetensors").write_bytes(student_safetensors(UNet(width=4, depth=2), about))
-    assert read_student(tmp_path / "student.pth")[1] == about
-    assert read_student(tmp_path / "student.safetensors")[1] == about
 
 
 def test_a_run_continues_it(resume_file: Path, tiny_config: Callable[..., Config], caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,45 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from skimage import data
 from torch import Tensor, nn
 
 from distill.config import Config
 from distill.data.image_files import ImageError
 from distill.networks.teacher import Teacher
-from distill.scoring.evaluation import Evaluation, Score
-from distill.scoring.metrics import psnr, ssim
 from distill.scoring.validation import Validation, to_pixels
 
 CPU = torch.device("cpu")
-
-
-def test_psnr_is_over_all_pixels_and_channels() -> None:
-    reference = np.full((10, 10, 3), 100, np.uint8)
-    image = reference.copy()
-    image[0, 0, 0] = 130  # 900 / 300 = 3
-    assert psnr(image, reference) == pytest.approx(10 * np.log10(255**2 / 3))
-    assert psnr(reference, reference) == float("inf")
-
-
-def test_ssim_is_on_luma_without_the_border() -> None:
-    photo = data.astronaut()[:80, 100:200]
-    assert ssim(photo, photo) == pytest.approx(1)
-    border = photo.copy()
-    border[:4] = 0
-    border[:, -4:] = 0
-    assert ssim(border, photo) == pytest.approx(1)
-    # the definition, written out: mean over 7x7 windows of uniform weight, sample covariance, Y from BT.601
-    noisy = (photo + np.random.default_rng(0).integers(0, 40, photo.shape)).clip(0, 255).astype(np.uint8)
-    luma = [16 + (p.astype(float) @ [65.481, 128.553, 24.966]) / 255 for p in (noisy, photo)]
-    windows = [np.lib.stride_tricks.sliding_window_view(y[4:-4, 4:-4], (7, 7)).reshape(66, 86, 49) for y in luma]
-    mean = [w.mean(-1) for w in windows]
-    var = [w.var(-1, ddof=1) for w in windows]
-    covariance = ((windows[0] - mean[0][..., None]) * (windows[1] - mean[1][..., None])).sum(-1) / 48
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    expected = (2 * mean[0] * mean[1] + c1) * (2 * covariance + c2)
-    expected /= (mean[0] ** 2 + mean[1] ** 2 + c1) * (var[0] + var[1] + c2)
-    assert ssim(noisy, photo) == pytest.approx(expected.mean(), abs=1e-6)
 
 
 def test_pixels_are_clamped_and_rounded() -> None:
@@ -112,35 +80,6 @@ def test_an_image_that_takes_anothers_place_in_the_picture_does_not_end_the_run(
     assert evaluation.picture.shape == (256, 4 * 256 + 3 * 4, 3)
     (tmp_path / "val" / "1.png").unlink()
     assert validation.evaluate(Shifts(0.0)).picture is None
-
-
-def test_a_blank_page_has_no_say_in_the_mean_of_psnr() -> None:
-    """Blur leaves it as it is, and its PSNR is infinite."""
-    blank = {"blurry": Score(float("inf"), 1.0), "student": Score(60.0, 1.0)}
-    evaluation = Evaluation({"a": {"blurry": Score(20.0, 0.5), "student": Score(25.0, 0.7)}, "blank": blank})
-    assert evaluation.mean("blurry") == Score(20.0, 0.75)
-    assert evaluation.mean("student") == Score(25.0, 0.85)
-    assert Evaluation({"blank": blank}).mean("student") == Score(float("inf"), 1.0)
-
-
-def test_the_table_has_two_and_four_places() -> None:
-    scores = {"blurry": Score(20.0, 0.5), "student": Score(25.129, 0.70006)}
-    table = Evaluation({"a": scores, "b": {"blurry": Score(21.0, 0.7), "student": Score(25.129, 0.70006)}}).table()
-    assert table.splitlines()[1:] == ["blurry   20.50  0.6000", "student  25.13  0.7001"]
-
-
-def test_the_csv_has_one_row_per_image(tmp_path: Path) -> None:
-    row = {"blurry": Score(20.0, 0.5), "teacher": Score(30.0, 0.9), "student": Score(25.0, 0.7)}
-    Evaluation({"a/1": row, "b": row}).write_csv(tmp_path / "e.csv")
-    with (tmp_path / "e.csv").open() as file:
-        lines = list(csv.reader(file))
-    assert lines[0] == [
-        "Image",
-        *("SSIM (Blurry)", "SSIM (Teacher)", "SSIM (Student)"),
-        *("PSNR (Blurry)", "PSNR (Teacher)", "PSNR (Student)"),
-    ]
-    assert lines[1] == ["a/1", "0.5000", "0.9000", "0.7000", "20.00", "30.00", "25.00"]
-    assert len(lines) == 3
 
 
 def test_a_bad_image_is_left_out_and_named(tiny_config: Callable[..., Config], sharp_folder: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from distill.data.datasets import TrainingPatches
 from distill.data.image_files import read_image
 from distill.data.loader import training_loader
 from distill.evaluate import evaluate
-from distill.runtime.ranks import LostRankError, Ranks
+from distill.runtime.ranks import RankGoneError, Ranks
 from distill.teacher_cache.manifest import LINES, PARTS, Manifest, merge_parts
 from distill.training.build import check_shares
 
@@ -157,7 +157,7 @@ def test_a_lost_rank_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, ask: 
 
     for name in ("all_reduce", "all_gather_object", "broadcast_object_list"):
         monkeypatch.setattr(torch.distributed, name, fails)
-    with pytest.raises(LostRankError, match=r"^another process of this run ended.*saves nothing \(Connection closed by peer\)$"):
+    with pytest.raises(RankGoneError, match=r"^another process of this run ended.*saves nothing \(Connection closed by peer\)$"):
         ask(Ranks(0, 2))
 
 

@@ -3,7 +3,7 @@
 const MARGIN = { left: 58, right: 16, top: 12, bottom: 42 };
 const TIME_UNITS = [[1, "s", 180], [60, "min", 3 * 3600], [3600, "h", 3 * 86400], [86400, "days", Infinity]];
 
-/** About `count` round numbers between two. */
+/** About `count` round numbers from `low` to `high`, and the number of decimals to show. */
 function ticks(low, high, count) {
   const rough = (high - low) / count || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
@@ -18,8 +18,9 @@ function ticks(low, high, count) {
 const timeUnit = (seconds) => TIME_UNITS.find(([, , limit]) => seconds <= limit);
 
 /**
- * A line chart. `series`: [{name, colour, dash, steps, seconds, values}]; one with `level` is drawn as a horizontal line at its last
- * value. `marks`: [{name, step, seconds}], vertical lines. Returns the figure, with `draw(axis)`, axis "step" or "seconds".
+ * A line chart. `series`: [{name, colour, dash, steps, seconds, values}]. A series with `level` is drawn as a horizontal line at
+ * its last value. `marks`: [{name, step, seconds}], drawn as vertical lines. Returns {figure, draw}; `draw(axis)` takes "step"
+ * or "seconds".
  */
 function lineChart({ title, unit, series, marks = [], format }) {
   const curves = series.filter((one) => !one.level);
@@ -182,7 +183,7 @@ function lineChart({ title, unit, series, marks = [], format }) {
   }
 
   function moveTo(x, scale, height) {
-    // To a point that was measured.
+    // Snaps to the nearest measured point.
     const points = curves.map((one) => xs(one)[nearest(xs(one), x ?? 0)]);
     cursor = x === null ? null : points.reduce((best, point) => (Math.abs(point - x) < Math.abs(best - x) ? point : best));
     svg.lastChild.replaceWith(cursorLine(scale, height));
@@ -202,7 +203,7 @@ function lineChart({ title, unit, series, marks = [], format }) {
   return { figure, draw };
 }
 
-/** The last label ends at its tick, where it would leave the picture. */
+/** A label close to the right edge ends at its tick: centred, it would leave the chart. */
 const anchor = (x, width) => (x > width - MARGIN.right - 24 ? "end" : "middle");
 
 function nearest(sorted, x) {
@@ -226,7 +227,7 @@ function swatch(one) {
   );
 }
 
-/** The same as text, made when it is opened. */
+/** The chart's values as tables, built when first opened. */
 function numbers(title, series, format) {
   const details = h("details", { class: "numbers" }, h("summary", {}, "Numbers"));
   details.addEventListener(

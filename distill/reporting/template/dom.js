@@ -1,6 +1,6 @@
 "use strict";
 
-// Everything is made of elements and text nodes: what a file's name or a configuration holds cannot become markup.
+// The page is built from elements and text nodes only: a file name or a configuration value cannot become markup.
 const SVG = "http://www.w3.org/2000/svg";
 
 function fill(element, attributes, children) {
@@ -19,14 +19,14 @@ const s = (tag, attributes = {}, ...children) => fill(document.createElementNS(S
 const MISSING = "–";
 const MINUS = "−";
 
-/** A number with so many decimals, with a real minus sign. */
+/** A number with `digits` decimals and a real minus sign. */
 function fixed(value, digits) {
   if (value === null || value === undefined) return MISSING;
   const text = value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   return text.replace("-", MINUS);
 }
 
-/** As `fixed`, with its sign; no sign where it rounds to zero. */
+/** As `fixed`, with a plus or minus sign. A number that rounds to zero has no sign. */
 function signed(value, digits) {
   if (value === null || value === undefined) return MISSING;
   const rounded = Number(value.toFixed(digits));
@@ -46,7 +46,7 @@ function compact(count) {
 
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 
-/** A table that scrolls by itself where it is wider than the page, and can then be scrolled with the keyboard. */
+/** A table that scrolls on its own if it is wider than the page, also with the keyboard. */
 function table(caption, head, rows, attributes = {}) {
   return h(
     "div",
@@ -69,7 +69,7 @@ let sections = 0;
 
 function section(title, explanation, ...children) {
   sections += 1;
-  const id = `section-${sections}`; // not of the title: two runs can differ in what no identifier holds
+  const id = `section-${sections}`; // not the title: two may differ only in characters that no id can hold
   return h(
     "section",
     { "aria-labelledby": id },
@@ -83,7 +83,7 @@ function callout(kind, title, text) {
   return h("p", { class: `callout ${kind}` }, h("strong", {}, title), " ", text);
 }
 
-/** Radio buttons in one bar; `choose` gets the value. */
+/** Radio buttons in one bar. `choose` is called with the chosen value. */
 function bar(legend, name, options, chosen, choose) {
   return h(
     "fieldset",

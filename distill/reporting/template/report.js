@@ -1,6 +1,6 @@
 "use strict";
 
-/** What is drawn again when the page's width changes. */
+/** Functions that draw a chart or the viewer again when the page's width changes. */
 const REDRAWN = [];
 
 function build(content) {

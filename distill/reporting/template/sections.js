@@ -25,7 +25,7 @@ function gainOf(scores, row, measure = "psnr") {
   return one === undefined || one === null || other === undefined || other === null ? null : one - other;
 }
 
-/** Which part of the teacher's gain the student has; null where the teacher gains nothing. */
+/** The student's gain divided by the teacher's; null if one is unknown or the teacher gains nothing. */
 function shareOf(scores) {
   const [student, teacher] = [gainOf(scores, "student"), gainOf(scores, "teacher")];
   return student === null || teacher === null || teacher <= 0 ? null : student / teacher;
@@ -62,7 +62,7 @@ function remarks(run, named) {
   ];
 }
 
-/** A mean score, and below it how far it is from the blurry input's. */
+/** A mean score, and below it its gain over the blurry input. */
 function withGain(scores, row, measure, digits) {
   const [value, gain] = [scores[row]?.[measure], gainOf(scores, row, measure)];
   return [fixed(value, digits), row === "blurry" || gain === null ? null : h("small", { class: "below" }, signed(gain, digits))];
@@ -136,7 +136,7 @@ function gainBars(images) {
           "svg",
           { class: "gain-bar", "aria-hidden": "true" },
           s("rect", { class: "track", x: 0, y: 11, width: "100%", height: 2 }),
-          s("rect", { class: `bar-fill ${image.gain < 0 ? "loss" : "student"}`, x: at(Math.min(0, image.gain)), y: 4, width: width(image.gain), height: 16, rx: 2 }),
+          s("rect", { class: `bar-fill ${image.gain < 0 ? "worse" : "student"}`, x: at(Math.min(0, image.gain)), y: 4, width: width(image.gain), height: 16, rx: 2 }),
           image.teacherGain === null
             ? null
             : s("rect", { class: "bar-fill teacher", x: at(image.teacherGain), y: 1, width: 4, height: 22, transform: "translate(-2 0)" }),
@@ -153,7 +153,7 @@ function gainBars(images) {
   );
 }
 
-/** Of gains, with an edge at zero. */
+/** A histogram of the gains, with a bin edge at zero. */
 function histogram(images) {
   const gains = images.map((image) => image.gain);
   const [low, high] = [Math.min(...gains, 0), Math.max(...gains, 0)];
@@ -185,7 +185,7 @@ function histogram(images) {
       ),
       ...counts.map((count, index) => {
         const left = x((first + index) * size);
-        const kind = first + index < 0 ? "loss" : "student";
+        const kind = first + index < 0 ? "worse" : "student";
         return s("rect", { class: `bar-fill ${kind}`, x: left + 1, y: y(count), width: Math.max(1, inner / counts.length - 2), height: bottom - y(count) });
       }),
       ...across.values.map((gain) => s("g", { class: "tick" }, s("text", { x: x(gain), y: bottom + 19, "text-anchor": "middle" }, signed(gain, across.digits)))),
@@ -266,7 +266,7 @@ function chartsOfSeveral(runs) {
   ].filter((chart) => chart !== null);
 }
 
-/** Of blurry input and teacher, where all runs have the same. */
+/** Horizontal lines for the blurry input and the teacher, each only if all runs have the same score. */
 function sharedLevels(runs, measure) {
   return ["teacher", "blurry"]
     .map((row) => {

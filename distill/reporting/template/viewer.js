@@ -2,7 +2,7 @@
 
 const ZOOMS = [["2", "2×"], ["4", "4×"], ["8", "8×"]];
 
-/** Blurry, student, teacher and sharp, two at a time with a divider, and a magnified detail of all of them. */
+/** Shows blurry, student, teacher and sharp: two of them with a divider between, and a magnified detail of each. */
 function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
   const state = { picture: pictures[0], ...firstSides(pictures[0]), zoom: 4, x: 0.33, y: 0.36 };
   const under = h("img", { class: "layer", alt: "", draggable: "false" });
@@ -115,7 +115,7 @@ function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
     drawDetail();
   }
 
-  /** The square of the picture that a cell shows, in its pixels. Moves the centre so far that the square lies inside. */
+  /** The magnified square, in pixels of the picture. Moves its centre in `state` if the square would leave the picture. */
   function detail() {
     const canvas = loupe.querySelector("canvas");
     const { width, height } = state.picture;
@@ -207,7 +207,7 @@ function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
   return { element, redraw: drawDetail };
 }
 
-/** Blurry and student; of several runs, two students. */
+/** The two layers shown first: blurry and student, or two students if several runs are compared. */
 function firstSides(picture) {
   const students = [...picture.layers.keys()].filter((place) => picture.layers[place].role === "student");
   return students.length > 1 ? { left: students[0], right: students[1] } : { left: 0, right: 1 };

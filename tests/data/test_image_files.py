@@ -13,9 +13,7 @@ import pytest
 from pictures import png_header, png_of
 from PIL import Image
 
-from distill.data.find import find_images, pair_images
 from distill.data.image_files import ImageError, read_image, write_image
-from distill.data.pixels import centre_crop, pad_to
 
 
 @pytest.fixture
@@ -193,76 +191,6 @@ def test_an_image_below_16_pixels_is_refused(tmp_path: Path) -> None:
     Image.new("RGB", (40, 15)).save(tmp_path / "a.png")
     with pytest.raises(ImageError, match="40x15 pixels"):
         read_image(tmp_path / "a.png")
-
-
-def test_images_are_found_below_a_folder_by_stem(tmp_path: Path) -> None:
-    for name in ("b.PNG", "a/c.jpeg", "a/notes.txt", ".hidden/d.png", "._b.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert list(find_images(str(tmp_path))) == ["a/c", "b"]
-
-
-def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
-    for name in ("disk/c.png", "photos/real/a.png", "photos/b.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    photos = tmp_path / "photos"
-    for link, target in (("disk", tmp_path / "disk"), ("again", photos / "real"), ("real/round", photos), ("up", tmp_path)):
-        (photos / link).symlink_to(target)
-    (photos / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    (photos / "linked.png").symlink_to(photos / "b.png")
-    assert list(find_images(str(photos))) == ["b", "disk/c", "linked", "real/a"]
-    assert list(find_images(f"{tmp_path}/p*/disk")) == ["photos/c"]
-
-
-def test_a_wildcard_matches_folders_and_keeps_their_names(tmp_path: Path) -> None:
-    """GoPro's layout: the frames of every sequence in folders of their own."""
-    for name in ("train/GOPR1/sharp/01.png", "train/GOPR1/blur/01.png", "train/GOPR2/sharp/01.png", "train/GOPR2/blur/01.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    pairs = pair_images(f"{tmp_path}/train/*/sharp", f"{tmp_path}/train/*/blur")
-    assert list(pairs) == ["GOPR1/01", "GOPR2/01"]
-    assert pairs["GOPR2/01"][1] == tmp_path / "train/GOPR2/blur/01.png"
-    with pytest.raises(FileNotFoundError, match="no folder matches"):
-        find_images(f"{tmp_path}/train/*/none")
-
-
-def test_folders_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="none: no such folder"):
-        find_images(str(tmp_path / "none"))
-    with pytest.raises(ImageError, match="no images"):
-        find_images(str(tmp_path))
-    (tmp_path / "a.png").touch()
-    (tmp_path / "a.jpg").touch()
-    with pytest.raises(ImageError, match="same stem"):
-        find_images(str(tmp_path))
-
-
-@pytest.mark.parametrize(("sharp", "blurry", "lonely"), [("ab", "a", "b.png"), ("a", "ac", "c.png")])
-def test_images_without_partner_are_named(tmp_path: Path, sharp: str, blurry: str, lonely: str) -> None:
-    for folder, names in (("sharp", sharp), ("blurry", blurry)):
-        (tmp_path / folder).mkdir()
-        for name in names:
-            (tmp_path / folder / f"{name}.png").touch()
-    with pytest.raises(ImageError, match=lonely):
-        pair_images(str(tmp_path / "sharp"), str(tmp_path / "blurry"))
-
-
-def test_padding_reflects_at_the_right_and_bottom() -> None:
-    image = np.arange(16 * 20 * 3, dtype=np.uint8).reshape(16, 20, 3)
-    padded = pad_to(image, 50)
-    assert padded.shape == (50, 50, 3)
-    assert np.array_equal(padded[:16, :20], image)
-    assert np.array_equal(padded[16, :20], image[14])
-    assert np.array_equal(padded[:16, 20], image[:, 18])
-    assert pad_to(image, 16) is image
-
-
-def test_a_centre_crop_is_central() -> None:
-    image = np.arange(30 * 40 * 3).reshape(30, 40, 3).astype(np.uint8)
-    assert np.array_equal(centre_crop(image, 20), image[5:25, 10:30])
-    assert np.array_equal(centre_crop(image, 35), image[:, 2:37])
-    assert centre_crop(image, None) is image
 
 
 def test_a_written_image_reads_back(tmp_path: Path, pixels: np.ndarray) -> None:
