@@ -14,10 +14,10 @@ import pytest
 from pictures import png_header, png_of
 from PIL import Image
 
-from distill import train as train_command
 from distill.config import Config
 from distill.data.batch import Batch
 from distill.train import train
+from distill.training import build as run_building
 
 IMAGES, EACH = 1000, 3
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
@@ -73,14 +73,14 @@ def test_an_epoch_uses_every_good_image_and_names_every_bad_one(
     folder: Path, tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     used: list[str] = []
-    load = train_command.training_loader
+    load = run_building.training_loader
 
     def watched(*arguments: Any, **options: Any) -> Iterator[Batch]:
         for batch in load(*arguments, **options):
             used.extend(batch.names)
             yield batch
 
-    monkeypatch.setattr(train_command, "training_loader", watched)
+    monkeypatch.setattr(run_building, "training_loader", watched)
     caplog.set_level(logging.WARNING)
     config = tiny_config(
         data={"sharp": str(folder), "patch": 16, "batch": 20, "images_per_epoch": None},

@@ -18,6 +18,7 @@ from distill.command import Interrupted
 from distill.config import Config
 from distill.networks.teacher import Teacher
 from distill.train import train
+from distill.training import build as run_building
 from distill.training.update import DivergedError
 
 BATCH = 4
@@ -29,14 +30,14 @@ def student_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[
     come."""
 
     def install(calls: set[int]) -> list[list[str]]:
-        build, step = train_command.build_student, train_command.training_step
+        build, step = run_building.build_student, train_command.training_step
         count, batches = itertools.count(1), []
 
         def fail(student: nn.Module, _: Any, image: torch.Tensor) -> torch.Tensor | None:
             return image * math.nan if student.training and next(count) in calls else None
 
-        def hooked(config: Config) -> nn.Module:
-            student = build(config)
+        def hooked(*arguments: Any) -> nn.Module:
+            student = build(*arguments)
             student.register_forward_hook(fail)
             return student
 
@@ -44,14 +45,14 @@ def student_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[
             batches.append(batch.names)
             return step(batch, *rest)
 
-        monkeypatch.setattr(train_command, "build_student", hooked)
+        monkeypatch.setattr(run_building, "build_student", hooked)
         monkeypatch.setattr(train_command, "training_step", watched)
         return batches
 
     return install
 
 
-def test_a_bad_update_is_skipped_counted_and_its_images_named(
+def test_a_bad_update_is_rejected_counted_and_its_images_named(
     tiny_config: Callable[..., Config], student_fails: Callable[[set[int]], list[list[str]]], capfd: pytest.CaptureFixture[str]
 ) -> None:
     batches = student_fails({3, 6})
@@ -103,7 +104,7 @@ def test_a_teacher_that_overflows_goes_on_in_full_precision_and_so_does_a_resume
     tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
     """bf16 stands in for fp16, which is slower on a CPU."""
-    build = train_command.build_teacher
+    build = run_building.build_teacher
     hooks: list[Overflows] = []
 
     def hooked(*arguments: Any) -> Teacher:
@@ -112,7 +113,7 @@ def test_a_teacher_that_overflows_goes_on_in_full_precision_and_so_does_a_resume
         hooks.append(Overflows(teacher, 3))
         return teacher
 
-    monkeypatch.setattr(train_command, "build_teacher", hooked)
+    monkeypatch.setattr(run_building, "build_teacher", hooked)
     results = []
     for name, looks in (("straight", None), ("stopped before it is noticed", 2), ("stopped after", 4)):
         config = tiny_config(run={"log_steps": 4, "dir": str(tmp_path / name)}, teacher={"precision": "bf16"})
@@ -132,7 +133,7 @@ def test_a_teacher_that_overflows_goes_on_in_full_precision_and_so_does_a_resume
 def test_another_precision_is_taken_when_a_run_goes_on_after_an_overflow(
     tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build, built = train_command.build_teacher, []
+    build, built = run_building.build_teacher, []
 
     def hooked(*arguments: Any) -> Teacher:
         teacher = build(*arguments)
@@ -141,7 +142,7 @@ def test_another_precision_is_taken_when_a_run_goes_on_after_an_overflow(
         built.append(teacher)
         return teacher
 
-    monkeypatch.setattr(train_command, "build_teacher", hooked)
+    monkeypatch.setattr(run_building, "build_teacher", hooked)
     with pytest.raises(Interrupted):
         train(tiny_config(teacher={"precision": "bf16"}), gate=StopAt(4))
     assert built[-1].dtype == torch.float32

@@ -19,10 +19,11 @@ from distill.cache import build_cache
 from distill.command import Interrupted, SignalGate
 from distill.config import Config, ConfigError, load_config
 from distill.networks.student import build_student
+from distill.runtime import files
 from distill.runtime.files import WriteError, locked
-from distill.scoring import validation as validate
+from distill.scoring import evaluation
 from distill.train import train
-from distill.training import checkpoint as checkpoint_files
+from distill.training.checkpoint import save_checkpoint
 from distill.training.plan import Plan
 from distill.training.resume import resume_run, save_run
 from distill.training.run_folder import CHECKPOINT
@@ -259,7 +260,7 @@ def test_the_best_student_gives_way_to_a_better_one_on_the_same_images_alone(tin
     config = changed(tiny_tree)
     with pytest.raises(Interrupted):
         train(config, gate=StopAt(12))  # in the second epoch
-    checkpoint_files.save_checkpoint(Path(config.run.dir), checkpoint(config) | {"best_psnr": 99.0})
+    save_checkpoint(Path(config.run.dir), checkpoint(config) | {"best_psnr": 99.0})
     best = Path(config.run.dir) / "student_best.pth"
     best.unlink()
     train(changed(tiny_tree, eval={"crop": crop}))
@@ -282,7 +283,7 @@ def test_the_loss_scale_goes_on(tiny_config: Callable[..., Config], tmp_path: Pa
 def test_a_checkpoint_of_something_else_is_refused(tiny_config: Callable[..., Config]) -> None:
     folder = Path(tiny_config().run.dir)
     folder.mkdir()
-    checkpoint_files.save_checkpoint(folder, {"format": "another"})
+    save_checkpoint(folder, {"format": "another"})
     with pytest.raises(ConfigError, match="not a checkpoint of this version"):
         train(tiny_config())
 
@@ -323,7 +324,7 @@ def test_a_signal_during_validation_ends_it_and_it_is_repeated(
     config, gate = tiny_config(), SignalGate()
     gate.install()
     scored: list[int] = []
-    psnr = validate.psnr
+    psnr = evaluation.psnr
 
     def terminated(*images: Any) -> float:
         scored.append(1)
@@ -332,7 +333,7 @@ def test_a_signal_during_validation_ends_it_and_it_is_repeated(
             time.sleep(0.01)
         return psnr(*images)
 
-    monkeypatch.setattr(validate, "psnr", terminated)
+    monkeypatch.setattr(evaluation, "psnr", terminated)
     with pytest.raises(Interrupted):
         train(config, gate=gate)
     assert len(scored) == 6  # the second image, of six, is the last
@@ -348,7 +349,7 @@ def test_a_signal_during_saving_lets_it_finish_and_saves_once(
     config, gate = tiny_config(), SignalGate()
     gate.install()
     written: list[Path] = []
-    write = checkpoint_files.write_bytes
+    write = files.write_bytes
 
     def terminated(path: Path, *arguments: Any, **options: Any) -> None:
         if path.name == CHECKPOINT:
@@ -357,7 +358,7 @@ def test_a_signal_during_saving_lets_it_finish_and_saves_once(
             time.sleep(0.01)
         write(path, *arguments, **options)
 
-    monkeypatch.setattr(checkpoint_files, "write_bytes", terminated)
+    monkeypatch.setattr(files, "write_bytes", terminated)
     with pytest.raises(Interrupted):
         train(config, gate=gate)
     assert len(written) == 1
