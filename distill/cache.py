@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 
 from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
-from distill.config import Config, ConfigError
+from distill.config import Config, ConfigError, DataConfig, TeacherConfig
 from distill.data.sources import list_images
 from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, build_teacher, identify
@@ -48,13 +48,13 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
     unreadable inputs again, and removes the teacher images whose input is gone. Raises ConfigError, FileNotFoundError,
     ImageError, WeightsError, CacheError and WriteError for errors the user can mend.
     """
-    images, ranks = _images(config), Ranks.of_environment()
+    images, ranks = _images(config.data), Ranks.of_environment()
     device = choose_device(config.run.device, ranks)
     folder = Path(config.teacher.cache)
     with ExitStack() as held:
         held.enter_context(ranks.connected(device))
         with ranks.first_of_node_first():
-            teacher = _teacher(config, device)
+            teacher = _teacher(config.teacher, device)
         header = new_header(identify(teacher), images, str(config.data.blurry), config.teacher.tile)
         if ranks.first:
             held.enter_context(locked(folder))
@@ -94,13 +94,13 @@ def _stems_to_compute(cache: TeacherCache, images: Sequence[ImageFile], repair: 
 
 def verify_cache(config: Config) -> TeacherCache:
     """Checksums every input and output of the cache, PNG or packed. Raises a CacheError that names what is wrong."""
-    images, teacher = _images(config), _teacher(config, choose_device(config.run.device))
-    return _verified(config, images, teacher)
+    images, teacher = _images(config.data), _teacher(config.teacher, choose_device(config.run.device))
+    return _verified(config.teacher, images, teacher)
 
 
-def _verified(config: Config, images: Sequence[ImageFile], teacher: Teacher) -> TeacherCache:
+def _verified(settings: TeacherConfig, images: Sequence[ImageFile], teacher: Teacher) -> TeacherCache:
     """`verify_cache` for images and a teacher that the caller has. Raises the same CacheError."""
-    cache = TeacherCache(config.teacher.cache)
+    cache = TeacherCache(settings.cache)
     if cache.manifest.header is None:
         raise CacheError(f"{cache.folder}: no manifest, nothing to verify", mend="" if cache.bare is None else None)
     cache.check_identity(identify(teacher))
@@ -111,7 +111,7 @@ def _verified(config: Config, images: Sequence[ImageFile], teacher: Teacher) -> 
 def pack_cache(config: Config, folder: Path) -> TeacherCache:
     """Completes the PNG cache, then copies its teacher, blurry and sharp images into shards in `folder`. A second call packs only
     what changed. Raises the errors of `build_cache`."""
-    cache, images = build_cache(config), _images(config)
+    cache, images = build_cache(config), _images(config.data)
     assert cache.manifest.header is not None
     with locked(folder):
         packed = TeacherCache(folder)
@@ -142,8 +142,8 @@ def approximation_table(config: Config, count: int) -> str:
     if count < 1:
         raise ConfigError(f"--approximation: at least 1 image, found {count}")
     device = choose_device(config.run.device)
-    images, teacher = _images(config), _teacher(config, device)
-    cache = _verified(config, images, teacher)
+    images, teacher = _images(config.data), _teacher(config.teacher, device)
+    cache = _verified(config.teacher, images, teacher)
     readable = [image for image in images if cache.manifest.entries[image.stem].output is not None]
     chosen = readable[:: max(1, len(readable) // count)][:count]
     rows = measure_approximation(teacher, cache, chosen, config.data.patch, device)
@@ -153,18 +153,18 @@ def approximation_table(config: Config, count: int) -> str:
     )
 
 
-def _images(config: Config) -> list[ImageFile]:
-    if config.data.blurry is None:
+def _images(data: DataConfig) -> list[ImageFile]:
+    if data.blurry is None:
         raise ConfigError(
             "data.blurry: null leaves nothing to cache, since each epoch blurs anew; python -m distill.prepare makes a folder of"
             " blurry images"
         )
-    assert isinstance(config.data.sharp, str), "pairs are of one folder"
-    return list_images(config.data, config.data.sharp, ())
+    assert isinstance(data.sharp, str), "pairs are of one folder"
+    return list_images(data, data.sharp, ())
 
 
-def _teacher(config: Config, device: torch.device) -> Teacher:
-    teacher = build_teacher(config.teacher, device)
+def _teacher(settings: TeacherConfig, device: torch.device) -> Teacher:
+    teacher = build_teacher(settings, device)
     if teacher is None:
         raise ConfigError("teacher.mode: none has no images to cache; set cached or online")
     return teacher

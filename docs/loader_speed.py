@@ -15,6 +15,7 @@ from distill.command import run_command
 from distill.config import load_config
 from distill.data.datasets import TrainingPatches
 from distill.data.loader import training_loader
+from distill.data.sources import training_sources
 from distill.networks.teacher import build_teacher
 from distill.teacher_cache.opening import open_for_training
 
@@ -25,10 +26,11 @@ def main() -> None:
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     config = load_config(sys.argv[1], sys.argv[2:])
-    dataset, device = TrainingPatches(config), torch.device("cpu")
+    sources, reader, device = training_sources(config.data), None, torch.device("cpu")
     if config.teacher.mode == "cached":
         teacher = build_teacher(config.teacher, device)
-        dataset.cache, _ = open_for_training(config, teacher, dataset.sources[0], device)
+        reader, _ = open_for_training(config.teacher, config.data, teacher, sources[0].images, device)
+    dataset = TrainingPatches(config, sources, reader)
     rates = []
     with closing(training_loader(dataset, 0, (ROUNDS + 1) * BATCHES, pin=False)) as loader:
         for _ in islice(loader, BATCHES):  # starting the workers, and what they make ahead

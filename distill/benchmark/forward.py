@@ -20,7 +20,7 @@ from distill.benchmark.workloads import (
     teacher_forward,
     teacher_network,
 )
-from distill.config import Config, UNetConfig
+from distill.config import Config, DataConfig, UNetConfig
 from distill.config.types import Precision
 from distill.networks.teacher import DTYPES, teacher_precision
 
@@ -68,26 +68,27 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
     """Times the teacher in every form, precision and shape that `bench` names. Raises the errors of loading the weights."""
     device = machine.device
     rows: list[Row] = []
-    network = teacher_network(config)
-    name = f"teacher ({'published architecture' if config.bench.network == 'published' else config.teacher.weights})"
+    published = config.bench.network == "published"
+    network = teacher_network(config.teacher, published)
+    name = f"teacher ({'published architecture' if published else config.teacher.weights})"
     forms = [form for form in config.bench.teacher_forms if device.type == "cuda" or form not in GPU_FORMS]
     if left_out := [form for form in config.bench.teacher_forms if form not in forms]:
         logger.info("bench.teacher_forms: %s: only on a GPU, left out", ", ".join(left_out))
     if not forms:
         return rows
-    for shape in config.bench.teacher_shapes or [_training_shape(config)]:
+    for shape in config.bench.teacher_shapes or [_training_shape(config.data)]:
         exact: Tensor | None = None
         for asked in config.bench.precisions:
             precision = teacher_precision(asked, device)
             logger.info("teacher %s %s: %s", _by(shape), precision, ", ".join(forms))
             calls: dict[str, tuple[Build, tuple[Any, ...]]] = {
-                form: (teacher_forward, (config, form, precision, shape, device)) for form in forms
+                form: (teacher_forward, (config.teacher, published, form, precision, shape, device)) for form in forms
             }
             timings = time_in_turn(calls, device, config.bench.rounds)
             if precision == "fp32" and "reference" in timings:
                 exact = timings["reference"].output
             if exact is None:
-                alone = {"exact": (teacher_forward, (config, "reference", "fp32", shape, device))}
+                alone = {"exact": (teacher_forward, (config.teacher, published, "reference", "fp32", shape, device))}
                 exact = time_in_turn(alone, device, rounds=0)["exact"].output
             asks = cost(reference_network(network), (shape[0], 3, *shape[1:]), DTYPES[precision])
             rows += _rows(name, timings, precision, shape, asks, exact, machine)
@@ -102,7 +103,7 @@ def student_rows(config: Config, machine: Machine) -> list[Row]:
         if width is not None and not isinstance(config.student, UNetConfig):
             logger.info("bench.student_widths: only for student.arch: unet, left out")
             continue
-        for shape in config.bench.student_shapes or [_training_shape(config)]:
+        for shape in config.bench.student_shapes or [_training_shape(config.data)]:
             own = config.student.width if isinstance(config.student, UNetConfig) else config.student.dim
             name = f"student ({config.student.arch}, width {own if width is None else width})"
             logger.info("%s %s", name, _by(shape))
@@ -110,7 +111,7 @@ def student_rows(config: Config, machine: Machine) -> list[Row]:
             if machine.device.type != "cpu":
                 del forms[PLAIN_KEEPING_PAGES]
             calls: dict[str, tuple[Build, tuple[Any, ...]]] = {
-                form: (student_forward, (config, width, plain, pages, shape, machine.device))
+                form: (student_forward, (config.student, width, plain, pages, shape, machine.device))
                 for form, (plain, pages) in forms.items()
             }
             timings = time_in_turn(calls, machine.device, config.bench.rounds)
@@ -119,8 +120,8 @@ def student_rows(config: Config, machine: Machine) -> list[Row]:
     return rows
 
 
-def _training_shape(config: Config) -> list[int]:
-    return [config.data.batch, config.data.patch, config.data.patch]
+def _training_shape(data: DataConfig) -> list[int]:
+    return [data.batch, data.patch, data.patch]
 
 
 def _by(shape: Sequence[int]) -> str:

@@ -9,7 +9,7 @@ import torch
 from skimage import data as photographs
 from torch import Tensor, nn
 
-from distill.config import Config, RestormerConfig, TeacherForm, UNetConfig
+from distill.config import RestormerConfig, TeacherConfig, TeacherForm, UNetConfig
 from distill.config.types import Precision
 from distill.networks.architecture import architecture, build_network, inference_copy
 from distill.networks.fast_teacher import speed_up
@@ -35,10 +35,10 @@ def photograph(shape: Sequence[int]) -> Tensor:
     return mirrored.repeat(times)[..., :height, :width].repeat(images, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
 
-def teacher_network(config: Config) -> Restormer:
-    """The Restormer that `bench.network` chooses: with the teacher's weights, or the published architecture with random ones."""
-    if config.bench.network == "teacher":
-        return load_restormer(config.teacher.weights, config.teacher.sha256)
+def teacher_network(settings: TeacherConfig, published: bool) -> Restormer:
+    """The teacher's Restormer; with `published`, the published architecture with random weights."""
+    if not published:
+        return load_restormer(settings.weights, settings.sha256)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Restormer()
@@ -56,11 +56,17 @@ def reference_network(network: Restormer) -> ReferenceRestormer:
 
 
 def teacher_forward(
-    config: Config, form: TeacherForm, precision: Precision, shape: Sequence[int], device: torch.device
+    settings: TeacherConfig,
+    published: bool,
+    form: TeacherForm,
+    precision: Precision,
+    shape: Sequence[int],
+    device: torch.device,
 ) -> Callable[[], Tensor]:
-    """Builds a call of the teacher in one form, on images already on the device. It returns (B, 3, H, W), not clamped."""
+    """Builds a call of the teacher in one form, on images already on the device. It returns (B, 3, H, W), not clamped.
+    `published` is as in `teacher_network`."""
     _set_up(form.startswith("ours") or form.endswith(KEEPING_PAGES), device)
-    network = teacher_network(config)
+    network = teacher_network(settings, published)
     image, dtype = photograph(shape).to(device), DTYPES[precision]
     if form.startswith("reference"):
         reference: nn.Module = reference_network(network).to(device, dtype)
@@ -73,7 +79,7 @@ def teacher_forward(
         network.use_kernels()
     teacher = Teacher(network, dtype).to(device)
     if form == "ours":
-        speed_up(teacher, tuple(image.shape), compile_blocks=config.teacher.compile)
+        speed_up(teacher, tuple(image.shape), compile_blocks=settings.compile)
     return _without_gradient(teacher.restore, image)
 
 
@@ -86,12 +92,16 @@ def student_network(student: UNetConfig | RestormerConfig, width: int | None) ->
 
 
 def student_forward(
-    config: Config, width: int | None, plain: bool, keep_pages: bool, shape: Sequence[int], device: torch.device
+    student: UNetConfig | RestormerConfig,
+    width: int | None,
+    plain: bool,
+    keep_pages: bool,
+    shape: Sequence[int],
+    device: torch.device,
 ) -> Callable[[], Tensor]:
     """Builds a call of the student at inference: as it is trained and in NCHW if `plain`, else in the form that we use. `width`
-    replaces the configuration's."""
+    replaces a U-Net's own width."""
     _set_up(keep_pages, device)
-    student = config.student
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = student_network(student, width)

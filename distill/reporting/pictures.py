@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from distill.config import Config, ConfigError
+from distill.config import ConfigError, TeacherConfig
 from distill.data.image_files import ImageError, read_image
 from distill.data.pixels import COLUMN_GAP, Pixels, centre_crop
 from distill.networks.architecture import inference_copy
@@ -173,7 +173,7 @@ def _recompute(run: RunFolder, chosen: dict[str, str | None], count: int, device
     """Makes the pictures again. Raises the errors of NOT_HERE, and torch's error if memory runs out."""
     made, weights = Gallery(), _student_file(run)
     student = inference_copy(load_student(weights)).to(device)
-    teacher = _teacher_if_here(run.config, device, made)
+    teacher = _teacher_if_here(run.config.teacher, device, made)
     validation = Validation(run.config, teacher, device)
     names = list(chosen) or [image.stem for image in validation.dataset.images[:count]]
     gain_of = gains(run.images)
@@ -214,12 +214,12 @@ def _student_file(run: RunFolder) -> Path:
     raise FileNotFoundError(f"{run.path}: no student has been saved there yet")
 
 
-def _teacher_if_here(config: Config, device: torch.device, made: Gallery) -> Teacher | None:
+def _teacher_if_here(settings: TeacherConfig, device: torch.device, made: Gallery) -> Teacher | None:
     """The run's teacher. None if the run has none, or if its weights are gone or cannot be read, which a note in `made` says."""
     try:
-        if config.teacher.weights in PUBLISHED and config.teacher.mode != "none":
-            _refuse_download(config.teacher.weights)
-        teacher = build_teacher(config.teacher, device)
+        if settings.weights in PUBLISHED and settings.mode != "none":
+            _refuse_download(settings.weights)
+        teacher = build_teacher(settings, device)
     except (FileNotFoundError, WeightsError) as error:
         made.notes.append(f"The teacher's pictures are missing: {' '.join(str(error).split())}")
         return None

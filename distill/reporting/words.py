@@ -7,7 +7,7 @@ from datetime import datetime, timezone
 
 import torch
 
-from distill.config import Config, ImagesConfig, RestormerConfig, StageConfig, UNetConfig
+from distill.config import Config, DataConfig, ImagesConfig, RestormerConfig, StageConfig, UNetConfig, VggConfig
 from distill.config.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
 from distill.networks.architecture import architecture, build_network
 from distill.reporting.curves import Clock
@@ -21,11 +21,11 @@ def facts(run: RunFolder, teacher_parameters: int | None) -> list[tuple[str, str
     """(topic, sentence) pairs in reading order."""
     config, clock = run.config, Clock(run)
     rows = [
-        ("Training images", _training_images(config)),
+        ("Training images", _training_images(config.data)),
         ("Blur", _blur(config)),
         ("Student", _student(config.student)),
         ("Teacher", _teacher(config, teacher_parameters)),
-        ("Goal", " ".join(_stage(stage, config) for stage in config.stages)),
+        ("Goal", " ".join(_stage(stage, config.vgg) for stage in config.stages)),
         ("Validation", _validation(config)),
         ("Length", _length(run)),
         ("Time", _time(run, clock)),
@@ -144,8 +144,7 @@ def moment(time: float) -> str:
         return f"{time:g}"
 
 
-def _training_images(config: Config) -> str:
-    data = config.data
+def _training_images(data: DataConfig) -> str:
     sources = [data.sharp] if isinstance(data.sharp, str) else data.sharp
     text = ", and ".join(_source(source, data, "sharp photographs") for source in sources)
     equal = ", in equal parts" if len(sources) > 1 else ""
@@ -207,8 +206,8 @@ def _teacher(config: Config, size: int | None) -> str:
     return f"{_sentence(which)}{count}; frozen, {how}."
 
 
-def _stage(stage: StageConfig, config: Config) -> str:
-    against = "teacher's" if config.vgg.against == "teacher" else "sharp"
+def _stage(stage: StageConfig, vgg: VggConfig) -> str:
+    against = "teacher's" if vgg.against == "teacher" else "sharp"
     terms = [
         (stage.l1, "the sharp image"),
         (stage.kd, "the teacher's image"),

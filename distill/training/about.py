@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from distill.config import Config, load_config
+from distill.config import Config, RestormerConfig, UNetConfig, load_config
 from distill.networks.architecture import architecture, describe_network
 from distill.networks.student_files import About, read_student
 from distill.scoring.evaluation import ROWS, Evaluation
@@ -80,13 +80,13 @@ def about_file(weights: Path, model: nn.Module, said: About) -> dict[str, str | 
     config_file = weights.parent / CONFIG
     if licence_note(str(weights)) is None and config_file.is_file():
         config = load_config(config_file)
-        if _describes(config, model):
+        if _describes(config.student, model):
             return about_config(config)
     note = licence_note(str(weights))
     return {} if note is None else {"weights_licence": note}
 
 
-def _describes(config: Config, model: nn.Module) -> bool:
+def _describes(student: UNetConfig | RestormerConfig, model: nn.Module) -> bool:
     arch, keywords = describe_network(model)
-    asked = architecture(config.student)
-    return arch == config.student.arch and all(keywords[key] == value for key, value in asked.items())
+    asked = architecture(student)
+    return arch == student.arch and all(keywords[key] == value for key, value in asked.items())

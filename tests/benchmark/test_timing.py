@@ -28,7 +28,7 @@ def test_what_failed_has_no_time() -> None:
 
 def test_a_process_that_dies_is_named_and_left_out(tiny_config: Callable[..., Config]) -> None:
     cpu = torch.device("cpu")
-    alive = (student_forward, (tiny_config(), None, True, False, [1, 32, 32], cpu))
+    alive = (student_forward, (tiny_config().student, None, True, False, [1, 32, 32], cpu))
     timings = time_in_turn({"dies": (os._exit, (1,)), "lives": alive}, cpu, rounds=2)  # type: ignore[dict-item]
     assert timings["dies"].failure == "its process was killed; out of memory?"
     lives = timings["lives"]
