@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import logging
 import math
 import multiprocessing
@@ -14,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import torch
+from pydantic_core import to_json
 
 from distill.benchmark.forward import Row, student_rows, teacher_rows
 from distill.benchmark.loop import LoopFigures, measure_loop
@@ -62,7 +61,7 @@ class Report:
         loop = self.loop
         derived = {} if loop is None else {"overhead": loop.overhead(), "break_even_epochs": loop.break_even_epochs()}
         tree = asdict(self) | {"loop": None if loop is None else asdict(loop) | derived}
-        return json.dumps(_without_nan(tree), indent=2) + "\n"
+        return to_json(tree, indent=2, inf_nan_mode="null").decode() + "\n"
 
 
 def bench(config: Config, parts: Sequence[str] = PARTS, keep: Callable[[Report], None] = lambda report: None) -> Report:
@@ -158,14 +157,6 @@ def _align(lines: Sequence[Sequence[str]]) -> list[str]:
         cells = [cell.rjust(width) for cell, width in zip(line, widths, strict=False)]
         out.append("  ".join([line[0].ljust(widths[0]), *(cells[1:] if len(line) > 2 else line[1:])]).rstrip())
     return out
-
-
-def _without_nan(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _without_nan(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_without_nan(value) for value in tree]
-    return None if isinstance(tree, float) and not math.isfinite(tree) else tree
 
 
 def make_parser() -> argparse.ArgumentParser:
