@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 from cachetools import LRUCache
@@ -30,7 +31,7 @@ class TrainingPatches(Dataset[Batch]):
         self.sources = training_sources(config.data) if sources is None else sources
         self.reader = reader or ImageFileReader()
         # The triplets that were read last. If all images fit, each is decoded only once.
-        self._recent: LRUCache[tuple[int, str], Triplet] = LRUCache(config.data.keep_mb * 1e6, getsizeof=lambda t: t.nbytes)
+        self._recent: LRUCache[tuple[int, str], Triplet] = LRUCache(config.data.keep_mb * 1e6, getsizeof=attrgetter("nbytes"))
 
     def __len__(self) -> int:
         """The number of samples in an epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -77,6 +78,13 @@ def test_images_that_fit_are_read_once_and_samples_stay_what_they_are(
     samples = finished(tiny_config(data={"keep_mb": keep_mb}), 3)  # 12 samples of 6 images
     assert len(counted) == reads
     assert all(torch.equal(sample, expected[position]) for position, sample in samples.items())
+
+
+def test_a_data_set_goes_to_a_loader_process_that_is_spawned(tiny_config: Callable[..., Config]) -> None:
+    """As everywhere but on Linux: pickled, with what it has read."""
+    dataset = TrainingPatches(tiny_config())
+    sample = dataset[0]
+    assert torch.equal(pickle.loads(pickle.dumps(dataset))[0].sharp, sample.sharp)
 
 
 def test_a_loader_that_starts_in_the_middle_gives_what_comes_there(tiny_config: Callable[..., Config]) -> None:
