@@ -1,13 +1,15 @@
-"""Transformer blocks without gradients on a CPU: the same function as in `layers.py`, in bands of rows that stay in the cache.
+"""Runs the transformer blocks of `layers.py` without gradients on a CPU: the same result, computed in bands of rows that are
+small enough for the processor's cache.
 
 A block's widest tensors have three to five times as many channels as its input, and a CPU waits for them. Each is a fresh
 allocation of a hundred megabytes, whose page faults and memory traffic cost more than the arithmetic. Here these tensors exist
-one band at a time. A depthwise 3x3 convolution needs one extra row on either side of its band. The two rows that neighbouring
-bands share are kept, so nothing is computed twice.
+one band at a time. A depthwise 3x3 convolution needs one extra row on either side of its band. The last two projected rows of
+a band are the first two of the next one, and are copied there, so nothing is computed twice.
 
 - Feed-forward: each band passes through LayerNorm, 1x1, depthwise 3x3, gate and 1x1 before the next band starts.
-- Attention: products and norms over all pixels are summed band by band. softmax(attention) and the output projection then become
-  one matrix per image, applied to all of v at once.
+- Attention: Restormer's attention is between channels. Per head, the products of q and k are a (d, d) matrix, a sum over pixels,
+  which is added up band by band, like the norms of q and k. Its softmax and the output projection are both matrices over
+  channels. They are multiplied into one (c, c) matrix per image, which is applied to v once.
 - Hidden widths such as 127 and 255 are padded to a multiple of CHANNEL_MULTIPLE: oneDNN's depthwise kernel is slow for them.
 
 Axes: b batch, h height, w width, c channels, e heads, d channels of one head.
@@ -52,17 +54,18 @@ def _attend(x: Tensor, norm: LayerNorm, attention: Attention) -> None:
     project, depthwise = _parameters(attention.qkv), _parameters(attention.qkv_dwconv)
     for images, rows, qkv in _wide_bands(x, norm, project, depthwise):
         q, k, v[images, rows.start * w : rows.stop * w] = qkv.flatten(1, 2).chunk(3, dim=-1)
-        for square, of in zip(squares, (q, k), strict=True):
-            square[images] += torch.linalg.vector_norm(of, dim=1).square_()
-        q, k = (of.unflatten(-1, (e, -1)).transpose(1, 2) for of in (q, k))  # (b, e, pixels, d)
+        for square, tensor in zip(squares, (q, k), strict=True):
+            square[images] += torch.linalg.vector_norm(tensor, dim=1).square_()
+        q, k = (tensor.unflatten(-1, (e, -1)).transpose(1, 2) for tensor in (q, k))  # (b, e, pixels, d)
         product[images] += q.transpose(-2, -1) @ k
     q_norm, k_norm = squares.sqrt_().clamp_min_(1e-12).unflatten(-1, (e, -1))
-    attended = (product / q_norm.unsqueeze(-1) / k_norm.unsqueeze(-2) * attention.temperature).softmax(dim=-1)
-    # The output is W softmax(A) v. Each head's map is multiplied by the columns of W that read this head.
+    maps = (product / q_norm.unsqueeze(-1) / k_norm.unsqueeze(-2) * attention.temperature).softmax(dim=-1)
+    # The block's output is weight @ attention @ v, and `attention` is block-diagonal: a head's columns of `weight` meet only its
+    # map.
     weight, bias = _parameters(attention.project_out)
     columns = weight.unflatten(1, (e, -1)).transpose(0, 1)  # (e, c, d)
-    output = (columns @ attended).transpose(-3, -2).flatten(-2)  # (b, c, e * d)
-    x.flatten(1, 2).baddbmm_(v, output.transpose(-2, -1))
+    from_v = (columns @ maps).transpose(-3, -2).flatten(-2)  # (b, c, e * d)
+    x.flatten(1, 2).baddbmm_(v, from_v.transpose(-2, -1))
     if bias is not None:
         x += bias
 
@@ -76,7 +79,7 @@ def _feed_forward(x: Tensor, norm: LayerNorm, ffn: FeedForward) -> None:
     weight = F.pad(weight, (0, extra))
     for images, rows, wide in _wide_bands(x, norm, project, depthwise):
         gate, value = wide.chunk(2, dim=-1)
-        # In place is safe: no later band reads these rows of x.
+        # In place is safe: the next band needs the last of these rows, but keeps it in projected form and does not read x again.
         x[images, rows] += F.linear(F.gelu(gate).mul_(value), weight, bias)
 
 
@@ -91,7 +94,8 @@ def _parameters(conv: nn.Conv2d) -> Parameters:
 def _wide_bands(x: Tensor, norm: LayerNorm, project: Parameters, depthwise: Parameters) -> Iterator[tuple[slice, slice, Tensor]]:
     """LayerNorm, 1x1 and depthwise 3x3 convolution, band by band: yields (images, rows, the result in these rows).
 
-    A band is several whole images, or one of the equal parts of an image. Each row of x is read once, before its band is yielded.
+    If whole images fit into BAND_BYTES, a band is one or several of them. Otherwise an image is cut into bands of equal height,
+    the last of which may be lower. Each row of x is read once, before its band is yielded.
     """
     b, h, w, _ = x.shape
     row_bytes = w * project[0].shape[0] * x.element_size()
@@ -110,24 +114,24 @@ def _wide_bands(x: Tensor, norm: LayerNorm, project: Parameters, depthwise: Para
 def _row_bands(x: Tensor, height: int, norm: LayerNorm, project: Parameters) -> Iterator[tuple[slice, Tensor]]:
     """Projects x (h, w, c) in bands of `height` rows: yields (rows, the projected rows with one extra row on either side).
 
-    An extra row outside the image is zero.
+    An extra row outside the image is zero. The next band overwrites the yielded tensor.
     """
     (h, w, _), (weight, bias) = x.shape, project
     wide = x.new_zeros(height + 2, w, weight.shape[0])  # image row r is stored in row r - top + 1
-    known = 0
+    projected = 0  # rows of x that are projected so far
     for top in range(0, h, height):
         bottom = min(h, top + height)
         if top:
             wide[:2] = wide[height:].clone()
-        new = slice(known, min(h, bottom + 1))
-        if new.stop > known:
+        new = slice(projected, min(h, bottom + 1))
+        if new.stop > projected:
             into = wide[new.start - top + 1 : new.stop - top + 1].flatten(0, 1)
             torch.mm(norm(x[new]).flatten(0, 1), weight.t(), out=into)
             if bias is not None:
                 into += bias
         if bottom == h:
             wide[h - top + 1 :] = 0
-        known = new.stop
+        projected = new.stop
         yield slice(top, bottom), wide[: bottom - top + 2]
 
 

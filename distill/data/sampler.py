@@ -1,8 +1,11 @@
-"""The order of the samples and their random numbers: pure functions of (seed, epoch, image), never of a generator's history.
+"""The order of the samples, and their random numbers.
 
-Training walks along one endless stream of positions 0, 1, 2, ..., a batch at a time. A pass visits every image exactly once, and
-each pass has its own order. A batch may begin in one pass and end in the next, so that every batch is full. Resuming needs only a
-position. Each of several processes takes its part of every batch.
+Both are pure functions: the order of (seed, epoch, number of images), a sample's random numbers of (seed, epoch, name). No state
+of a generator is carried along. An epoch here is one pass through the images of a source, each exactly once.
+
+Training takes the positions 0, 1, 2, ... of one endless stream, a batch at a time. Position p of a source of n images is image
+`permutation(seed, p // n, n)[p % n]`; with several sources, they take turns. A batch may begin in one epoch and end in the next,
+so that every batch is full. Resuming needs only a position. Each of several processes takes its part of every batch.
 """
 
 from __future__ import annotations
@@ -21,18 +24,19 @@ def sample_generator(seed: int, epoch: int, name: str, purpose: str) -> np.rando
 
     Samples are identified by name, not by number: an image added to a folder does not change the draws of the other images.
     """
-    known = zlib.crc32(name.encode(errors="surrogateescape"))  # a file name need not be valid UTF-8
-    return np.random.default_rng([seed, epoch, known, zlib.crc32(purpose.encode())])
+    name_hash = zlib.crc32(name.encode(errors="surrogateescape"))  # a file name need not be valid UTF-8
+    return np.random.default_rng([seed, epoch, name_hash, zlib.crc32(purpose.encode())])
 
 
 @lru_cache(maxsize=4)
 def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order in which pass number `epoch` visits `count` images."""
+    """The order in which an epoch visits `count` images: (count,) image numbers."""
     return np.random.default_rng([seed, epoch, zlib.crc32(b"order")]).permutation(count)
 
 
 class StreamSampler(Sampler[list[int]]):
-    """Yields rank `rank`'s part of `steps` batches of stream positions, from `position` on. All `ranks` parts are equal."""
+    """Yields, for each of `steps` batches from `position` on, the positions that process `rank` of `ranks` loads. A batch is
+    split into `ranks` parts of the same size."""
 
     def __init__(self, position: int, steps: int, batch: int, rank: int = 0, ranks: int = 1) -> None:
         assert batch % ranks == 0, "a batch is shared out evenly"

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Measured with the embedded teacher in tiles of 256: any overlap from 16 to 64 pixels gives 50 dB PSNR to its untiled image.
+# Pixels. Measured with the teacher that comes with the package, in tiles of 256: for any overlap from 16 to 64, the tiled and the
+# untiled result agree to 50 dB.
 OVERLAP = 32
 
 
@@ -30,8 +31,8 @@ def blended_spans(extent: int, tile: int, overlap: int = OVERLAP) -> list[Span]:
     """Divides an axis of `extent` pixels into evenly spread spans of at most `tile` pixels. Neighbours share at least `overlap`
     pixels, in which their weights rise and fall linearly, so that no seam shows.
 
-    For networks that restore a tile differently from the same part of the whole image. Raises ValueError if the overlap is not
-    smaller than the tile.
+    For networks whose result depends on the whole image, such as a Restormer with its global attention: the tiles of such a
+    network disagree where they meet. Raises ValueError if the overlap is not smaller than the tile.
     """
     starts = _starts(extent, tile, overlap)
     ramp = _ramp(min(tile, extent), overlap)
@@ -42,9 +43,9 @@ def blended_spans(extent: int, tile: int, overlap: int = OVERLAP) -> list[Span]:
 
 
 def exact_spans(extent: int, tile: int, margin: int, stride: int) -> list[Span]:
-    """Divides an axis of `extent` pixels into spans of at most `tile` pixels that start on multiples of `stride`, the step of the
-    network's coarsest level. Each pixel has weight 1 in one span and 0 in the others. The span with weight 1 extends at least
-    `margin` pixels beyond the pixel on both sides, or to the image's edge.
+    """Divides an axis of `extent` pixels into spans of at most `tile` pixels that start on multiples of `stride`, the network's
+    total downsampling factor. The result at a pixel is taken from one span: the pixel has weight 1 there and 0 elsewhere. This
+    span reaches at least `margin` pixels past the pixel on both sides, or to the image's edge.
 
     If `margin` is at least the network's receptive radius, tiles give the same result as the whole image. Raises ValueError if
     the margins leave nothing of the tile.
@@ -55,15 +56,20 @@ def exact_spans(extent: int, tile: int, margin: int, stride: int) -> list[Span]:
         raise ValueError(
             f"margins of {margin} pixels leave nothing of a tile of {tile}; at least {2 * margin + stride} are needed"
         )
-    spans, first = [], 0
-    while first < extent:
-        start = max(0, first - margin)
-        last = extent if extent - start <= tile else start + (step + margin if first else (tile - margin) // stride * stride)
-        stop = min(extent, last + margin)
+    spans, taken = [], 0  # pixels before `taken` are taken from earlier spans
+    while taken < extent:
+        start = max(0, taken - margin)
+        if extent - start <= tile:  # the last span has no margin at its end
+            until = extent
+        elif taken == 0:  # the first has none at its start
+            until = (tile - margin) // stride * stride
+        else:
+            until = start + margin + step
+        stop = min(extent, until + margin)
         weights = torch.zeros(stop - start)
-        weights[first - start : last - start] = 1
+        weights[taken - start : until - start] = 1
         spans.append(Span(start, stop, weights))
-        first = last
+        taken = until
     return spans
 
 
@@ -71,18 +77,19 @@ def restore_in_strips(
     network: Callable[[Tensor], Tensor], read: Callable[[slice, slice], Tensor], rows: Sequence[Span], columns: Sequence[Span]
 ) -> Iterator[tuple[int, Tensor]]:
     """Applies `network`, (1, 3, h, w) -> the same shape, to all tiles. Yields the restored image in strips from top to bottom, as
-    (number of its first row, strip). A strip is (1, 3, h, W) float32, on the device of the network's output.
+    (number of its first row, strip). A strip is (1, 3, rows, W) float32, on the device of the network's output.
 
-    `read` returns a tile of the input by its rows and columns. At most two strips are held at a time, each as high as a tile.
+    `read` returns a tile of the input by its rows and columns. At most two rows of tiles are in memory at a time. A yielded strip
+    is the part of a row of tiles that later tiles no longer change.
     """
-    begun: Tensor | None = None  # the last rows of the strip above, which overlap the current strip
+    unfinished: Tensor | None = None  # the last image rows of the tiles above, which overlap the current tiles
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         strip = _strip(network, read, row, columns)
-        if begun is not None:
-            strip[..., : begun.shape[-2], :] += begun
+        if unfinished is not None:
+            strip[..., : unfinished.shape[-2], :] += unfinished
         complete = strip.shape[-2] if following is None else following.start - row.start
         yield row.start, strip[..., :complete, :]
-        begun = strip[..., complete:, :]
+        unfinished = strip[..., complete:, :]
 
 
 def _strip(

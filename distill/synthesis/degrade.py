@@ -1,8 +1,8 @@
 """Sharp -> blurry on the device, per sample: blur, rescaling, noise, JPEG.
 
-The loader draws each sample's parameters as a function of (seed, epoch, image). kornia's functional operators take them, so that
-a sample is the same in every batch. The result is clamped and rounded to 8 bits: without rounding, the blur would be easier to
-undo than the blur of any image file.
+The loader draws each sample's parameters as a function of (seed, epoch, image). kornia's functional operators take them as
+arguments, where its augmentation classes would draw their own: a sample's result does not depend on the batch that it is in. The
+result is clamped and rounded to 8 bits: without rounding, the blur would be easier to undo than the blur of any image file.
 """
 
 from __future__ import annotations
@@ -27,14 +27,15 @@ def draw(degradations: Sequence[Degradation], rng: np.random.Generator) -> dict[
     draws: dict[str, float] = {}
     for number, step in enumerate(degradations):
         draws[f"degrade.{number}.applied"] = float(rng.random() < step.probability)
-        draws[f"degrade.{number}.strength"] = rng.uniform(*_strength(step))
-        # The angle is a motion blur's direction in degrees. The seed is for noise.
+        draws[f"degrade.{number}.strength"] = rng.uniform(*_range(step))
+        # The angle is a motion blur's direction in degrees, the seed is for noise. Every step draws all four numbers: another
+        # kind in its place does not shift the draws of later steps.
         draws[f"degrade.{number}.angle"] = rng.uniform(0, 360)
         draws[f"degrade.{number}.seed"] = int(rng.integers(2**62))
     return draws
 
 
-def _strength(step: Degradation) -> tuple[float, float]:
+def _range(step: Degradation) -> tuple[float, float]:
     match step:
         case GaussianBlur() | Noise():
             return step.sigma
@@ -55,12 +56,13 @@ def degrade(sharp: Tensor, degradations: Sequence[Degradation], draws: Draws) ->
         if not applied.any():
             continue
         degraded = _apply(step, image, mine).clamp(0, 1)
-        keep = applied.to(image.device, non_blocking=True)[:, None, None, None]
-        image = torch.where(keep, degraded, image)
+        degrades = applied.to(image.device, non_blocking=True)[:, None, None, None]
+        image = torch.where(degrades, degraded, image)
     return quantize(image)
 
 
 def _apply(step: Degradation, image: Tensor, draws: Draws) -> Tensor:
+    # kornia's operators get their parameters on the CPU: they read the values, and would wait for each value on a device.
     strength = draws["strength"].float()
     match step:
         case GaussianBlur():
@@ -72,13 +74,12 @@ def _apply(step: Degradation, image: Tensor, draws: Draws) -> Tensor:
         case Noise():
             return _noise(image, strength / 255, draws["seed"])
         case Jpeg():
-            # Parameters stay on the CPU, here and below: kornia reads their values, and would have to wait for the device.
             return kornia.enhance.jpeg_codec_differentiable(image, strength)
 
 
 def _gaussian_blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
-    # One kernel size for all batches, for the largest sigma of the configuration. If the batch's largest sigma set the size, a
-    # sample would depend on the other samples of its batch.
+    # The kernel size follows the largest sigma of the configuration. If it followed the largest sigma in the batch, a sample
+    # would depend on the others in its batch.
     radius = min(math.ceil(3 * largest), min(image.shape[-2:]) - 1)
     return kornia.filters.gaussian_blur2d(image, 2 * radius + 1, sigma[:, None].expand(-1, 2), border_type="reflect")
 
@@ -102,17 +103,17 @@ def _rescale(image: Tensor, factor: Tensor, antialias: bool) -> Tensor:
     sizes = [(max(1, round(height / f)), max(1, round(width / f))) for f in factor.tolist()]
     out = torch.empty_like(image)
     for size in dict.fromkeys(sizes):
-        # Not image[list], which waits until the list is on the device.
-        rows = torch.tensor([row for row, own in enumerate(sizes) if own == size]).to(image.device, non_blocking=True)
+        # Indexing with a Python list would wait until the list is on the device.
+        samples = torch.tensor([index for index, own in enumerate(sizes) if own == size]).to(image.device, non_blocking=True)
         # Rounded to 8 bits in between, as a small image file would be.
-        small = quantize(F.interpolate(image.index_select(0, rows), size, mode="bicubic", antialias=antialias))
-        out.index_copy_(0, rows, F.interpolate(small, (height, width), mode="bicubic", antialias=antialias))
+        small = quantize(F.interpolate(image.index_select(0, samples), size, mode="bicubic", antialias=antialias))
+        out.index_copy_(0, samples, F.interpolate(small, (height, width), mode="bicubic", antialias=antialias))
     return out
 
 
 def _noise(image: Tensor, sigma: Tensor, seed: Tensor) -> Tensor:
     generator = torch.Generator(image.device)
     noise = torch.empty_like(image, memory_format=torch.contiguous_format)
-    for row, own in enumerate(seed.tolist()):
-        noise[row].normal_(generator=generator.manual_seed(own))
+    for index, value in enumerate(seed.tolist()):
+        noise[index].normal_(generator=generator.manual_seed(value))
     return image + noise * sigma.to(image.device, non_blocking=True)[:, None, None, None]

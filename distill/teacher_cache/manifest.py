@@ -1,7 +1,8 @@
 """The manifest of a teacher cache: which teacher made it, from which files, and how to tell whether a file changed since.
 
-`manifest.json` describes the teacher. `manifest.jsonl` has one line per image, appended once the teacher image is whole on disk.
-A line that a crash cut off is ignored: its image counts as missing. If several lines are about one image, the last one counts.
+`manifest.json` describes the teacher. `manifest.jsonl` has one line per blurry image, appended once the teacher's image of it is
+completely on disk. A line that a crash cut off is ignored: its image counts as missing. If several lines are about one image, the
+last one counts.
 
 If several processes fill a cache, the first process writes `manifest.jsonl` and every other process a file of its own, which is
 merged into `manifest.jsonl` later. Appending to one file from several machines is not safe on any network file system."""
@@ -24,13 +25,14 @@ from distill.runtime.files import append_bytes, write_bytes
 HEADER = "manifest.json"
 LINES = "manifest.jsonl"
 PARTS = "manifest.rank*.jsonl"
-# In bytes: the longest file name without its suffix, and the longest stem (the path below the folder).
+# In bytes. A stem is an image's path below its folder, without suffix. One part of it may have 251 bytes: file systems allow 255,
+# of which `.png` takes 4.
 MAX_NAME, MAX_STEM = 251, 2048
 
 
 class CacheError(UserError):
-    """A teacher cache that cannot be used as it is. `mend` holds the options with which `distill.cache` mends the cache, empty if
-    it needs none. `mend` is None if that command cannot mend the cache."""
+    """A teacher cache that cannot be used as it is. `mend` holds the options with which the command `distill.cache` mends the
+    cache. It is empty if the plain command does, and None if the command cannot."""
 
     def __init__(self, message: str, mend: str | None = None) -> None:
         super().__init__(message)
@@ -47,12 +49,13 @@ class Stamp(_Record):
     size: int
     mtime_ns: int
     crc32: int
-    """zlib's crc32 of the whole file, or of one triplet's pixels if the file is a packed shard."""
+    """zlib's crc32 of the whole file. For an image in a shard, a file that packs many triplets of sharp, blurry and teacher
+    image, of the triplet's pixels: `equals` does not apply then."""
 
     @classmethod
     def of(cls, path: Path) -> tuple[Stamp, bytes]:
         """A file's stamp and content. Raises OSError."""
-        mtime_ns = path.stat().st_mtime_ns  # before reading: a change during the read must be noticed
+        mtime_ns = path.stat().st_mtime_ns  # before reading: if the file changes meanwhile, a later check finds another time
         data = path.read_bytes()
         return cls(size=len(data), mtime_ns=mtime_ns, crc32=zlib.crc32(data)), data
 
@@ -86,7 +89,7 @@ class Header(_Record):
     storage: Literal["png", "safetensors"]
     teacher: Identity
     tile: int
-    """`teacher.tile`: images of more than tile x tile pixels were restored in tiles of this side."""
+    """The configuration's `teacher.tile`: images with more than tile * tile pixels were restored in square tiles of this side."""
     inputs: Inputs
 
 
@@ -96,7 +99,7 @@ class Entry(_Record):
     stem: str
     blurry: Stamp
     sharp: Stamp | None = None
-    """Set only if the sharp image is packed beside the teacher's image."""
+    """Set only if the sharp image is in the same shard as the teacher's image."""
     output: Stamp | None = None
     """The stamp of the teacher's image. None if there is no teacher's image; `unreadable` gives the reason."""
     shard: Annotated[str, Field(pattern=r"^\d{6}\.safetensors$")] | None = None
@@ -106,8 +109,8 @@ class Entry(_Record):
 
     @field_validator("stem")
     @classmethod
-    def _check_inside(cls, stem: str) -> str:
-        """Refuses a stem that leads out of the folder: files are written and removed by stem."""
+    def _check_stem(cls, stem: str) -> str:
+        """Refuses a stem that leads out of the folder, since files are written and removed by stem, and one that is too long."""
         path, name = PurePath(stem), os.fsencode(stem)  # fsencode raises ValueError if no file can have this name
         if path.anchor or ".." in path.parts or not path.parts or "\0" in stem:
             raise ValueError("not a relative stem")
@@ -128,18 +131,18 @@ class Manifest:
         if self.header is None and (folder / LINES).exists():
             raise CacheError(f"{folder}: there is a {LINES} and no {HEADER}: nothing tells which teacher made this", "--fresh")
         self.entries: dict[str, Entry] = {}
-        self._read_bytes = 0
+        self._bytes_read = 0
         self.refresh()
 
     def refresh(self) -> None:
         """Reads the lines that were appended since the last read. An unfinished last line is left for the next read."""
         path = self.folder / LINES
-        if not path.exists() or path.stat().st_size <= self._read_bytes:
+        if not path.exists() or path.stat().st_size <= self._bytes_read:
             return
         with path.open("rb") as file:
-            file.seek(self._read_bytes)
+            file.seek(self._bytes_read)
             whole, newline, _ = file.read().rpartition(b"\n")
-        self._read_bytes += len(whole) + len(newline)
+        self._bytes_read += len(whole) + len(newline)
         self.entries |= parse_lines(whole)
 
     def write_header(self, header: Header) -> None:
@@ -162,7 +165,7 @@ class Manifest:
         """Replaces all lines by these entries."""
         lines = _as_lines(entries)
         write_bytes(self.folder / LINES, lines)
-        self.entries, self._read_bytes = dict(entries), len(lines)
+        self.entries, self._bytes_read = dict(entries), len(lines)
 
 
 def merge_parts(folder: Path) -> None:
@@ -175,10 +178,10 @@ def merge_parts(folder: Path) -> None:
 
 def _append_lines(path: Path, entries: dict[str, Entry]) -> None:
     if entries:
-        append_bytes(path, _mend_torn_end(path) + _as_lines(entries))
+        append_bytes(path, _missing_newline(path) + _as_lines(entries))
 
 
-def _mend_torn_end(path: Path) -> bytes:
+def _missing_newline(path: Path) -> bytes:
     """A newline if the last line lacks one, so that the next line does not become part of it. Empty otherwise."""
     if not path.exists():
         return b""
@@ -206,7 +209,7 @@ def parse_lines(text: bytes) -> dict[str, Entry]:
 
 
 def _as_lines(entries: dict[str, Entry]) -> bytes:
-    # With json.dumps, not pydantic: a file name need not be valid UTF-8, and only json's escapes can hold such a name.
+    # A file name need not be valid UTF-8. json.dumps escapes its surrogates; pydantic's own JSON writer fails on them.
     return "".join(json.dumps(entry.model_dump(exclude_none=True)) + "\n" for entry in entries.values()).encode()
 
 
