@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import logging
 import math
 import multiprocessing
@@ -15,7 +16,6 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from pydantic_core import to_json
 
 from distill.benchmark.forward import Row, student_rows, teacher_rows
 from distill.benchmark.loop import LoopFigures, measure_loop
@@ -61,7 +61,8 @@ class Report:
         loop = self.loop
         derived = {} if loop is None else {"overhead": loop.overhead(), "break_even_epochs": loop.break_even_epochs()}
         tree = asdict(self) | {"loop": None if loop is None else asdict(loop) | derived}
-        return to_json(tree, indent=2, inf_nan_mode="null").decode() + "\n"
+        # json.dumps writes NaN and Infinity, which JSON does not have. json.loads asks parse_constant for their value: null.
+        return json.dumps(json.loads(json.dumps(tree), parse_constant=lambda _: None), indent=2) + "\n"
 
 
 def bench(config: Config, parts: Sequence[str] = PARTS, keep: Callable[[Report], None] = lambda report: None) -> Report:
@@ -84,6 +85,7 @@ def bench(config: Config, parts: Sequence[str] = PARTS, keep: Callable[[Report],
             report.forward += student_rows(config, machine)
         else:
             report.loop = _in_a_process(config, device)
+        # `machine` measures the rate of a dtype when a part first needs it.
         report.matrix_gflop_per_s = {name: rate / 1e9 for name, rate in machine.rates().items()}
         keep(report)
     return report
@@ -149,7 +151,8 @@ def _loop_table(loop: LoopFigures) -> list[str]:
 
 
 def _align(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Aligns the first column left, the others right. A line of fewer than three cells does not widen the columns."""
+    """Aligns the first column left, the others right. A line of one or two cells, a title or a failure, does not widen the
+    columns."""
     full = [line for line in lines if len(line) > 2]
     widths = [max(len(line[column]) for line in full) for column in range(len(full[0]))]
     out = []

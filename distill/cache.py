@@ -67,6 +67,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
         if not ranks.first:
             cache.manifest.append_as(ranks.rank)
         entries = fill(cache, teacher, share, config.teacher.tile, config.data.workers, device)
+        # The bar of one process counts all images and starts at the valid ones. With several ranks it counts rank 0's share only.
         with _progress(share if ranks.count > 1 else images, share, ranks) as bar, closing(entries):
             for _ in entries:
                 bar.update()
@@ -79,8 +80,8 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
 
 
 def _stems_to_compute(cache: TeacherCache, images: Sequence[ImageFile], repair: bool) -> list[str]:
-    """The stems whose teacher image must be computed. Records the new times of unchanged files. `repair` also removes the teacher
-    images whose input is gone."""
+    """The stems (image paths below their folder, without suffix) whose teacher image must be computed. Records the new times of
+    files whose content did not change. `repair` also removes the teacher images whose input is gone."""
     found = _compare(cache, images, thorough=repair)
     cache.restamp(_named(found.touched, images))
     if found.removed and repair:
@@ -109,8 +110,9 @@ def _verified(settings: TeacherConfig, images: Sequence[ImageFile], teacher: Tea
 
 
 def pack_cache(config: Config, folder: Path) -> TeacherCache:
-    """Completes the PNG cache, then copies its teacher, blurry and sharp images into shards in `folder`. A second call packs only
-    what changed. Raises the errors of `build_cache`."""
+    """Completes the PNG cache, then copies its teacher, blurry and sharp images into shards in `folder`. A shard is a
+    safetensors file with the raw pixels of many images. A second call packs only what changed. Raises the errors of
+    `build_cache`."""
     cache, images = build_cache(config), _images(config.data)
     assert cache.manifest.header is not None
     with locked(folder):
@@ -137,8 +139,10 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
 
 
 def approximation_table(config: Config, count: int) -> str:
-    """A table of PSNR, over `count` images, between the cached teacher image and the one that online mode would compute after the
-    same augmentation. Verifies the cache first. Raises the errors of `verify_cache`."""
+    """A table with one line per augmentation. It gives the PSNR of the augmented cached teacher image, and beside it the PSNR of
+    the augmented blurry image, both over `count` images. The reference is the image that mode `online` would compute: the
+    teacher's output for the augmented blurry image. Verifies the cache first. Raises the errors of `verify_cache`, and
+    ConfigError if `count` is below 1."""
     if count < 1:
         raise ConfigError(f"--approximation: at least 1 image, found {count}")
     device = choose_device(config.run.device)
@@ -216,6 +220,7 @@ def _summarise(cache: TeacherCache, tried: Sequence[str]) -> None:
     for entry in entries:
         if entry.unreadable is not None:
             logger.warning("skipped %s: %s", entry.stem, entry.unreadable)
+    # The line of every packed image holds the size of the whole shard. The keys are files, so that a shard counts once.
     files = {entry.shard or entry.stem: entry.output.size for entry in entries if entry.output is not None}
     total, size = sum(entry.output is not None for entry in entries), sum(files.values()) / 1e6
     new = sum(cache.manifest.entries[stem].output is not None for stem in tried)

@@ -36,10 +36,11 @@ class Interrupted(BaseException):
 
 
 class SignalGate:
-    """Turns SIGINT and SIGTERM into Interrupted. Outside `with gate:` it raises at once, inside the block only in `check`.
+    """Turns SIGINT and SIGTERM into Interrupted. Outside `with gate:` a signal raises it at once. Inside the block a signal is
+    held until `check` raises it.
 
-    A SIGINT that follows another signal always raises at once: the user can leave a step that hangs, without saving. A SIGTERM
-    that follows another signal does not: a scheduler and the launcher below it each send one.
+    If a signal is held already, a SIGINT raises at once: the user can leave a step that hangs, without saving. A second SIGTERM
+    stays held like the first, because a scheduler and the launcher that it started (such as torchrun) each send one.
     """
 
     def __init__(self) -> None:
@@ -63,7 +64,8 @@ class SignalGate:
         self._held = False
 
     def check(self, all_reduce_max: Callable[[int | None], int | None] = lambda signum: signum) -> None:
-        """Raises Interrupted if a signal came since `with`. `all_reduce_max` tells every rank what any rank received."""
+        """Raises Interrupted if a signal came since `with`. `all_reduce_max` is called with the signal number that this rank
+        received, or None. It returns the highest number that any rank received, so that all ranks stop after the same step."""
         signum = all_reduce_max(self._pending)
         if signum is not None:
             raise Interrupted(signum, between_steps=True)

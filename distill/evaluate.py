@@ -28,7 +28,8 @@ EXAMPLE = """example:
 
 
 def evaluate(config: Config, weights: Path | None = None, csv: Path | None = None) -> Evaluation:
-    """Scores a student file on the configuration's validation images, and writes one CSV row per image.
+    """Scores a student file on the configuration's validation images. Under torchrun, rank 0 alone writes the CSV file, with one
+    line per image.
 
     `weights` defaults to the student that the last stage wrote. `csv` defaults to evaluation.csv in the run folder, or to
     evaluation_NAME.csv there if `weights` is NAME.pth, because the report reads evaluation.csv as the run's own scores. Raises
@@ -55,7 +56,7 @@ def _score(config: Config, weights: Path | None) -> Evaluation:
             teacher = build_teacher(config.teacher, device)
         student = load_student(weights).to(device)
         validation = Validation(config, teacher, device, ranks, distance=True)
-        turns = ranks.turns(len(validation.dataset))
+        turns = ranks.turns(len(validation.dataset))  # as many as the rank with the most images has
         with progress_bar(turns, "image", silent=not ranks.first, leave=False) as bar:
 
             def advance() -> None:

@@ -41,11 +41,15 @@ docs/onnx_example.py restores an image with it, without torch.
 def export(
     weights: Path | str, out: Path | str, precision: Literal["fp32", "fp16"] = "fp32", residual: bool = False
 ) -> dict[str, float]:
-    """Writes a student or a Restormer to `out`, and returns the largest difference from torch by image shape.
+    """Writes a student or a Restormer to `out`. Returns its largest difference from the network in torch, by image shape.
 
-    The file is checked against torch first; if a check fails, nothing is written. `weights` is a file, or a teacher's name as in
-    `teacher.weights`. `residual` says that a plain state dict is of a U-Net that adds its input to its output: such a file does
-    not record this. Raises ExportError, WeightsError, FileNotFoundError, ConfigError and WriteError.
+    Before the file is written, its content and the network in torch restore the same test images. If they differ by more than is
+    allowed, nothing is written. The shapes are strings such as `3x3x100x75`. `weights` is a file, a published name or `embedded`,
+    as in `teacher.weights`. A plain state dict does not record whether its U-Net adds its input to its output; `residual` says
+    that it does.
+
+    Raises ExportError if the network cannot be exported to this file, WeightsError or FileNotFoundError if the weights cannot be
+    loaded, ConfigError if the run configuration in their folder cannot be read, and WriteError if `out` cannot be written.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:
@@ -62,6 +66,7 @@ def export(
         differences = check_onnx(data, network, precision)
     else:
         data = student_safetensors(network, about, DTYPES[precision])
+        # The weights in the file may be half precision. The arithmetic of this check is float32.
         differences = check_form(Deployed(_read_back(data, network)), network, precision)
     write_bytes(out, data, durable=True)
     logger.info("%s: %.1f MB, %s; largest difference from torch %.1e", out, len(data) / 1e6, precision, max(differences.values()))

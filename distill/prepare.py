@@ -1,4 +1,4 @@
-"""Makes the original project's patch data set from sharp images: `python -m distill.prepare --sharp PHOTOS --out DIR`.
+"""Makes a patch data set from sharp images, as the original project did: `python -m distill.prepare --sharp PHOTOS --out DIR`.
 
 Writes `DIR/{sharp,blurry}/train/train`, `.../train/test` and `.../benchmark`. A second run cuts only images with missing patches.
 """
@@ -25,8 +25,8 @@ from distill.runtime.progress import progress_bar
 logger = logging.getLogger(__name__)
 
 RECORD = "prepare.json"
-# Version of the split and of the file names. Change it with either: patches of two versions in one folder would mix training
-# and test images.
+# Version of the split and of the patches' file names. Raise it if either changes: with patches of two versions in one folder,
+# training and test images would mix.
 LAYOUT = 2
 EXAMPLE = """example:
   python -m distill.prepare --sharp PHOTOS/train --out data/photos --patch 256 --degrade configs/photos_online.yaml
@@ -41,7 +41,7 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
     and WriteError.
     """
     images = find_images(sharp)
-    _refuse_inputs(sharp, out)
+    _refuse_overlap(sharp, out)
     folders = split(list(images), settings.seed)
     patches: Counter[str] = Counter()
     skipped, new = [], 0
@@ -67,7 +67,7 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
     return patches
 
 
-def _refuse_inputs(sharp: str, out: Path) -> None:
+def _refuse_overlap(sharp: str, out: Path) -> None:
     """Raises ConfigError if patches would lie among the sharp images: the next run would cut those patches too."""
     folder = fixed_part(sharp).resolve()
     for written in ((out / kind).resolve() for kind in ("sharp", "blurry")):
@@ -77,14 +77,16 @@ def _refuse_inputs(sharp: str, out: Path) -> None:
 
 
 def _record(images: dict[str, Path], settings: Settings) -> dict[str, Any]:
-    """All that decides patches and split. If any of it changed, old and new patches would mix and images would change parts."""
+    """Everything that decides the patches and the split. If any of it changed, old and new patches would mix, and images would
+    move between training, test and benchmark. An image's size in bytes stands for its content."""
     recipe = [step.model_dump(mode="json") for step in settings.degrade]
     values = {"layout": LAYOUT, "patch": settings.patch, "seed": settings.seed, "quality": settings.quality, "degrade": recipe}
     return {**values, "images": {stem: path.stat().st_size for stem, path in images.items()}}
 
 
 def _check_record(out: Path, record: dict[str, Any]) -> None:
-    """Raises ConfigError if `out` holds files of another command, or patches of other options or images. Adds a new record."""
+    """Raises ConfigError if `out` holds files that this command did not write, patches of other options or images, or a record
+    that cannot be read. Writes the record if there is none."""
     path = out / RECORD
     if not path.exists():
         if any(file.is_file() for kind in ("sharp", "blurry") for file in (out / kind).rglob("*")):

@@ -36,9 +36,11 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, images: in
     """Writes the report of one run folder, or a comparison of several, and returns its path.
 
     `out` defaults to report.html in the run folder, or to comparison.html in the first of several. `images` is the number of
-    validation images shown, 0 for none. `device` (auto, cpu, mps, cuda or cuda:N) computes them. Raises FileNotFoundError if a
-    folder is not a run folder, ConfigError if a configuration cannot be read, a folder is given twice or this machine lacks the
-    device, and WriteError if the page cannot be written.
+    validation images shown, 0 for none. The networks restore these images on `device` (auto, cpu, mps, cuda or cuda:N).
+
+    Raises FileNotFoundError if a folder is not a run folder. Raises ConfigError if no folder is given, a folder is given twice, a
+    configuration cannot be read, `images` is negative or this machine lacks the device. Raises WriteError if the page cannot be
+    written.
     """
     folders = [Path(folder) for folder in runs]
     if not folders:

@@ -76,16 +76,20 @@ def restore(
 ) -> Summary:
     """Restores every image file among the inputs (files, folders, patterns) and writes the results into the folder `out`.
 
-    `weights` is a student's file, or a Restormer: a file, a published name or `embedded`. `file_format` None keeps each file's
-    own format. `quality`, 1 to 100, applies to JPEG and WebP. `tile` is the side in pixels of the largest image that the network
-    sees at once. `precision` auto is fp16 on CUDA and fp32 elsewhere. Without `overwrite`, a result is kept if it is newer than
-    its input and was made with these weights and this quality. `compare` also writes the centres before and after, side by side,
-    to out/compare. Pictures of more than 400 megapixels need `allow_large`.
+    `weights` is the file of a student or of a Restormer, the name of a published Restormer, or `embedded`. `file_format` None
+    keeps each file's own format. `quality`, 1 to 100, applies to JPEG and WebP. `tile` is the side in pixels of the largest image
+    that the network sees at once. `precision` auto is fp16 on CUDA and fp32 elsewhere. Without `overwrite`, a result is kept if
+    it is newer than its input and was made with these weights and this quality. If `compare` is set, the centre of each picture
+    and the centre of its result are also written, side by side, to out/compare. Pictures of more than 400 megapixels need
+    `allow_large`.
 
-    A picture that cannot be read or restored is listed in the summary, and the others go on. Before any picture is read, raises
-    FileNotFoundError if the weights or an input are missing, WeightsError, ConfigError if this machine lacks the device or the
-    tile is too small, and ImageError if there is nothing to do, two results would be one file, or a result would replace a file
-    that is not a result. Raises WriteError if `out` cannot be written.
+    A picture that cannot be read, restored or encoded is listed in the summary, and the other pictures are still restored.
+
+    The arguments are checked before any picture is read. Raises FileNotFoundError if the weights or an input are missing,
+    WeightsError if the weights cannot be loaded, and ConfigError if this machine lacks the device or the tile is too small.
+    Raises ImageError if there is nothing to do, if two results would be one file, if a result would replace an input, or, without
+    `overwrite`, if a result would replace another file that is not a result. Raises WriteError if `out` cannot be written or
+    another process is writing there.
     """
     jobs = select(inputs, out, None if file_format is None else f".{file_format}", compare)
     place = choose_device(device, key="--device")
@@ -94,8 +98,8 @@ def restore(
         logger.warning("--precision: %s is many times slower than fp32 on a CPU", chosen)
     file = locate_weights(weights)
     restorer = Restorer(load_student(file), place, chosen, tile)
-    # Without device, precision and tile: they hardly change a result, and a user who goes on with smaller tiles wants to keep
-    # the results so far.
+    # If one of these settings changes, earlier results are restored again. Device, precision and tile are not among them: they
+    # hardly change a result, and a user who goes on with smaller tiles wants to keep the results so far.
     settings: dict[str, str | int] = {"weights_sha256": sha256_of(file), "quality": quality}
     max_pixels = None if allow_large else MAX_PIXELS
     summary = Summary()
@@ -116,7 +120,7 @@ def restore(
 
 
 def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: int, compare: bool) -> None:
-    """Raises ImageError if the picture cannot be read, restored or encoded, and WriteError."""
+    """Raises ImageError if the picture cannot be read, restored or encoded. Raises WriteError if a file cannot be written."""
     picture = read_picture(job.source, max_pixels)
     for note in [*picture.notes, *dropped(picture, job.target.suffix)]:
         logger.warning("%s: %s", job.source, note)
@@ -141,7 +145,7 @@ def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
     """The encoded file. EXIF or XMP that cannot be written is left out, with a warning. Raises ImageError if nothing helps."""
     suffix, metadata = job.target.suffix, picture.metadata
     reasons: list[str] = []
-    for left_out in metadata.expendable():
+    for left_out in metadata.omissions():
         try:
             data = encode_picture(replace(picture, metadata=metadata.without(left_out)), suffix, quality)
         except Exception as error:  # noqa: BLE001 (Pillow's writer raises anything for EXIF that other programs wrote)

@@ -54,8 +54,8 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     `fresh` starts over and removes the earlier run's files. Writes the run folder (docs/index.md lists its files).
 
     Raises UserError, FileNotFoundError or WeightsError for an error the user can mend, before the first step if it can be known
-    by then. Raises DivergedError if too many updates in a row were not finite (`optimizer.max_skipped`), RankGoneError if another
-    process of the run ended, and Interrupted if a signal came through the gate.
+    by then. Raises DivergedError if more than `optimizer.max_skipped` updates in a row were not finite, RankGoneError if another
+    process of the run ended, and Interrupted if `gate` received a signal.
     """
     gate, ranks = gate or SignalGate(), Ranks.of_environment()
     check_shares(config, ranks)
@@ -63,6 +63,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     folder = Path(config.run.dir)
 
     def pause() -> None:
+        """Raises Interrupted on every rank if any rank received a signal."""
         gate.check(ranks.all_reduce_max)
 
     with ExitStack() as held:
@@ -96,6 +97,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
                         step, total = run.state.step, plan.total_steps
                         logger.warning("saved step %d of %d; the same command goes on from there", step, total)
                     raise
+            # Each rank knows only the image files that it skipped itself. The first rank records those of all ranks.
             for others in ranks.all_gather(log.skipped_images | run.validation.skipped):
                 log.skipped(run.state.step, others.values())
     if ranks.first:
@@ -109,7 +111,7 @@ def _run_steps(
 ) -> Evaluation:
     """Runs the remaining steps and returns the last evaluation. `pause` is called wherever the run may stop, and may raise."""
     config, state = run.config, run.state
-    evaluation = _validate(run, plan, log, pause)
+    evaluation = _validate(run, plan, log, pause)  # not None if the run was stopped before this step was validated
     with progress_bar(plan.total_steps, "step", silent=not run.ranks.first, initial=state.step) as bar:
         for batch in batches:
             for bad in log.skipped(state.step, batch.skipped):
@@ -130,16 +132,17 @@ def _run_steps(
             evaluation = _validate(run, plan, log, pause)
             checkpoints.save_if_due()
             pause()
-    if evaluation is None:  # the run was already finished
+    if evaluation is None:  # the last step is always validated: no step was left, and the run was already finished
         evaluation = run.validation.evaluate(state.kept, pause)
     return evaluation
 
 
 class _Checkpoints:
-    """Saves a run's checkpoints: when one is due, and once per step."""
+    """Saves a run's checkpoints when they are due, and never saves the same step twice."""
 
     def __init__(self, run: Run, plan: Plan) -> None:
         self.run, self.plan = run, plan
+        # A resumed run begins at the step of its checkpoint. A new run begins at step 0 and has saved none.
         self._saved_step, self._saved_at = run.state.step or -1, time.monotonic()
 
     def save_if_due(self) -> None:
@@ -149,7 +152,8 @@ class _Checkpoints:
             self.save()
 
     def save(self) -> None:
-        """Saves, unless this step was saved: a second save would overwrite the older checkpoint. Raises WriteError."""
+        """Saves, unless this step was already saved. A second save would replace the previous checkpoint by a copy of the newest
+        one. Raises WriteError."""
         step = self.run.state.step
         if self._saved_step != step and self.run.ranks.first:
             save_run(self.run.folder, self.run.state, self.plan, self.run.teacher, self.run.config)
@@ -157,8 +161,8 @@ class _Checkpoints:
 
 
 def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
-    """Checks a logging step. Names the images of rejected updates, and switches a teacher that overflows its precision to fp32.
-    Raises DivergedError if too many updates in a row were rejected."""
+    """Acts on the record of a logging step: names the images of rejected updates, and switches the teacher to fp32 if its images
+    overflowed its precision. Raises DivergedError if more than `optimizer.max_skipped` updates in a row were rejected."""
     step, limit = run.state.step, run.config.optimizer.max_skipped
     if (count := record["rejected_updates"]) and run.ranks.first:
         names = record["rejected_images"]
@@ -170,7 +174,8 @@ def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
             f" checkpoint in {run.folder} keeps the last good weights; look at the images that were named, try a lower"
             " optimizer.lr or optimizer.clip_norm"
         )
-    # `teacher_failed` is in the checkpoint, the record is not: a run may have been stopped between the overflow and this check.
+    # Reads `teacher_failed`, not the record. If the run was stopped after the overflow and before this check, `teacher_failed`
+    # came back from the checkpoint, and the record covers only the steps since then.
     if run.teacher is not None and run.teacher.dtype != torch.float32 and float(run.state.teacher_failed) > 0:
         precision = str(run.teacher.dtype).removeprefix("torch.")
         run.teacher.use_full_precision()
@@ -191,7 +196,8 @@ def _completed(batches: Iterable[Batch], filler: OnlineFiller | None) -> Iterato
 
 
 def _validate(run: Run, plan: Plan, log: RunLog, pause: Callable[[], None]) -> Evaluation | None:
-    """Evaluates the student and saves the best one. Returns None if this step is not due for validation, or was validated."""
+    """Evaluates the student, and saves it if it is the best so far or at the end of a stage. Does nothing and returns None if no
+    validation is due at this step, or if this step was already validated."""
     config, state = run.config, run.state
     if not plan.validates(state.step, config.eval.every_epochs) or state.validated_step == state.step:
         return None

@@ -4,9 +4,9 @@ Depthwise convolutions wait for memory, not for arithmetic. The kernels therefor
 output once. The gated kernel computes gelu(first half of the channels) * second half in registers, where the sums are. The
 convolution's own result never goes to memory.
 
-A program owns some columns and channels of an image and walks down a band of rows. Each input row that it loads is added to the
-three output rows that depend on it. For the left and right neighbours, the program loads the same row again at another offset.
-The L1 cache answers these loads.
+A program (in Triton, a group of threads that computes one part of the output) owns some columns and channels of an image and
+walks down a band of rows. Each input row that it loads is added to the three output rows that depend on it. For the left and
+right neighbours, the program loads the same row again at another offset. The L1 cache answers these loads.
 
 The module can be imported without Triton. AVAILABLE says whether Triton is installed, which the operators need.
 
@@ -26,11 +26,12 @@ except ModuleNotFoundError:
 else:
     AVAILABLE = True
 
-# Fixed, because an autotuner would time its candidates at the first call of every shape. Four warps share a tile of 16x32: each
-# thread has four channels of one pixel and loads 8 bytes at a time. With 16 bytes, a thread would need 235 registers for the
-# gate's 18 weights and 6 sums per channel. With 8 bytes it needs at most 128, so 16 warps fit on a multiprocessor and hide each
-# other's latency. 32 channels in half precision are 64 bytes, two whole sectors. Neighbouring programs share 1/8 of their columns
-# and 1/16 of their rows. They load these at about the same time, so the second load comes from the L2 cache.
+# Fixed, because an autotuner would time its candidates at the first call of every shape. Four warps share a tile of 16 columns
+# and 32 channels: each of their 128 threads has four channels of one pixel and loads 8 bytes at a time. With 16 bytes, a thread
+# would need 235 registers for the gate's 18 weights and 6 sums per channel. With 8 bytes it needs at most 128, so 16 warps fit on
+# a multiprocessor and hide each other's latency. 32 channels in half precision are 64 bytes, two whole sectors of memory.
+# Neighbouring programs share 1/8 of their input columns and 1/16 of their input rows, because an output needs inputs on all
+# sides. They load these at about the same time, so the second load comes from the L2 cache.
 LAUNCH = {"rows": 32, "columns": 16, "channels": 32, "num_warps": 4}
 
 
@@ -39,8 +40,9 @@ def depthwise3x3(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(b, h, w, c) contiguous, weight (c, 1, 3, 3), bias (c,) -> (b, h, w, c) in x's dtype, zero-padded, summed in float32.
 
     Fast if c is a multiple of 4. With any other c, channels are loaded one or two at a time. A weight stored in memory as
-    (3, 3, c) is used as it is. Any other weight is transposed first. Raises ValueError if x is not contiguous or the weight's
-    shape is wrong.
+    (3, 3, c) is used as it is. Any other weight is transposed at every call.
+
+    Raises ValueError if x is not contiguous or the weight's shape is wrong.
     """
     return _launch(x, weight, bias, gate=False)
 
@@ -76,7 +78,7 @@ def _launch(x: Tensor, weight: Tensor, bias: Tensor | None, gate: bool) -> Tenso
     out = x.new_empty(b, h, w, c)
     weight = weight.flatten(1).t().contiguous()
     biased = bias is not None
-    bias = weight if bias is None else bias.contiguous()
+    bias = weight if bias is None else bias.contiguous()  # the kernel needs some tensor, but reads it only if `biased`
     grid = (triton.cdiv(c, LAUNCH["channels"]) * triton.cdiv(w, LAUNCH["columns"]), triton.cdiv(h, LAUNCH["rows"]), b)
     with torch.cuda.device_of(x):  # Triton launches on the current device, not on its arguments' device
         _depthwise3x3[grid](x, weight, bias, out, h, w, c=c, gate=gate, biased=biased, **LAUNCH)
@@ -84,9 +86,10 @@ def _launch(x: Tensor, weight: Tensor, bias: Tensor | None, gate: bool) -> Tenso
 
 
 if AVAILABLE:
-    # c is a compile-time constant, because a network has few values of it. About a run-time argument, Triton knows only whether
-    # 16 divides it. That is too little to load four channels at once for, say, c = 136. h and w are not specialised, because
-    # images come in many sizes and no size is special.
+    # c is a compile-time constant. Triton compiles the kernel for each value of c, and a network has few values. About a run-time
+    # argument, Triton knows only whether 16 divides it. That is too little to load four channels at once for, say, c = 136.
+    # h and w are not specialised. Triton would compile another kernel for sizes that 16 divides, but images come in many sizes
+    # and no size is special.
     @triton.jit(do_not_specialize=["h", "w"])
     def _depthwise3x3(
         x: tl.tensor,
@@ -109,10 +112,12 @@ if AVAILABLE:
         first = tl.program_id(1) * rows
         last = tl.minimum(first + rows, h)  # exclusive
         in_channels = channel < c
+        # Whether the image has the pixel itself, its left neighbour and its right neighbour.
         inside = (column < w) & in_channels[None, :]
         on_left = (column > 0) & (column <= w) & in_channels[None, :]
         on_right = (column + 1 < w) & in_channels[None, :]
         # Offsets need 64 bits: 8 images of 512x512 with 1024 channels are 2^31 elements.
+        # `image` is the number of the image's first row, counted through the whole batch.
         image = tl.program_id(2).to(tl.int64) * h
         x += column.to(tl.int64) * wide + channel[None, :]
         out += column.to(tl.int64) * c + channel[None, :]
@@ -121,9 +126,10 @@ if AVAILABLE:
         start = tl.zeros((columns, channels), tl.float32)
         if biased:
             start += tl.load(bias + channel, in_channels, 0.0).to(tl.float32)[None, :]
+        # The sums so far of two output rows: the row above the input row that is loaded next, and the row at that input row.
         above = start
         here = start
-        if gate:
+        if gate:  # the same for the second half of the channels
             v00, v01, v02, v10, v11, v12, v20, v21, v22 = _load_weights(weight + c + channel, in_channels, wide)
             v_start = tl.zeros((columns, channels), tl.float32)
             if biased:
@@ -131,7 +137,8 @@ if AVAILABLE:
             v_above = v_start
             v_here = v_start
 
-        # One extra row on either side: the first output row needs the row above it, the last one the row below it.
+        # One extra row on either side: the first output row needs the row above it, the last one the row below it. An output row
+        # is complete when the input row below it has been added. It is then stored.
         for row in range(first - 1, last + 1):
             exists = (row >= 0) & (row < h)
             row_x = x + (image + row) * w * wide
@@ -176,9 +183,9 @@ if AVAILABLE:
     def _gelu(x: tl.tensor) -> tl.tensor:
         """x * Phi(x) as max(x, 0) - |x| * Phi(-|x|), where log2(Phi(-a)) is approximated by a polynomial in a = |x|.
 
-        The polynomial minimises the largest error of a * Phi(-a) for 0 <= a <= 6. That error is 2.2e-7, and less than 1e-4 of the
-        value. For a > 6, both a * Phi(-a) and its approximation are under 1e-8. A call of erf takes three times the instructions.
-        With it, the kernel would wait for arithmetic, not for memory.
+        The polynomial minimises the largest error of a * Phi(-a) for 0 <= a <= 6. That error is 2.2e-7. The relative error is
+        below 1e-4. For a > 6, both a * Phi(-a) and its approximation are under 1e-8. A call of erf takes three times the
+        instructions. With it, the kernel would wait for arithmetic, not for memory.
         """
         a = tl.abs(x)
         log = -1.126279e-06 * a + 4.9097483e-05

@@ -1,7 +1,8 @@
 """Restormer's layers: LayerNorm, transposed attention, gated feed-forward network, downsampling and upsampling.
 
-Activations are (b, h, w, c) in memory. LayerNorm and the 1x1 convolutions then work on contiguous rows, as `layer_norm` and a
-matrix product. The 3x3 convolutions see the same memory as channels_last. No layer waits for a transposition.
+Activations are (b, h, w, c) in memory, so the channels of a pixel lie side by side. LayerNorm and the 1x1 convolutions work on
+these channels, as `layer_norm` and a matrix product. The 3x3 convolutions see the same memory as channels_last. No layer waits
+for a transposition.
 
 With half-precision weights, two things stay float32: the residual stream, to which every layer adds its output, and all sums over
 pixels or channels. A deblurring network amplifies rounding: with a half-precision stream the error was twice as large.
@@ -35,8 +36,8 @@ def spatial(x: Tensor, conv: nn.Module) -> Tensor:
 
 
 def spatial_in_float32(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """Like `spatial`, but in float32 whatever the weights' dtype. The first layer uses it because a network amplifies the image's
-    rounding. The last layer uses it for the correction."""
+    """Like `spatial`, but in float32 whatever the weights' dtype. The first layer uses it because a network amplifies the
+    rounding of the image. The last layer uses it so that the correction is not rounded."""
     bias = None if conv.bias is None else conv.bias.float()
     out = F.conv2d(x.float().permute(0, 3, 1, 2), conv.weight.float(), bias, padding=conv.padding)
     return out.permute(0, 2, 3, 1)
@@ -95,7 +96,10 @@ class LayerNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-Dconv head transposed attention: one (d, d) map per head, from products over all pixels."""
+    """Multi-Dconv head transposed attention: the attention is between channels, not between pixels.
+
+    Each head has one (d, d) map. Its entries are products of a channel of q and a channel of k, summed over all pixels.
+    """
 
     def __init__(self, dim: int, heads: int, bias: bool) -> None:
         super().__init__()
@@ -163,7 +167,7 @@ class PatchEmbed(nn.Module):
 
 
 class Downsample(nn.Module):
-    """(b, h, w, c) -> (b, h/2, w/2, 2c)."""
+    """(b, h, w, c) -> (b, h/2, w/2, 2c). The published state-dict key of the convolution is `body.0`."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -175,7 +179,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """(b, h, w, c) -> (b, 2h, 2w, c/2)."""
+    """(b, h, w, c) -> (b, 2h, 2w, c/2), in the channel order of torch's pixel_shuffle."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

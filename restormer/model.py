@@ -108,8 +108,8 @@ class Restormer(nn.Module):
         return restored[..., :height, :width]
 
     def padded_copy(self) -> Restormer:
-        """A frozen copy that gives the same images. Its hidden widths are padded to widths that a GPU multiplies fast, so
-        its state dict has other shapes."""
+        """A frozen copy that gives the same images. The hidden widths of its feed-forward networks are padded to widths that a
+        GPU multiplies fast, so its state dict has other shapes."""
         network = copy.deepcopy(self).requires_grad_(False)
         for module in network.modules():
             if isinstance(module, FeedForward):
@@ -138,7 +138,7 @@ class Restormer(nn.Module):
         return spatial_in_float32(x, self.output)
 
     def _blocks(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
-        """Runs the blocks one after the other. Runs them in bands of rows if `fused.can_fuse` allows it."""
+        """Runs the blocks one after the other, each of them in bands of rows if `fused.can_fuse` allows it."""
         if fused.can_fuse(x, self.output.weight):
             return fused.apply_blocks(cast(Iterable[TransformerBlock], blocks), x)
         return blocks(x)

@@ -1,6 +1,6 @@
 """Pads hidden widths such as 127 and 255 with zeros that change no result.
 
-Matrix products and depthwise convolutions are slow if a row of channels does not begin at a multiple of 16 bytes or more.
+Matrix products and depthwise convolutions are slow unless the channels of each pixel are aligned in memory to 16 bytes or more.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def pad_hidden(ffn: FeedForward) -> None:
         _replace(conv, *pad_halves(conv.weight, conv.bias, extra))
         conv.out_channels += 2 * extra
     ffn.dwconv.in_channels = ffn.dwconv.groups = ffn.dwconv.out_channels
+    # Axis 1 is padded, the input channels. The added inputs are gelu(0) * 0 = 0.
     _replace(ffn.project_out, F.pad(ffn.project_out.weight, (0, 0, 0, 0, 0, extra)), ffn.project_out.bias)
     ffn.project_out.in_channels += extra
 

@@ -61,7 +61,8 @@ def check_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
             raise WeightsError(f"{path}: {key} is no dense tensor of real numbers ({value.dtype}, {value.layout})")
         needed += math.prod(value.shape) * value.element_size()
     if needed > held:
-        # Tensors can repeat or share values. The tensors of a one-kilobyte file, once copied, could fill the memory.
+        # A tensor can repeat one stored value (by a stride of 0), and tensors can share stored values. The tensors of a
+        # one-kilobyte file, once copied, could therefore fill the memory.
         raise WeightsError(f"{path}: its tensors would take {needed} bytes, and the file has {held}; not a state dict")
     return {key.removeprefix("module."): value for key, value in content.items()}
 
@@ -99,7 +100,8 @@ def read_torch_file(path: Path) -> Any:
 # A torch file begins like a zip archive, or, from torch before 1.6, like a bare pickle.
 _ZIP_MAGIC = b"PK"
 _TORCH_MAGIC = (_ZIP_MAGIC, b"\x80")
-# The dtypes of weights and counters. Values with fewer bits have no meaning without their scale.
+# The dtypes of weights, and of counters such as BatchNorm's. Dtypes with fewer bits hold quantised values, which have no meaning
+# without their scale.
 _DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64}
 MAX_KEY = 200
 

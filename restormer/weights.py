@@ -66,6 +66,7 @@ def _count_blocks(state: Mapping[str, Tensor], level: str) -> int:
 def _expansion(widths: list[int], hidden: list[int]) -> float:
     """The factor with the fewest decimals for which int(width * factor) is each level's hidden width."""
     for decimals in range(1, 10):
+        # A factor below `low` would make a hidden width too small, so `low` is rounded up.
         low = max(h / w for h, w in zip(hidden, widths, strict=True))
         factor = round(low + 0.5 * 10**-decimals, decimals)
         if [int(width * factor) for width in widths] == hidden:

@@ -19,7 +19,7 @@ MIN_SIDE = 16
 
 
 class DoubleConv(nn.Module):
-    """Two 3x3 convolutions, each followed by the norm and a ReLU. The original project's keys have the level `block`."""
+    """Two 3x3 convolutions, each followed by the norm and a ReLU. They are in `block`, as in the original project's keys."""
 
     def __init__(self, c_in: int, c_out: int, norm: str) -> None:
         super().__init__()
@@ -62,12 +62,17 @@ class UNet(nn.Module):
 
     @property
     def receptive_radius(self) -> int:
-        """Receptive radius in pixels: a block aligned to the coarsest grid depends only on inputs within this distance."""
-        reach = 0  # distance from the block's first pixel towards lower coordinates; the other direction is symmetric
-        for _ in range(self.depth - 1):
-            reach = -(-(reach + 2) // 2)  # two 3x3 convolutions add 2; the next level has half the resolution
-        reach += 2
-        for _ in range(self.depth - 1):
+        """Receptive radius in pixels: a block of output pixels depends only on inputs within this distance of the block.
+
+        This holds for blocks that begin and end at multiples of the total downsampling factor, 2 ** (depth - 1).
+        """
+        # Follows the network backwards, from the output to the input. `reach` is in pixels of the current level, from the block's
+        # first pixel towards lower coordinates. It is the same from the block's last pixel towards higher coordinates.
+        reach = 0
+        for _ in range(self.depth - 1):  # the decoders
+            reach = -(-(reach + 2) // 2)  # two 3x3 convolutions add 2; the next level has half the resolution, rounded up
+        reach += 2  # the bottleneck
+        for _ in range(self.depth - 1):  # the encoders
             reach = 2 * reach + 2
         return reach
 

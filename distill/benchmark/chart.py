@@ -28,10 +28,10 @@ def draw_chart(path: Path, title: str, rows: Sequence[Row], loop: LoopFigures | 
             groups.setdefault(row.title, []).append(row)
     if not groups and loop is None:
         return
-    bars = [len(group) for group in groups.values()] + ([3] if loop is not None else [])
+    bars = [len(group) for group in groups.values()] + ([3] if loop is not None else [])  # `_draw_loop` draws three
     heights = [INCHES_PER_BAR * count + INCHES_AROUND * 0.6 for count in bars]
     figure = Figure(figsize=(WIDTH_INCHES, sum(heights) + 0.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    FigureCanvasAgg(figure)  # attaches itself to the figure, which can then be saved without a display
     figure.suptitle(title, fontsize=9)
     axes = figure.subplots(len(bars), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, (name, group) in zip(axes, groups.items(), strict=False):

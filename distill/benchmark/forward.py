@@ -1,4 +1,8 @@
-"""Compares the forms of the teacher's and the student's forward pass, on one machine in one run."""
+"""Compares the forms of the teacher's and the student's forward pass, on one machine in one run.
+
+A form is one way to run a network, such as the paper's code, compiled or not, or ours. `bench.teacher_forms` explains the
+teacher's forms.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,7 @@ from distill.networks.teacher import DTYPES, teacher_precision
 logger = logging.getLogger(__name__)
 
 GPU_FORMS = ("ours_eager", "ours_kernels")
+# Forms of the student. Keeping pages: the C library keeps freed memory, as in our commands.
 PLAIN, PLAIN_KEEPING_PAGES, OURS = "as trained, NCHW", "as trained, NCHW, keeping pages", "ours"
 
 
@@ -48,12 +53,13 @@ class Row:
     """See `Timing.memory_bytes`."""
     gflop_per_s: float
     matrix_share: float
-    """Share of the machine's matrix rate in this precision."""
+    """FLOP/s of this form over the FLOP/s of a large matrix product in this precision on the same machine."""
     copy_share: float
-    """Bytes that the unfused network's operations read and write, over this form's time and the machine's copy bandwidth. Above
-    1, memory could not have moved all those bytes in that time: fusion saved the rest."""
+    """Bytes that the operations of the unfused network read and write, divided by the bytes that the machine can copy in this
+    form's time. If it is above 1, memory could not have moved all those bytes in that time: fusion saved the rest."""
     largest_difference: float | None
-    """Largest absolute difference from the paper's form in float32, or from the student as it is trained; pixels in [0, 1]."""
+    """Largest absolute difference between this form's output and the exact output; pixels in [0, 1]. The exact output
+    of a teacher is from the paper's form in float32. The exact output of a student is from the student as it is trained."""
     correction_error: float | None
     """RMS of the difference over the RMS of the network's correction, which is its output minus its input."""
     failure: str | None
@@ -87,7 +93,7 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
             timings = time_in_turn(calls, device, config.bench.rounds)
             if precision == "fp32" and "reference" in timings:
                 exact = timings["reference"].output
-            if exact is None:
+            if exact is None:  # the reference was not timed in float32: run it once, without timing, for its output
                 alone = {"exact": (teacher_forward, (config.teacher, published, "reference", "fp32", shape, device))}
                 exact = time_in_turn(alone, device, rounds=0)["exact"].output
             asks = cost(reference_network(network), (shape[0], 3, *shape[1:]), DTYPES[precision])
@@ -98,7 +104,7 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
 def student_rows(config: Config, machine: Machine) -> list[Row]:
     """Times the student's inference in float32, as it is trained and in the form that we use."""
     rows: list[Row] = []
-    widths: list[int | None] = [*config.bench.student_widths] or [None]
+    widths: list[int | None] = [*config.bench.student_widths] or [None]  # None: the student's own width
     for width in widths:
         if width is not None and not isinstance(config.student, UNetConfig):
             logger.info("bench.student_widths: only for student.arch: unet, left out")
@@ -107,6 +113,7 @@ def student_rows(config: Config, machine: Machine) -> list[Row]:
             own = config.student.width if isinstance(config.student, UNetConfig) else config.student.dim
             name = f"student ({config.student.arch}, width {own if width is None else width})"
             logger.info("%s %s", name, _by(shape))
+            # Each form's `plain` and `keep_pages`, as in `student_forward`.
             forms = {PLAIN: (True, False), PLAIN_KEEPING_PAGES: (True, True), OURS: (False, True)}
             if machine.device.type != "cpu":
                 del forms[PLAIN_KEEPING_PAGES]

@@ -43,10 +43,15 @@ CACHED_IMAGES = 64
 
 @dataclass
 class LoopFigures:
-    """Milliseconds per step, one value per round. A part repeats on one batch; a loop runs with its loader."""
+    """Milliseconds per step, one value per round.
+
+    `online` and `cached` are whole loops with their loaders. `degrade_augment`, `teacher` and `student_step` are the parts of an
+    online step on the device. Each is timed on one batch, repeatedly.
+    """
 
     batch: int
     loader: list[float] = field(default_factory=list)
+    """The online loop's loading and its copy to the device, without training. `cached_loader` is the same for the cached loop."""
     degrade_augment: list[float] = field(default_factory=list)
     teacher: list[float] = field(default_factory=list)
     student_step: list[float] = field(default_factory=list)
@@ -60,7 +65,7 @@ class LoopFigures:
     """Most memory that the allocator took from the device during the online loop, networks and optimiser included. CUDA only."""
 
     def parts(self) -> list[float]:
-        """The time of the device's parts of an online step, summed, round by round."""
+        """The sum of the three parts of an online step, round by round. Loading is not one of them."""
         return [sum(ms) for ms in zip(self.degrade_augment, self.teacher, self.student_step, strict=True)]
 
     def overhead(self) -> float:
@@ -68,7 +73,8 @@ class LoopFigures:
         return median(whole / parts for whole, parts in zip(self.online, self.parts(), strict=True))
 
     def break_even_epochs(self) -> float:
-        """Epochs after which a cache has paid for itself; infinite if a cached step is not faster."""
+        """Epochs after which a cache has paid for itself, if an epoch uses every image once. Infinite if a cached step is not
+        faster."""
         gain = (median(self.online) - median(self.cached)) / self.batch
         return self.fill_ms_per_image / gain if gain > 0 else float("inf")
 
@@ -123,6 +129,7 @@ class _Loop:
 
     def __init__(self, config: Config, device: torch.device, teacher: Teacher | None, cache: TeacherCache | None = None) -> None:
         self.config, self.device, self.teacher = config, device, teacher
+        # 10**9 steps: more than are ever taken.
         self.loader = training_loader(TrainingPatches(config, reader=cache), 0, 10**9, pin=device.type == "cuda")
         self.batches = on_device(self.loader, device)
         self.state, self.vgg = _student(config, device)
@@ -146,6 +153,7 @@ class _Loop:
             for batch in islice(self.batches, count):
                 use(batch)
 
+        # Not timed: uses up the batches that the workers made while something else was measured.
         go(PREFETCHED * self.config.data.workers + 1)
         return _timed(lambda: go(steps), self.device) / steps
 
@@ -157,6 +165,8 @@ class _Parts:
         self.config, self.batch, self.teacher, self.device = config, batch, teacher, device
         sharp, self.blurry = self.degrade_augment()
         target = teacher(self.blurry)
+        # For `student_step`: a batch that need not be degraded, a configuration that does not augment it, and a teacher that
+        # computes nothing.
         self.images = Batch(to_uint8(sharp), to_uint8(self.blurry), batch.draws, batch.names)
         self.plain = config.model_copy(update={"augment": AugmentConfig(flip=False, rotate=False)})
         self.known = _Known(target)
@@ -181,7 +191,8 @@ class _Parts:
 
 
 class _Known(nn.Module):
-    """Stands in for the teacher and returns images that were computed before."""
+    """Stands in for the teacher and returns images that were computed before. For a part of a batch, it returns the first ones:
+    which ones does not change the time."""
 
     def __init__(self, images: Tensor) -> None:
         super().__init__()
@@ -209,12 +220,13 @@ def _student(config: Config, device: torch.device) -> tuple[TrainingState, VggFe
 
 
 def _step(batch: Batch, state: TrainingState, teacher: nn.Module | None, vgg: VggFeatures | None, config: Config) -> None:
-    lr = learning_rate(config.optimizer, state.step, 10**9)
+    lr = learning_rate(config.optimizer, state.step, 10**9)  # in so long a run, a cosine schedule does not fall
     training_step(batch, state, teacher, vgg, config.stages[0], lr, config)  # type: ignore[arg-type]
 
 
 def _cached_config(config: Config, folder: Path, device: torch.device) -> Config:
-    """Writes pairs of a patch's size to `folder`, and returns the same run on those pairs with cached teacher images."""
+    """Writes pairs of a patch's size to `folder`. Returns the configuration of the same run, but on those pairs and with cached
+    teacher images. The cache itself is not filled here."""
     dataset = TrainingPatches(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}))
     written = 0
     with closing(training_loader(dataset, 0, 10**9, pin=False)) as loader:
@@ -240,7 +252,8 @@ def _fill(config: Config, teacher: Teacher, device: torch.device) -> float:
         cache = TeacherCache(folder)
         cache.manifest.write_header(new_header(identify(teacher), images, str(config.data.blurry), config.teacher.tile))
         start = time.perf_counter()
-        # The whole fill is timed: the teacher restores images of a patch's size in groups, and writes follow a whole group.
+        # Times the fill as a whole, not image by image: the teacher restores images of a patch's size in groups, and the images
+        # of a group are written together.
         for _ in fill(cache, teacher, images, config.teacher.tile, config.data.workers, device):
             pass
         ms = 1e3 * (time.perf_counter() - start) / len(images)

@@ -78,7 +78,8 @@ class Cost:
 
 
 def cost(network: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> Cost:
-    """The cost of a forward pass on (B, 3, H, W) `shape`, counted without computing. Leaves the network on the meta device."""
+    """The cost of a forward pass on an input of `shape`, (B, 3, H, W). Moves the network to the meta device, where operations are
+    counted and nothing is computed, and leaves it there."""
     image = torch.empty(shape, dtype=dtype, device="meta")
     network, traffic = network.to("meta", dtype), _Traffic()
     with torch.no_grad(), FlopCounterMode(display=False) as counter, traffic:

@@ -1,5 +1,5 @@
-"""Times functions in turn, each in its own process. Each process has its own memory and allocator settings, and other load on
-the machine slows all functions alike."""
+"""Times functions in turn, so that other load on the machine slows all of them alike. Each function runs in its own process, with
+its own memory and allocator settings."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ class Timing:
     rounds: list[float] = field(default_factory=list)
     """Seconds of one call, round by round."""
     first_call_s: float = float("nan")
-    """Seconds until the first result: building, compiling and recording the network, and one call."""
+    """Seconds until the first result: building the network, compiling it, capturing it in a CUDA graph, and one call."""
     memory_bytes: int | None = None
-    """Peak growth of the process during the first call. On CUDA: all memory taken from the device until its end."""
+    """Peak growth of the process during the first call. On CUDA: the most memory that the process had taken from the device by
+    the end of that call."""
     output: Tensor | None = None
     failure: str | None = None
 
@@ -50,7 +51,8 @@ class Timing:
 
 
 def time_in_turn(functions: Mapping[str, tuple[Build, tuple[Any, ...]]], device: torch.device, rounds: int) -> dict[str, Timing]:
-    """Builds each function by `build(*arguments)` in a fresh process and calls it once. Then times all functions in turn.
+    """Builds each function by `build(*arguments)` in a fresh process and calls it once. Then times one call of each function in
+    turn, `rounds` times.
 
     `build` and its arguments are pickled. If a function fails or its process is killed, its Timing holds the failure alone.
     """
@@ -86,6 +88,7 @@ def stop_children() -> None:
 
 
 def _try(name: str, future: Future[Any], keep: Callable[[str, Any], None], failures: dict[str, str]) -> None:
+    """Waits for the result and calls `keep(name, result)`. If there is no result, writes the reason to `failures[name]`."""
     try:
         keep(name, future.result())
     except BrokenProcessPool:
@@ -141,5 +144,6 @@ class PeakMemory:
 
 
 def _resident(key: str) -> int:
+    """Bytes of an entry of /proc/self/status, such as `VmRSS:  1234 kB`."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:"))

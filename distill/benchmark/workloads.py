@@ -20,6 +20,7 @@ from restormer.model import Restormer
 from restormer.reference import ReferenceRestormer
 from restormer.weights import infer_architecture, load_restormer
 
+# Suffix of a form's name. In such a form the C library keeps freed pages of memory, as in our commands.
 KEEPING_PAGES = "_keeping_pages"
 BLUR_SIGMA = 1.6
 
@@ -48,6 +49,7 @@ def reference_network(network: Restormer) -> ReferenceRestormer:
     """The paper's form of `network`, with the same weights."""
     state = network.state_dict()
     keywords = infer_architecture(state)
+    # ReferenceRestormer has no such keywords: it always restores RGB to RGB.
     for fixed in ("inp_channels", "out_channels", "dual_pixel_task"):
         keywords.pop(fixed)
     reference = ReferenceRestormer(**keywords).eval().requires_grad_(False)
@@ -63,8 +65,8 @@ def teacher_forward(
     shape: Sequence[int],
     device: torch.device,
 ) -> Callable[[], Tensor]:
-    """Builds a call of the teacher in one form, on images already on the device. It returns (B, 3, H, W), not clamped.
-    `published` is as in `teacher_network`."""
+    """Builds the teacher in one form, with an input of `shape` on the device. Returns a function that runs the teacher on that
+    input and returns (B, 3, H, W), not clamped. `published` is as in `teacher_network`."""
     _set_up(form.startswith("ours") or form.endswith(KEEPING_PAGES), device)
     network = teacher_network(settings, published)
     image, dtype = photograph(shape).to(device), DTYPES[precision]
@@ -99,16 +101,18 @@ def student_forward(
     shape: Sequence[int],
     device: torch.device,
 ) -> Callable[[], Tensor]:
-    """Builds a call of the student at inference: as it is trained and in NCHW if `plain`, else in the form that we use. `width`
-    replaces a U-Net's own width."""
+    """Builds the student for inference, with an input of `shape` on the device. Returns a function that runs the student on
+    that input. If `plain`, the student is as it is trained, and in NCHW; else it is in the form that we use. `width` replaces a
+    U-Net's own width."""
     _set_up(keep_pages, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = student_network(student, width)
         for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):  # random, since folding the initial statistics changes nothing
+            if isinstance(module, nn.BatchNorm2d):  # random: folding the initial mean 0 and variance 1 changes nothing
                 module.running_mean.normal_()  # type: ignore[union-attr]
                 module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+        # A residual U-Net's last layer starts at zero, and the network would return its input in every form.
         nn.init.normal_(network.get_submodule("final" if student.arch == "unet" else "output").weight, std=0.1)  # type: ignore[arg-type]
     network = network.to(device).eval().requires_grad_(False)
     image = photograph(shape).to(device)
@@ -116,7 +120,7 @@ def student_forward(
 
 
 def _set_up(keep_pages: bool, device: torch.device) -> None:
-    """Prepares the process as our commands do. On a CPU without `keep_pages`, leaves the allocator at its defaults."""
+    """Sets up the process as our commands do. On a CPU without `keep_pages`, leaves the allocator at its defaults."""
     if keep_pages or device.type != "cpu":
         set_up_process(device)
 

@@ -1,4 +1,7 @@
-"""The configuration: one YAML file describes one run. Others import these names. Needs neither torch nor a GPU."""
+"""The configuration: one YAML file describes one run. Other packages import these names from here.
+
+Needs neither torch nor a GPU.
+"""
 
 from distill.config.images import AugmentConfig, DataConfig, ImagesConfig, ValidationImagesConfig
 from distill.config.load import ConfigError, dump_config, load_config, parse_config, parse_recipe

@@ -58,7 +58,7 @@ _ORIGINAL = {"kind": "rescale", "factor": [4.0, 4.0], "antialias": False}
 DEGRADE_PRESETS: dict[str, list[dict[str, Any]]] = {
     # The blur in the original project's code: OpenCV's bicubic scaling, down by 4 and up again.
     "bicubic_x4": [_ORIGINAL],
-    # The blur in the original project's text, which adds motion blur without giving its strength.
+    # The blur in the original project's text: the same, then motion blur. The text gives no length; 5 to 15 was chosen here.
     "bicubic_x4_motion": [_ORIGINAL, {"kind": "motion_blur", "length": [5.0, 15.0]}],
 }
 
@@ -77,6 +77,6 @@ Degradations = Annotated[list[Degradation], BeforeValidator(_expand_preset, json
 
 
 class Recipe(Section):
-    """A configuration of `degrade` alone: a list of degradations or a preset's name."""
+    """`degrade` without the rest of a configuration: a list of degradations or a preset's name."""
 
     degrade: Degradations

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 def explain(schema: type[BaseModel], tree: dict[str, Any], error: Any) -> str:
     """Formats one entry of `ValidationError.errors()` as `key.path: what would be right, found what`. `tree` is the nested
     dictionary that was validated."""
-    # Pydantic's location includes the tag of a tagged union. The key path in the file does not.
+    # Pydantic's location includes the tag of a tagged union, such as (degrade, 0, noise, sigma). The key path in the file,
+    # degrade.0.sigma, does not.
     location = _in_tree(tree, error["loc"])
     path = ".".join(_word(part) for part in location)
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -24,14 +25,18 @@ def explain(schema: type[BaseModel], tree: dict[str, Any], error: Any) -> str:
         return f"{path}: unknown key{_did_you_mean(schema, location)}"
     if error["type"] == "missing":
         return f"{path}: missing, and has no default"
+    # The message of a section's own check says what is wrong. The input is then the whole section, and would only be noise.
     of_section = error["type"] == "value_error" and isinstance(error["input"], dict)
     found = "" if of_section else f", found {short(error['input'])}"
     return f"{path}: {message}{found}" if path else f"{message}"
 
 
 def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
-    """The parts of a pydantic location that exist in the file. The last part is kept even if the file lacks it: it names a
-    missing key."""
+    """The parts of a pydantic location that exist in the file.
+
+    A last part that does not exist is kept if it stands in a section: it names a missing key. If it follows a value, it names a
+    type that pydantic tried, such as `str`, and is left out.
+    """
     kept: list[str | int] = []
     parts = list(location)
     for index, part in enumerate(parts):
@@ -45,6 +50,8 @@ def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
 
 
 def _did_you_mean(schema: type[BaseModel], location: list[str | int]) -> str:
+    """The hint for an unknown key: a similar key of its section, else the same key of another section, else all keys of its
+    section."""
     names = key_names(schema)
     *parents, wrong = map(_word, location)
     section = ".".join(part for part in parents if not part.isdecimal())

@@ -11,11 +11,12 @@ from distill.config.types import Count, Probability, Section, range_of
 
 class ImagesConfig(Section):
     sharp: str | list[str] = "samples"
-    """A folder of sharp images, searched recursively (`*` in the path matches folder names), or `samples` (photographs that
-    scikit-image ships), or `dead_leaves` (synthetic, endless). A list mixes its sources in equal parts."""
+    """A folder of sharp images, `samples` or `dead_leaves`. A folder is searched recursively, and `*` in its path matches folder
+    names. `samples` are photographs that scikit-image ships. `dead_leaves` are synthetic images of shapes that cover one another;
+    they never end. A list mixes its sources in equal parts."""
     blurry: str | None = None
-    """A folder of blurry images. Each pairs with the image in `sharp` that has the same relative path without suffix. null:
-    `degrade` makes the blurry images on the device."""
+    """A folder of blurry images. Each forms a pair with the image that has the same path below the folder `sharp`; only the
+    suffixes may differ. null: `degrade` makes the blurry images on the device."""
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ImagesConfig:
@@ -27,13 +28,14 @@ class ImagesConfig(Section):
 
 
 class ValidationImagesConfig(ImagesConfig):
+    # The type admits a list, so that `_check_one_folder` can refuse it in its own words. The JSON schema admits only a string.
     sharp: Annotated[str | list[str], WithJsonSchema({"type": "string"})] = "samples"
     """A folder as in `data.sharp`, or `samples`. Here `samples` are the photographs chelsea and coffee. Nothing that this project
     ships is trained on them."""
 
     @field_validator("sharp")
     @classmethod
-    def _check_finite(cls, sharp: str | list[str]) -> str | list[str]:
+    def _check_one_folder(cls, sharp: str | list[str]) -> str | list[str]:
         if not isinstance(sharp, str) or sharp == "dead_leaves":
             raise ValueError("validation images are one folder, or samples")
         return sharp
@@ -41,11 +43,12 @@ class ValidationImagesConfig(ImagesConfig):
 
 class DataConfig(ImagesConfig):
     patch: Annotated[int, Field(ge=16)] = 256
-    """Side of the square training patches, in pixels. A smaller image is enlarged to this size by reflection."""
+    """Side of the square training patches, in pixels. A smaller image is extended to this size by reflection."""
     batch: Count = 8
     """Samples per optimiser step, summed over all GPUs."""
     images_per_epoch: Count | None = None
-    """Number of samples per epoch. After the last image, a new pass over the images begins. null: one pass over all images."""
+    """Number of samples per epoch. After the last image, a new pass over the images begins. null: one pass over all images, or
+    over those of the largest source if `sharp` is a list."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Number of loader processes. They decode images and draw random numbers. Degrading, augmenting and the networks run on the
     device."""

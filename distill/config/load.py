@@ -46,7 +46,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 
 def parse_config(tree: dict[str, Any], source: str = "config") -> Config:
-    """Validates a nested dictionary; raises ConfigError."""
+    """Validates a nested dictionary. Raises ConfigError, whose message begins with `source`."""
     return _validate(Config, tree, source)
 
 

@@ -12,25 +12,27 @@ from distill.config.types import Count, Positive, Precision, Section
 class TeacherConfig(Section):
     mode: Literal["online", "cached", "none"] = "online"
     """`online`: the teacher restores every batch during training. `cached`: training reads the teacher's images from `cache`.
-    `none`: no teacher; the loss has only the L1 and VGG terms."""
+    `none`: no teacher; the loss has only the terms `l1` and `vgg`."""
     weights: str = "motion_deblurring"
     """`embedded` (the small teacher that comes with the package), a file, or a published Restormer: `motion_deblurring`,
     `real_denoising`, `gaussian_color_denoising_blind`, `single_image_defocus_deblurring`, `deraining`. The last two also need
     `sha256`. The architecture is read from the file. Files that BasicSR wrote can be loaded too."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """sha256 of the weights file, checked if given. Required for a published name whose hash is not known."""
+    """sha256 of the weights file, checked if given. Required for a published name whose hash this project lacks."""
     precision: Literal["auto", Precision] = "auto"
     """`auto` is fp16 on CUDA and fp32 elsewhere. On a CPU, half precision is slower than fp32."""
     micro_batch: Count | None = None
     """Largest number of patches that the teacher restores at once. null: the whole batch. Limits memory, changes no result."""
     compile: bool = False
-    """On CUDA: compile the network's blocks with torch.compile for the training batch. This takes a minute at the start. Results
-    differ only by rounding."""
+    """On CUDA: compile the network's blocks with torch.compile, for the shape of the batches that it gets in training. Inputs of
+    other shapes go through the network that is not compiled. Compiling takes a minute at the start. Results differ only by
+    rounding."""
     check: Literal["warn", "error", "off"] = "warn"
     """The teacher is tested before training. If it does not improve the validation images, `warn` prints a warning and `error`
     stops the run. `off`: no test."""
     cache: str = "outputs/teacher_output"
-    """Folder of the teacher's images. `distill.cache` writes or packs it, and mode `cached` reads it."""
+    """Folder of the teacher's images, which mode `cached` reads. The command `distill.cache` writes them there as PNG files. The
+    pack that its option `--pack` writes elsewhere can be given instead."""
     on_missing: Literal["error", "compute"] = "error"
     """Mode `cached`: what to do if the cache lacks a valid teacher image. `error`: stop before the first step. `compute`:
     compute the image when training first needs it, and store it."""
@@ -53,12 +55,13 @@ class UNetConfig(Section):
     compile: bool = False
     """Compile the network with torch.compile for training, which takes a minute at the start. For long runs on a GPU."""
     init: str | None = None
-    """Weights to start from: a file that this project or the original project wrote. The resume file of the original project also
-    brings Adam's moments."""
+    """Weights to start from: a file that this project or the original project wrote. From a checkpoint of the original project,
+    Adam's moments are loaded too."""
 
 
 class RestormerConfig(Section):
-    """The Restormer network, with its published keywords. The defaults give the published network of 26 million parameters."""
+    """The Restormer network. Except for `arch`, `compile` and `init`, its keys are the keyword arguments of the published code.
+    The defaults give the published network of 26 million parameters."""
 
     arch: Literal["restormer"]
     """The architecture of the student. Each architecture has its own keys."""
@@ -82,6 +85,7 @@ class RestormerConfig(Section):
     """Weights to start from: a published name, a file, or `embedded`."""
 
 
+# A plain discriminator would require `arch` in every file. Here a section without `arch` describes a U-Net.
 StudentConfig = Annotated[
     Annotated[UNetConfig, Tag("unet")] | Annotated[RestormerConfig, Tag("restormer")],
     Discriminator(

@@ -1,7 +1,7 @@
 """The schema of the YAML file that describes a run. A typo in the file stops the run before anything is built.
 
-The schema gives every key its default and its meaning. Loading checks names, types and contradictions. A command checks that a
-path exists when it uses the path. Needs neither torch nor a GPU.
+The schema gives every key its default and its meaning. Loading checks names, types and contradictions. Whether a path exists is
+checked later, by the command that uses it. Needs neither torch nor a GPU.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Config(Section):
     student: StudentConfig = UNetConfig()
     """The network that is trained."""
     stages: Annotated[list[StageConfig], Field(min_length=1)]
-    """The weights of the loss and the length of each stage. Stages run one after the other with the same optimiser."""
+    """The stages of training. Each has its own length, and its own weights of the loss terms. Stages run one after the other with
+    the same optimiser."""
     vgg: VggConfig = VggConfig()
     """The perceptual loss, for stages whose `vgg` weight is above 0."""
     optimizer: OptimizerConfig = OptimizerConfig()

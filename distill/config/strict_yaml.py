@@ -13,11 +13,12 @@ import yaml
 
 from distill.config.explain import short
 
-# No configuration comes near these limits. They keep messages, the validation and the copy in the run folder, which all walk
-# through the tree, from recursing too deeply or filling the memory, even if aliases repeat parts of the file many times.
+# No configuration comes near these limits. Messages, the validation and the copy in the run folder walk through the whole tree.
+# The limits keep them from recursing too deeply and from filling the memory, even if aliases repeat parts of the file many times.
 MAX_DEPTH, MAX_NODES = 32, 10_000
 # An integer of this length is parsed quickly, and a message can show it.
 MAX_DIGITS = 32
+# In characters: the longest key path that an override may have.
 MAX_PATH = 200
 # Characters that a file name cannot hold or that would break a message into lines. U+DC80 to U+DCFF are allowed: Python uses them
 # for the bytes of a file name that are not UTF-8.
@@ -25,7 +26,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udc7f\udd00-\udff
 
 
 def parse_yaml(text: str) -> Any:
-    """Parses a YAML document without tags. Raises ValueError."""
+    """Parses a YAML document. Raises ValueError, also if the document has a tag such as `!!set`."""
     try:
         return yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
@@ -46,6 +47,7 @@ class _StrictLoader(yaml.SafeLoader):
     def __init__(self, stream: Any) -> None:
         super().__init__(stream)
         self._depth = self._nodes = 0
+        # By the id of a composed node: the number of values in it, counting itself.
         self._sizes: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
@@ -54,6 +56,7 @@ class _StrictLoader(yaml.SafeLoader):
         event, before = self.peek_event(), self._nodes
         if isinstance(event, yaml.ScalarEvent) and (control := _CONTROL.search(event.value)):
             raise _refusal(event, f"{short(event.value)} has the control character {control[0]!r} in it")
+        # A lone `!` names no type: PyYAML reads `! 12` as `12`.
         if (tag := getattr(event, "tag", None)) not in (None, "!"):
             raise _refusal(event, f"tags are not understood: write the value without {short(tag)}")
         if self._depth == MAX_DEPTH:
@@ -61,6 +64,7 @@ class _StrictLoader(yaml.SafeLoader):
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
+        # An alias gives its anchor's node. If that node has no size yet, it is still being composed: the alias is inside it.
         if isinstance(event, yaml.AliasEvent) and id(node) not in self._sizes:
             raise _refusal(event, f"*{short(event.anchor)} stands inside of what it stands for")
         self._nodes = before + self._sizes[id(node)] if isinstance(event, yaml.AliasEvent) else self._nodes + 1
@@ -84,7 +88,7 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None, None, f"a number of {len(node.value)} characters; {MAX_DIGITS} are allowed", node.start_mark
             )
-        return int(node.value)
+        return int(node.value)  # PyYAML's own method reads 010 as octal
 
 
 def _refusal(event: yaml.Event, problem: str) -> yaml.YAMLError:
@@ -94,7 +98,9 @@ def _refusal(event: yaml.Event, problem: str) -> yaml.YAMLError:
 
 _BOOL, _INT, _FLOAT, _TIMESTAMP = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp"))
 _StrictLoader.add_constructor(_INT, _StrictLoader.construct_yaml_int)
-# YAML 1.2 has no timestamps: 2026-01-31 is text, and may be the name of a run folder.
+# A resolver gives a plain scalar its type: by a pattern, tried if the scalar begins with one of the listed characters. PyYAML's
+# patterns for these four types are YAML 1.1's. Those for bool, int and float are replaced below. YAML 1.2 has no timestamps:
+# 2026-01-31 is text, and may be the name of a run folder.
 _StrictLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_BOOL, _INT, _FLOAT, _TIMESTAMP)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -134,7 +140,7 @@ def apply_override(tree: dict[str, Any], override: str) -> None:
     *parents, last = path.split(".")
     node: Any = tree
     for key in parents:
-        if isinstance(node, dict) and node.get(key) is None:
+        if isinstance(node, dict) and node.get(key) is None:  # the file lacks this section, or has nothing in it
             node[key] = {}
         node = node[_index(node, key, path)]
     node[_index(node, last, path)] = value

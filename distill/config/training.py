@@ -15,7 +15,8 @@ class RunConfig(Section):
     dir: str = "runs/default"
     """The run folder. If it holds a checkpoint, the run resumes from it."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the random numbers. Every draw depends only on the seed, the epoch and the image's path."""
+    """Seed of the random numbers. A sample's draws depend only on the seed, the image's path, and the number of the pass over the
+    images."""
     device: Annotated[str, Field(pattern=DEVICE_NAMES)] = "auto"
     """`auto` is `cuda` if there is a CUDA GPU, else `cpu`. Apple's GPU is used only if you give `mps`."""
     save_minutes: Positive = 10.0
@@ -36,9 +37,9 @@ class StageConfig(Section):
     l1: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the L1 distance to the sharp image."""
     kd: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the L1 distance to the teacher's image."""
+    """Weight of the L1 distance to the teacher's image (knowledge distillation)."""
     vgg: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the L1 distance between VGG16 features."""
+    """Weight of the L1 distance between the VGG16 features of the student's image and of the image that `vgg.against` names."""
 
     @model_validator(mode="after")
     def _check_any(self) -> StageConfig:
@@ -63,7 +64,8 @@ class VggConfig(Section):
     """Whether images are normalised before VGG16: minus ImageNet's mean, divided by its standard deviation. The original project
     did not."""
     resize: Annotated[int, Field(ge=16)] | None = None
-    """Side in pixels to which images are resized before VGG16, bilinearly. null: no resizing. The original project used 224."""
+    """Side in pixels of the square to which images are resized before VGG16, bilinearly. null: no resizing. The original project
+    used 224."""
     against: Literal["sharp", "teacher"] = "sharp"
     """The student's VGG16 features are compared with those of this image: the sharp image or the teacher's image."""
 
@@ -81,8 +83,8 @@ class OptimizerConfig(Section):
     """Number of parts into which each batch is split. The parts are computed one after the other, which saves memory. The step
     stays the same, except for BatchNorm's statistics."""
     max_skipped: Count = 30
-    """Largest number of updates in a row that may be rejected because they are not finite. One more stops the run. fp16's loss
-    scaler may need 15 at the start."""
+    """Largest number of updates in a row that may be rejected because they are not finite. One more stops the run. At the start,
+    fp16's loss scaler halves its scale with each rejected update, and may need 15 of them."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of the weights. If given, the averaged weights are validated and saved. null: no average."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
@@ -125,12 +127,12 @@ class BenchConfig(Section):
     teacher_shapes: list[Shape] = []
     """Shapes of the teacher's input. Empty: the shape of the training batch."""
     teacher_forms: Annotated[list[TeacherForm], Field(min_length=1)] = ["reference", "ours"]
-    """Forms of the teacher to compare. `reference`: as written in the paper, not compiled. `_compiled`: with torch.compile.
-    `_keeping_pages`, on a CPU: the C library keeps freed memory, as in our commands. `ours`: the form that training uses.
-    `ours_eager`, on a GPU: our code without compiling. `ours_kernels`, on a GPU: our code with the Triton kernels, even if they
-    are slower."""
+    """Forms of the teacher to compare. `reference`: as written in the paper, not compiled. `_compiled` in a name: with
+    torch.compile. `_keeping_pages` in a name: on a CPU, the C library keeps freed memory, as in this project's commands. `ours`:
+    the form that training uses. `ours_eager`, on a GPU only: our code, neither compiled nor captured in a CUDA graph.
+    `ours_kernels`, on a GPU only: the same with the Triton kernels, even if they are slower."""
     precisions: Annotated[list[Literal["auto", Precision]], Field(min_length=1)] = ["auto"]
-    """Precisions of the teacher."""
+    """Precisions in which the teacher is timed, named as in `teacher.precision`."""
     student_shapes: list[Shape] = []
     """Shapes of the student's input at inference. Empty: the shape of the training batch."""
     student_widths: list[Count] = []

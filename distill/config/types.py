@@ -9,11 +9,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 
 class Section(BaseModel):
+    # use_attribute_docstrings: the string under a field describes its key in configs/schema.json and docs/configuration.md.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 def range_of(lowest: float, highest: float = math.inf) -> Any:
-    """The type of a [smallest, largest] pair from which one value is drawn per sample."""
+    """The type of a [smallest, largest] pair from which one value is drawn per sample. Both values must lie between `lowest` and
+    `highest`."""
 
     def check(pair: tuple[float, float]) -> tuple[float, float]:
         if pair[0] > pair[1]:
@@ -26,6 +28,7 @@ def range_of(lowest: float, highest: float = math.inf) -> Any:
         # YAML has lists but no tuples, and strict validation refuses a list for a tuple.
         return tuple(value) if isinstance(value, list) else value
 
+    # Pydantic's own schema of a tuple would lack the limits, which only `check` knows.
     limits = {"type": "number", "minimum": lowest} | ({} if math.isinf(highest) else {"maximum": highest})
     schema = {"type": "array", "items": limits, "minItems": 2, "maxItems": 2}
     return Annotated[tuple[float, float], BeforeValidator(to_tuple), AfterValidator(check), WithJsonSchema(schema)]

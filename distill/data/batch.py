@@ -35,7 +35,8 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Uncached:
-    """A patch whose teacher image is not in the cache yet: its image, and the pixel at which the patch was cut."""
+    """A patch whose teacher image is not in the teacher cache yet: the image file that it was cut from, and the pixel there
+    that is its top left corner."""
 
     image: ImageFile
     top: int
@@ -54,7 +55,8 @@ class Batch:
     teacher: Tensor | None = None
     """The cached teacher images, in mode `cached`."""
     uncached: dict[int, Uncached] = field(default_factory=dict)
-    """{index in the batch: patch} of the samples whose teacher image is still to be filled in; zeros stand in its place."""
+    """{index in the batch: patch} of the samples that have no cached teacher image. `teacher` holds zeros for them until
+    `OnlineFiller.complete` writes their teacher images there."""
 
     def _with_images(self, change: Callable[[Tensor], Tensor]) -> Batch:
         blurry, teacher = (None if image is None else change(image) for image in (self.blurry, self.teacher))
@@ -98,8 +100,11 @@ def collate(samples: Sequence[Batch]) -> Batch:
 
 
 def _stack(images: Sequence[Tensor]) -> Tensor:
-    """(1, 3, H, W) each -> (B, 3, H, W), channels_last. In a loader worker, torch's default_collate stacks straight into memory
-    that the training process shares. A batch stacked anywhere else would be copied there."""
+    """(1, 3, H, W) each -> (B, 3, H, W), channels_last, because they are stacked as (H, W, 3).
+
+    In a loader worker, torch's default_collate stacks straight into memory that the worker shares with the training process. A
+    batch that was stacked in the worker's own memory would have to be copied into shared memory afterwards.
+    """
     return default_collate([image[0].permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
@@ -114,8 +119,8 @@ def unpack(batch: Batch, degradations: Sequence[Degradation]) -> tuple[Tensor, T
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
     """Yields the loader's batches with their images on the device.
 
-    On CUDA, images are copied from pinned memory on a stream of their own. The host waits for nothing, so that it starts a copy
-    while the device still computes the previous step. Copy and step then run at the same time.
+    On CUDA, images are copied from pinned memory on a stream of their own. The host does not wait for the device. It starts
+    the copy of a batch while the device still computes the previous step, and copy and step run at the same time.
     """
     if device.type != "cuda":
         yield from (batch.to(device) for batch in batches)
@@ -125,7 +130,8 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
         with torch.cuda.stream(copies):
             moved = batch.to(device)
         steps = torch.cuda.current_stream(device)
-        steps.wait_stream(copies)
+        steps.wait_stream(copies)  # the step waits for its images on the device; the host does not wait
         for image in moved.images():
-            image.record_stream(steps)  # or the next copy would reuse its memory during this step
+            # Without this, torch could give the image's memory to the next copy while this step still reads the image.
+            image.record_stream(steps)
         yield moved

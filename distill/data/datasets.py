@@ -30,11 +30,12 @@ class TrainingPatches(Dataset[Batch]):
         self.config = config
         self.sources = training_sources(config.data) if sources is None else sources
         self.reader = reader or ImageFileReader()
-        # The triplets that were read last. If all images fit, each is decoded only once.
+        # The triplets that were used last. Each loader worker has its own. If all images fit, a worker decodes each only once.
         self._recent: LRUCache[tuple[int, str], Triplet] = LRUCache(config.data.keep_mb * 1e6, getsizeof=attrgetter("nbytes"))
 
     def __len__(self) -> int:
-        """The number of samples in an epoch."""
+        """The number of samples in a training epoch. By default, as many as it takes to go through the largest source once: the
+        sources take turns, so each gives the same number of samples."""
         if self.config.data.images_per_epoch is not None:
             return self.config.data.images_per_epoch
         return len(self.sources) * max(len(source.images) for source in self.sources if source.images is not None)
@@ -44,13 +45,16 @@ class TrainingPatches(Dataset[Batch]):
         return max(1, round(len(self) / self.config.data.batch))
 
     def __getitem__(self, position: int) -> Batch:
-        """One sample as a batch of one. Raises ImageError if no image of its source can be used."""
+        """One sample as a batch of one. If its image cannot be used, the next image in the source's order takes its place. Raises
+        ImageError if no image of the source can be used."""
         number = position % len(self.sources)
         source, seed = self.sources[number], self.config.run.seed
         if source.images is None:
+            # The epoch of the random numbers is always 0: the number in its name already tells each image from all others.
             name = f"dead_leaves/{position // len(self.sources)}"
             leaves = dead_leaves(self.config.data.patch, sample_generator(seed, 0, name, "leaves"))
             return self._cut(name, 0, Triplet(leaves), None, [])
+        # As in sampler.py, this epoch is one pass through the source's images. It is not the training epoch of `__len__`.
         epoch, start = divmod(position // len(self.sources), len(source.images))
         order = permutation(seed, epoch, len(source.images))
         skipped: list[Skipped] = []
@@ -70,16 +74,17 @@ class TrainingPatches(Dataset[Batch]):
         triplet = self._recent.get(key)
         if triplet is None:
             triplet = self.reader.read(image)
-            # A triplet without its teacher image is not kept: the next read may find that image in the cache.
+            # A triplet without its teacher image is not kept: the next read may find that image in the teacher cache.
             complete = triplet.teacher is not None or not self.reader.stores_targets
             if complete and triplet.nbytes <= self._recent.maxsize:
                 self._recent[key] = triplet
         return triplet
 
     def _cut(self, name: str, epoch: int, triplet: Triplet, image: ImageFile | None, skipped: list[Skipped]) -> Batch:
-        """Cuts the same window from all images of the triplet, and draws the sample's random numbers."""
+        """Cuts a patch at the same random place from all images of the triplet, and draws the sample's random numbers."""
         seed, side = self.config.run.seed, self.config.data.patch
         crop = sample_generator(seed, epoch, name, "crop")
+        # Along a side that is shorter than the patch, the place is 0, and `cut` pads the image.
         top, left = (int(crop.integers(0, max(extent, side) - side + 1)) for extent in triplet.sharp.shape[:2])
         draws = augment.draw(self.config.augment, sample_generator(seed, epoch, name, "augment"))
         if triplet.blurry is None:
@@ -97,7 +102,8 @@ class TrainingPatches(Dataset[Batch]):
 
 
 class ValidationImages(Dataset[Batch | Skipped]):
-    """Whole images or their centres. If `degrade` makes the blurry images, its draws depend only on seed and image name."""
+    """Whole images, or their centres if `eval.crop` is set. If `degrade` makes the blurry images, its draws depend only on seed
+    and image name."""
 
     def __init__(self, config: Config) -> None:
         """Raises FileNotFoundError and ImageError if the images that the configuration names are missing or do not pair."""

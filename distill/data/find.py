@@ -39,7 +39,8 @@ def images_below(root: Path) -> Iterator[Path]:
     links or a circle of links lead to it. A folder below `root` is listed under its own path, not under a link's."""
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
-    waiting = [os.fspath(root)]  # links wait until all folders that need no link have been searched
+    # os.walk does not enter links. They wait until all folders that need no link have been searched.
+    waiting = [os.fspath(root)]
     while waiting:
         for here, folders, names in os.walk(waiting.pop(0)):
             status = os.stat(here)
@@ -67,8 +68,8 @@ def fixed_part(folder: str) -> Path:
 
 
 def _expand(folder: str) -> list[tuple[Path, Path]]:
-    """[(prefix, folder)] of all folders that match. The prefix is the path from the first `*` to the last, and begins the stems
-    of the folder's images. Raises FileNotFoundError if no folder matches."""
+    """[(prefix, folder)] of all folders that match. The prefix holds the folder names from the first one that a `*` matched to
+    the last one. The stem of each image in the folder starts with it. Raises FileNotFoundError if no folder matches."""
     parts, wild, base = Path(folder).parts, _wild_parts(folder), fixed_part(folder)
     if not wild:
         if not base.is_dir():
@@ -77,6 +78,7 @@ def _expand(folder: str) -> list[tuple[Path, Path]]:
     matches = sorted(path for path in base.glob(str(Path(*parts[wild[0] :]))) if path.is_dir())
     if not matches:
         raise FileNotFoundError(f"{folder}: no folder matches")
+    # Where the prefix stands among the folder names below `base`.
     depth = slice(wild[0] - len(base.parts), wild[-1] + 1 - len(base.parts))
     return [(Path(*match.relative_to(base).parts[depth]), match) for match in matches]
 

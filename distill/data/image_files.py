@@ -21,7 +21,7 @@ BAND_ROWS = 256
 # The EXIF tag for a picture's orientation, and the values that swap its height and width.
 ORIENTATION = ExifTags.Base.Orientation
 SWAPS_AXES = frozenset({5, 6, 7, 8})
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow refuses larger ones
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow refuses an image with more pixels
 
 
 class ImageError(UserError):
@@ -42,7 +42,8 @@ def read_image(path: Path, data: bytes | None = None) -> Pixels:
     """
     try:
         with warnings.catch_warnings():
-            # Pillow refuses an image that is too large with DecompressionBombError. Its warning about smaller ones is noise.
+            # If an image has more than MAX_PIXELS, Pillow raises DecompressionBombError. Above half of MAX_PIXELS it only warns.
+            # The warning is noise.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             data = path.read_bytes() if data is None else data
             pixels = _decode_plain_png(data)
@@ -63,6 +64,7 @@ def _decode_plain_png(data: bytes) -> Pixels | None:
     a damaged one: Pillow reads more kinds, and its error says what is wrong."""
     if data[:8] != PNG_SIGNATURE or len(data) < 26 or b"eXIf" in data or b"tRNS" in data:
         return None
+    # A PNG begins with its header chunk, which holds width, height, bits per channel and colour type from byte 16 on.
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     if (depth, colour) != (8, PNG_RGB) or width * height > MAX_PIXELS:
         return None
@@ -84,6 +86,7 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())[:200]
     if "cannot identify" in text:
         return "not an image that Pillow can read"
+    # Pillow raises these with a message for people (SyntaxError for a broken PNG). Other messages need the error's type.
     meant_to_be_read = isinstance(error, OSError | SyntaxError | ValueError | Image.DecompressionBombError)
     return text if meant_to_be_read else f"{type(error).__name__}: {text}"
 
@@ -95,13 +98,15 @@ def _to_rgb(image: Image.Image) -> Pixels:
         raise ValueError("floating-point pixels have no defined white; convert the file to 8 or 16 bits")
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for top in range(0, image.height, BAND_ROWS):
+        # Pillow's modes for 16-bit grey begin with I. A grey band is (rows, width, 1), and numpy repeats it in all 3 channels.
         band = image.crop((0, top, image.width, min(image.height, top + BAND_ROWS)))
         pixels[top : top + BAND_ROWS] = _reduce_grey(band) if band.mode.startswith("I") else np.asarray(band.convert("RGB"))
     return pixels
 
 
 def _reduce_grey(image: Image.Image) -> Pixels:
-    """16-bit grey -> (H, W, 1) uint8. Pillow itself reduces 16-bit colour. Raises ValueError for levels outside 16 bits."""
+    """16-bit grey -> (H, W, 1) uint8. Pillow itself reduces 16-bit colour when it reads the file. Raises ValueError for levels
+    outside 16 bits."""
     levels = np.asarray(image).astype(np.int64)
     if levels.min() < 0 or levels.max() > 65535:
         raise ValueError("pixels outside the 16-bit range")

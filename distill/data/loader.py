@@ -1,4 +1,5 @@
-"""Loader workers, which stay alive until the main process has saved, and end with it."""
+"""Loads batches in worker processes. After Ctrl-C or SIGTERM, the workers live until the main process has saved. They end
+when it ends."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ def load(dataset: Dataset[Any], workers: int, **options: Any) -> Generator[Any]:
 
 def _start_worker(_: int) -> None:
     # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process then saves, ends, and ends its workers.
-    # If a worker died before that, the main process's current step would fail.
+    # If a worker died before the main process has saved, the main process's current step would fail. After SIGTERM, the
+    # alarm ends the worker in WORKER_GRACE_S seconds.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_S))
     torch.set_num_threads(1)

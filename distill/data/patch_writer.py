@@ -1,4 +1,5 @@
-"""Makes the original project's data set: splits sharp images, cuts them into patches on a grid, and blurs each patch once."""
+"""Makes the original project's data set: splits sharp images into training, test and benchmark images, cuts them into patches on
+a grid, and blurs each patch once."""
 
 from __future__ import annotations
 
@@ -60,7 +61,8 @@ def split(stems: Sequence[str], seed: int) -> dict[str, str]:
 
 
 def _set_apart(stems: Sequence[str], fraction: float, seed: int) -> tuple[list[str], list[str]]:
-    """Shuffles the stems and returns (rest, fraction). The size of the fraction is rounded up."""
+    """Shuffles the stems and returns (the others, those set apart). A `fraction` of the stems, rounded up, is set apart. The old
+    RandomState is used because scikit-learn uses it."""
     shuffled = [stems[index] for index in np.random.RandomState(seed).permutation(len(stems))]
     count = math.ceil(fraction * len(stems))
     return shuffled[count:], shuffled[:count]
@@ -77,8 +79,8 @@ class Prepared:
 
 
 class PatchWriter(Dataset[Prepared]):
-    """Item i cuts, blurs and writes the patches of image i, unless all of them exist. It is a Dataset so that loader workers
-    fraction the images out."""
+    """Getting item i cuts, blurs and writes the patches of image i, unless the files of all its patches exist. The class is a
+    Dataset so that loader workers share the images out among themselves."""
 
     def __init__(self, images: dict[str, Path], folders: dict[str, str], out: Path, settings: Settings) -> None:
         self.images, self.folders, self.out, self.settings = list(images.items()), folders, out, settings
@@ -97,7 +99,7 @@ class PatchWriter(Dataset[Prepared]):
             pixels = read_image(path)
         except ImageError as error:
             return Prepared(folder, 0, False, Skipped.of(error))
-        pairs = self._pairs(stem, pixels.shape[:2])
+        pairs = self._pairs(stem, pixels.shape[:2])  # once more, because `_size` may have swapped height and width
         for (top, left), pair in pairs.items():
             self._write(f"{stem}_{top}_{left}", pair, pixels, top, left)
         return Prepared(folder, len(pairs), new=True)
@@ -123,8 +125,11 @@ class PatchWriter(Dataset[Prepared]):
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """(height, width) from the file's header alone. If a format's reader has already rotated the image, the two are swapped. This
-    only costs time: an image whose patches exist is read and cut again. Raises ImageError."""
+    """(height, width) after rotation, from the file's header alone. Raises ImageError.
+
+    Some of Pillow's readers, such as the one for TIFF, give the rotated size themselves. The two are then swapped once too
+    often. This only costs time: patches at other places are looked for, so an image whose patches exist is read and cut again.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as read_image does

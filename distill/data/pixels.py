@@ -34,7 +34,7 @@ def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
 
 
 def side_by_side(columns: Sequence[Pixels]) -> Pixels:
-    """Images of equal size in one row, with white gaps between them."""
+    """Joins images of equal size from left to right, with white gaps between them."""
     white = np.full((columns[0].shape[0], COLUMN_GAP, 3), 255, np.uint8)
     row: list[Pixels] = []
     for column in columns:

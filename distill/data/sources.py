@@ -26,7 +26,8 @@ SAMPLES_FOR_VALIDATION = ("chelsea.png", "coffee.png")
 
 
 def list_images(images: ImagesConfig, source: str, samples: Sequence[str]) -> list[ImageFile]:
-    """The files of one source: a folder, a pair of folders, or `samples`. Raises FileNotFoundError and ImageError."""
+    """The files of one source: those of a folder, of a pair of folders, or, if the source is called samples, the photographs of
+    scikit-image that `samples` lists. Raises FileNotFoundError and ImageError."""
     if source == "samples":
         folder = Path(str(files("skimage.data")))
         return [ImageFile(Path(name).stem, folder / name) for name in samples]

@@ -52,7 +52,7 @@ class TripletReader(Protocol):
 
     @property
     def stores_targets(self) -> bool:
-        """Whether triplets hold teacher images. If true, a triplet without one has a teacher image still to be computed."""
+        """Whether the reader also reads teacher images. If so, and a triplet has none, its teacher image is not computed yet."""
 
     def read(self, image: ImageFile) -> Triplet:
         """Raises ImageError for an image that cannot be used."""

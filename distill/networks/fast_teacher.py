@@ -1,6 +1,10 @@
 """Speeds up a teacher on a GPU for the batches of a run. Triton kernels are timed on that GPU and used if they are faster.
 
-On a CPU there is nothing to do: `restormer/fused.py` needs neither a compiler nor a fixed shape.
+A form of the teacher is its network, captured in a CUDA graph, with or without compiled blocks and Triton kernels. The plain
+network is the network as it was loaded.
+
+On a CPU there is nothing to do: Restormer itself takes its fast path, `restormer/fused.py`, which needs neither a compiler nor a
+fixed shape.
 """
 
 from __future__ import annotations
@@ -30,8 +34,8 @@ MIN_GAIN = 1.2
 # Half precision itself differs from fp32 by 0.7 % (fp16) or 5.8 % (bf16); the limit is twice that.
 MAX_DIFFERENCE = {torch.float32: 0.001, torch.float16: 0.014, torch.bfloat16: 0.116}
 TIMED_CALLS = 5
-# torch.compile compiles each kind of block once, with and without kernels. That can exceed its default limit of 8, after which it
-# stops compiling without an error.
+# torch.compile makes a version of the block's code for each kind of block (its width, heads and input size), with and without
+# kernels. By default it makes at most 8 versions of the same code, and then stops compiling without an error.
 RECOMPILE_LIMIT = 64
 
 Form = Callable[[Tensor], Tensor]
@@ -47,9 +51,9 @@ def speed_up_for_training(teacher: Teacher, config: Config, ranks: Ranks) -> Non
 def speed_up(teacher: Teacher, shape: tuple[int, ...], compile_blocks: bool) -> None:
     """Captures the teacher in a CUDA graph for inputs of `shape`, (B, 3, H, W). Other shapes go through the plain network.
 
-    The captured network has padded widths. Its blocks are compiled if `compile_blocks`, and it uses Triton kernels if they are
-    faster. If any of these fails on this GPU or changes the images, a warning names it and the teacher runs without it. Does
-    nothing on a CPU, or for a network that is not a Restormer.
+    The captured network has padded hidden widths (see `Restormer.padded_copy`). Its blocks are compiled if `compile_blocks`, and
+    it uses Triton kernels if they are faster. If any of these fails on this GPU or changes the images, a warning names it and the
+    teacher runs without it. Does nothing on a CPU, or for a network that is not a Restormer.
     """
     if teacher.device.type != "cuda" or not isinstance(teacher.network, Restormer):
         return
@@ -103,21 +107,21 @@ class _Example:
 def _try(what: str, network: Restormer, inputs: Tensor, example: _Example, compile_blocks: bool) -> Form | None:
     """The captured network. If the capture fails or changes the teacher's images, logs a warning and returns None."""
     try:
-        form = _record(network, inputs, compile_blocks)
+        form = _capture(network, inputs, compile_blocks)
         difference = example.difference(form)
     except Exception as error:  # noqa: BLE001 (an untested GPU, driver or compiler may raise anything)
         reason = " ".join(str(error).split())[:200]
         logger.warning("WARNING: the teacher goes without %s: it fails here: %s: %s", what, type(error).__name__, reason)
         return None
-    if not difference <= example.largest:
+    if not difference <= example.largest:  # also true for NaN
         changed = 100 * difference
         logger.warning("WARNING: the teacher goes without %s: it changes its correction by %.1f %% here", what, changed)
         return None
     return form
 
 
-def _record(network: Restormer, inputs: Tensor, compile_blocks: bool) -> Form:
-    """Captures the network in a CUDA graph for inputs of the shape of `inputs`. Each call overwrites the output of the last one.
+def _capture(network: Restormer, inputs: Tensor, compile_blocks: bool) -> Form:
+    """Captures the network in a CUDA graph for inputs of the shape of `inputs`. Each call overwrites the previous output.
 
     The graph reads the weights at their present addresses, so nothing else may use or move the network. The returned callable
     keeps the network alive.
@@ -126,7 +130,8 @@ def _record(network: Restormer, inputs: Tensor, compile_blocks: bool) -> Form:
         for module in network.modules():
             if isinstance(module, TransformerBlock):
                 module.compile(dynamic=False)
-    # A failed capture leaves its own stream current; the outer stream context sets the old one again.
+    # If the capture fails, torch leaves the capture's stream as the current stream. The context below then makes the previous
+    # stream current again. The graph keeps the clone as its input: each call copies its own input there.
     with torch._dynamo.config.patch(cache_size_limit=RECOMPILE_LIMIT), torch.cuda.stream(torch.cuda.current_stream()):
         return cast(Form, torch.cuda.make_graphed_callables(network, (inputs.clone(),)))
 

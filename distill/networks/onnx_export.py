@@ -46,12 +46,13 @@ def require_onnx() -> None:
 class Deployed(nn.Module):
     """The exported computation: (B, 3, H, W) float32 RGB in [0, 1], any H, W >= 16 -> the restored images, clamped to [0, 1].
 
-    In half precision the network's input is rounded. Its correction is added to the unrounded image.
+    In half precision the network's input is rounded. The network's correction is added to the unrounded image.
     """
 
     def __init__(self, network: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.network, self.dtype = inference_copy(network).to(dtype), dtype
+        # A residual U-Net would add its correction to the rounded image. It gives the correction alone, and `forward` adds it.
         self.adds_image = isinstance(self.network, UNet) and self.network.residual
         if isinstance(self.network, UNet):
             self.network.residual = False
@@ -128,7 +129,7 @@ def _describe(model: Any, metadata: Mapping[str, str]) -> None:
 def check_onnx(data: bytes, network: nn.Module, precision: Precision) -> dict[str, float]:
     """Runs the file in onnxruntime on the CPU and returns its differences, as `check_form` does. Raises ExportError.
 
-    onnxruntime computes fp16 in float32 on the CPU, so fp16 is also checked in torch, at the first size.
+    onnxruntime computes fp16 in float32 on the CPU, so fp16 is also checked in torch, at the first of SIDES.
     """
     import onnxruntime
 
@@ -155,6 +156,8 @@ def check_form(
     form: Callable[[Tensor], Tensor], network: nn.Module, precision: Precision, shapes: Sequence[tuple[int, ...]] | None = None
 ) -> dict[str, float]:
     """The largest difference between the output of `form` and the network's clamped float32 output, by shape (`3x3x100x75`).
+
+    `form` is another way to compute the network's images: an ONNX session, or `Deployed`.
 
     Raises ExportError if a difference is above TOLERANCE, a value is not finite, or the output has another shape or dtype.
     """

@@ -32,7 +32,7 @@ def save_student(path: Path, model: nn.Module, student: UNetConfig | RestormerCo
 
 
 def student_safetensors(model: nn.Module, about: About, dtype: torch.dtype = torch.float32) -> bytes:
-    """The content of `save_student` as a `.safetensors` file: architecture and `about` are JSON in its metadata."""
+    """What `save_student` saves, as the bytes of a `.safetensors` file. Its metadata holds architecture and `about` as JSON."""
     state = {key: value.to(dtype) if value.is_floating_point() else value for key, value in model.state_dict().items()}
     arch, keywords = describe_network(model)
     content = {"format": FORMAT, "arch": arch, "architecture": json.dumps(keywords), "about": json.dumps(dict(about))}
@@ -42,8 +42,8 @@ def student_safetensors(model: nn.Module, about: About, dtype: torch.dtype = tor
 def load_student(path: Path, residual: bool = False) -> nn.Module:
     """The network from a file of this project, of the original project, or of a Restormer. It is in eval mode, on the CPU.
 
-    `residual` says whether a plain U-Net state dict is of a residual network, because the file does not say so. The original
-    project's U-Nets are not residual. Raises WeightsError and FileNotFoundError.
+    If the file holds only a U-Net's state dict, it does not say whether the network is residual. `residual` then says whether it
+    is. The original project's U-Nets are not residual. Raises WeightsError and FileNotFoundError.
     """
     return read_student(path, residual)[0]
 
@@ -60,12 +60,13 @@ def read_student(path: Path, residual: bool = False) -> tuple[nn.Module, dict[st
         else:
             model = restormer_from_state_dict(read_weights(path))
     except (UNetWeightsError, WeightsError) as error:
+        # Some of these messages begin with the path already.
         raise WeightsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
     return model.eval(), about
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """The same dict as from a torch file of `save_student`, if `student_safetensors` made this file; else the weights alone."""
+    """If `student_safetensors` made the file: the dict that `save_student` writes to a torch file. If not: the weights alone."""
     state = read_weights(path)
     with safe_open(path, framework="pt") as file:
         said = file.metadata() or {}

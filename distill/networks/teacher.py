@@ -1,4 +1,4 @@
-"""The teacher: a frozen network, by default in half precision on CUDA, and the identity that caches record.
+"""The teacher: a frozen network, by default in half precision on CUDA. A teacher cache records the teacher's identity.
 
 `scoring/teacher_check.py` checks whether a student should learn from it.
 """
@@ -41,7 +41,8 @@ class Teacher(nn.Module):
         """Does nothing: a student's `.train()` must not reach its teacher."""
         return self
 
-    # Not inference_mode: autograd saves the target for the student's backward pass.
+    # no_grad, not inference_mode: the student's loss may save the teacher's image for its backward pass, and autograd cannot save
+    # a tensor that was made in inference_mode.
     @torch.no_grad()
     def forward(self, blurry: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] -> the restored images, float32, clamped to [0, 1]. A value that is not finite becomes NaN."""
@@ -101,6 +102,7 @@ def identify(teacher: Teacher) -> Identity:
     digest = hashlib.sha256()
     for name, value in sorted(state.items()):
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        # As bytes, because numpy has no bfloat16.
         digest.update(value.cpu().flatten().view(torch.uint8).numpy().data)
     precision = next(name for name, dtype in DTYPES.items() if dtype == teacher.dtype)
     return Identity(weights=digest.hexdigest(), architecture=infer_architecture(state), precision=precision)

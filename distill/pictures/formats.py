@@ -1,7 +1,7 @@
 """A user's picture with everything its file holds: bit depth, grey or colour, alpha, profile and metadata.
 
-`distill/data/image_files.py` reads the 8-bit RGB images that networks train on. The modules of `distill/pictures` drop only
-what the written format cannot hold.
+`distill/data/image_files.py` reads every image as 8-bit RGB, as networks are trained on it, and drops the rest. The modules of
+`distill/pictures` keep the rest, and drop only what the written format cannot hold.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from distill.data.image_files import BAND_ROWS
 from distill.pictures.metadata import Metadata
 
 AnyPixels = NDArray[np.uint8] | NDArray[np.uint16]
+# Suffix -> Pillow's name for the format. A variable `kind` holds such a name.
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
 WITH_ALPHA = frozenset({"PNG", "WEBP", "TIFF"})
 WITH_16_BITS = frozenset({"PNG", "TIFF"})
+# What `colour_space` returns for a profile of each kind.
 RGB_SPACE, GREY_SPACE, CMYK_SPACE = b"RGB ", b"GRAY", b"CMYK"
 
 
@@ -35,7 +37,7 @@ class Picture:
 
 
 def dropped(picture: Picture, suffix: str) -> list[str]:
-    """Messages about what a file of this suffix drops of a picture."""
+    """Messages for the user if a file of this suffix cannot hold the picture's alpha or its 16 bits."""
     kind = FORMATS[suffix.lower()]
     messages = []
     if picture.alpha is not None and kind not in WITH_ALPHA:
@@ -46,7 +48,7 @@ def dropped(picture: Picture, suffix: str) -> list[str]:
 
 
 def reduce_to_8_bits(pixels: AnyPixels) -> NDArray[np.uint8]:
-    """Scales 16 bits to 8 (65535 -> 255), in bands to save memory. 8-bit pixels stay as they are."""
+    """Scales 16 bits to 8 (65535 -> 255) and rounds. Works in bands of rows to save memory. 8-bit pixels stay as they are."""
     if pixels.dtype == np.uint8:
         return pixels.astype(np.uint8, copy=False)
     reduced = np.empty(pixels.shape, np.uint8)

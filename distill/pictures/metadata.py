@@ -15,7 +15,7 @@ from PIL import ExifTags, Image, PngImagePlugin
 
 from distill.data.image_files import ORIENTATION, SWAPS_AXES
 
-UPRIGHT = 1
+UPRIGHT = 1  # the EXIF orientation of pixels that need no turn
 
 # EXIF orientation -> function that turns pixels (H, W, ...) upright
 _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
@@ -28,7 +28,8 @@ _TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     8: np.rot90,
 }
 
-# The tags of a TIFF's first directory that describe the picture. The other tags say where and how its pixels are stored.
+# The tags of a TIFF's first directory that describe the picture. Exif and GPSInfo point to directories of their own. The first
+# directory's other tags say where and how the pixels are stored.
 _DESCRIPTIVE = frozenset(
     {
         ExifTags.Base.ImageDescription,
@@ -43,12 +44,13 @@ _DESCRIPTIVE = frozenset(
         ExifTags.IFD.GPSInfo,
     }
 )
+# XMP holds the orientation as an attribute, tiff:Orientation="6", or as an element, <tiff:Orientation>6</tiff:Orientation>.
 _XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))[0-9](["<])')
 
 
 @dataclass
 class Metadata:
-    """A picture's metadata. Once `upright` has turned the pixels, it describes them as upright."""
+    """A picture's metadata. After a call of `upright`, the metadata describes the upright pixels."""
 
     exif: Image.Exif = field(default_factory=Image.Exif)
     icc: bytes | None = None
@@ -74,7 +76,7 @@ class Metadata:
         if ORIENTATION in self.exif:
             self.exif[ORIENTATION] = UPRIGHT
         if self.xmp is not None:
-            self.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1\2", self.xmp)
+            self.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1\2", self.xmp)  # orientation 1; \11 would mean group 11
         turned = _TURNS.get(self.orientation, lambda a: a)(pixels)
         if self.orientation in SWAPS_AXES and self.dpi is not None:
             self.dpi = self.dpi[::-1]
@@ -90,13 +92,19 @@ class Metadata:
         copied = replace(self, exif=Image.Exif()) if "EXIF" in names else self
         return replace(copied, xmp=None) if "XMP" in names else copied
 
-    def expendable(self) -> list[tuple[str, ...]]:
-        """What can be left out, in the order to try, least first: `()`, `("XMP",)`, `("EXIF",)`, `("XMP", "EXIF")`."""
+    def omissions(self) -> list[tuple[str, ...]]:
+        """What to leave out at each attempt to write a file, in this order: `()`, `("XMP",)`, `("EXIF",)`, `("XMP", "EXIF")`.
+
+        Metadata that the picture does not have is not named.
+        """
         present = [name for name, there in (("XMP", self.xmp), ("EXIF", len(self.exif))) if there]
         return [names for count in range(len(present) + 1) for names in combinations(present, count)]
 
-    def saving(self, kind: str, icc: bytes | None) -> dict[str, Any]:
-        """Pillow's save options for the metadata that the format holds, and for the profile `icc`. Not for TIFF."""
+    def save_options(self, kind: str, icc: bytes | None) -> dict[str, Any]:
+        """Pillow's save options for the metadata that the format `kind` holds. Not for TIFF, which tifffile writes.
+
+        `icc` is the profile to write instead of the metadata's own, which may not fit the written channels.
+        """
         options: dict[str, Any] = {}
         if icc and kind != "BMP":
             options["icc_profile"] = icc

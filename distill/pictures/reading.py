@@ -31,8 +31,9 @@ def _pixels_unlimited() -> Iterator[None]:
 def read_picture(path: Path, max_pixels: int | None) -> Picture:
     """Reads a picture of at most `max_pixels` pixels (None: any), rotated as its EXIF orientation says.
 
-    16 bits stay 16, and grey stays grey. Palettes become RGB. CMYK becomes RGB through its profile if it has one. Raises
-    ImageError if the file cannot be decoded to the end, has floating-point pixels, or is larger.
+    16 bits stay 16, except in grey with an alpha channel, which becomes 8-bit. Grey stays grey. Palettes become RGB. CMYK becomes
+    RGB through its profile if it has one. Raises ImageError if the file cannot be decoded to the end, has floating-point pixels,
+    or has more than `max_pixels` pixels.
     """
     try:
         with _pixels_unlimited(), Image.open(path) as image:
@@ -50,12 +51,13 @@ def _read(path: Path, image: Image.Image) -> Picture:
     notes = []
     if (frames := getattr(image, "n_frames", 1)) > 1:
         notes.append(f"only the first of its {frames} pages or frames is restored")
-    pixels: AnyPixels | None = _read_deep_colour(path, image, notes)
+    pixels: AnyPixels | None = _read_deep_colour(path, image, notes)  # before `load`, which empties `image.tile`
     image.load()
     metadata = Metadata.of(image)
     if image.mode == "CMYK":
         image = _cmyk_to_rgb(image, metadata, notes)
     if pixels is None:
+        # Modes of integers, I and I;16, are 16-bit grey.
         pixels = _read_deep_grey(image) if image.mode.startswith("I") else _read_8_bit(image)
     pixels = np.ascontiguousarray(metadata.upright(pixels))
     colours = 1 if pixels.shape[2] < 3 else 3
@@ -65,7 +67,7 @@ def _read(path: Path, image: Image.Image) -> Picture:
 
 def _read_deep_colour(path: Path, image: Image.Image, notes: list[str]) -> NDArray[np.uint16] | None:
     """16-bit colour pixels, (H, W, 3 or 4), which Pillow would reduce to 8 bits. None for any other picture."""
-    layout = str(getattr(image, "tile", ""))  # Pillow's raw mode, such as RGB;16B
+    layout = str(getattr(image, "tile", ""))  # includes the file's bit depth, such as RGB;16B; the mode does not
     if ";16" not in layout or image.mode not in ("RGB", "RGBA", "LA"):
         return None
     if "LA;16" in layout:
@@ -76,7 +78,7 @@ def _read_deep_colour(path: Path, image: Image.Image, notes: list[str]) -> NDArr
         pixels = kornia_rs.io.decode_image_png_u16(path.read_bytes(), size, image.mode.lower())
     elif image.mode == "RGB":
         pixels = kornia_rs.io.read_image_tiff_u16(str(path), "rgb")
-    else:
+    else:  # kornia_rs reads no TIFF with alpha
         pixels = _read_tiff(path)
     if pixels.shape[:2] != size or pixels.dtype != np.uint16:
         raise ValueError(f"decoded as {pixels.shape} {pixels.dtype}, its header says {size}")
@@ -84,6 +86,7 @@ def _read_deep_colour(path: Path, image: Image.Image, notes: list[str]) -> NDArr
 
 
 def _read_tiff(path: Path) -> NDArray[np.uint16]:
+    """The first page, (H, W, C). A TIFF can store each channel as a separate plane, which tifffile returns as (C, H, W)."""
     with tifffile.TiffFile(path) as file:
         page = file.pages.first
         pixels = page.asarray()

@@ -1,4 +1,4 @@
-"""A record of settings beside the results. It tells which results need not be restored again."""
+"""A record of the settings, in the folder of the results. The record's time tells which results are up to date."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ RECORD = ".restored.json"
 def results_since(
     out: Path, jobs: Sequence[Job], settings: Mapping[str, str | int], *, overwrite: bool = False, compare: bool = False
 ) -> float:
-    """The time of the record in `out`. Older files in `out` were made with other settings.
+    """The modification time of the record in `out`, in seconds. Results that are older were made with other settings.
 
-    Writes a new record if there is none or if its settings differ. Raises ImageError if there is no record and a result would
-    replace a file, unless `overwrite`: that file is the user's. Raises WriteError.
+    Writes a new record if there is none or if its settings differ. If there is no record, a file with the path of a result is
+    not a result but the user's own. Raises ImageError if there is such a file, unless `overwrite` is set. With `compare`,
+    comparisons count as results. Raises WriteError if the record cannot be written.
     """
     record, wanted = out / RECORD, json.dumps(settings, sort_keys=True).encode()
     there = [path for job in jobs for path in _written(job, compare) if path.exists()]
@@ -40,7 +41,8 @@ def results_since(
 
 
 def is_done(job: Job, since: float, compare: bool = False) -> bool:
-    """Whether the job's files exist, are newer than its input, and are not older than `since`, the record's time."""
+    """Whether the result, and with `compare` the comparison, exist, are newer than the input, and are not older than `since`, the
+    record's time."""
     changed = job.source.stat().st_mtime
     return all(path.is_file() and changed < path.stat().st_mtime >= since for path in _written(job, compare))
 

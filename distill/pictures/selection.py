@@ -26,19 +26,21 @@ def select(inputs: Sequence[str], out: Path, suffix: str | None = None, compare:
     """One job for each image file among the inputs, in their order. An input is a file, a folder with all that is below it, or a
     pattern such as `photos/*/*.jpg`.
 
-    The base of a pattern is the part before its first wildcard. A result's path below `out` is the file's name for a named file,
-    the path below the folder for a file in a folder, and the path below the base for a match. `suffix` (`.png`, say) replaces the
-    file's own suffix. If `out` lies below a folder or a base, the images in `out` are earlier results and are not inputs.
+    The base of a pattern is the folder before the first part of its path with a wildcard: `photos` for `photos/a*/*.jpg`. The
+    result's path below `out` is the image's name if the input is a file, the image's path below the folder if the input is a
+    folder, and the image's path below the base if the input is a pattern. `suffix` (`.png`, say) replaces the image's own suffix.
+    If `out` lies below an input folder or a base, the images in `out` are earlier results and are not inputs.
 
-    Raises FileNotFoundError if an input does not exist, and NoImagesError if no input holds an image. Raises ImageError if a
-    named file has no image suffix, if `out` is a folder or a base itself, or if a result would replace another result or an
-    input. With `compare`, comparisons count as results.
+    Raises FileNotFoundError if an input does not exist or a pattern matches nothing, and NoImagesError if no input holds an
+    image. Raises ImageError if an input file has no image suffix, if `out` is itself an input folder or a base, or if a result
+    would replace another result or an input. With `compare`, comparisons count as results.
     """
     jobs: dict[tuple[Path, Path], Job] = {}
     for text in inputs:
         for source, relative in _find(text, out.resolve()):
             target = out / (relative if suffix is None else relative.with_suffix(suffix))
             comparison = out / COMPARISONS / relative.with_name(f"{relative.name}.png")
+            # An image that two inputs name for the same target is one job.
             jobs[source.resolve(), target] = Job(source, target, comparison)
     if not jobs:
         raise NoImagesError(f"{', '.join(inputs)}: no images ({', '.join(sorted(SUFFIXES))})")
@@ -83,7 +85,8 @@ def _below(base: Path, images: Iterable[Path], out: Path) -> Iterator[tuple[Path
 
 
 def _refuse_collisions(jobs: Sequence[Job], compare: bool) -> None:
-    """Raises ImageError. Names that differ only in case count as the same, because some systems treat them as one file."""
+    """Raises ImageError if a file to be written is also an input, or if two jobs would write the same file. Files to be written
+    whose names differ only in case count as the same, because some systems treat them as one file."""
     sources = {job.source.resolve() for job in jobs}
     writers: dict[str, tuple[Job, str]] = {}
     for job in jobs:

@@ -44,16 +44,17 @@ def encode_picture(picture: Picture, suffix: str, quality: int = DEFAULT_QUALITY
     if pixels.dtype == np.uint16 and pixels.shape[2] == 2:
         pixels = _grey_to_rgb(pixels)  # few programs read 16-bit grey with alpha
     metadata = picture.metadata
+    # WebP has no grey: grey becomes RGB, which a grey profile does not fit.
     icc = _profile_for(metadata.icc, 3 if kind == "WEBP" else pixels.shape[2])
     if kind == "TIFF":
         return _encode_tiff(pixels, metadata, icc)
     if pixels.dtype == np.uint16:
-        return _encode_deep_png(pixels, metadata.saving(kind, icc))
+        return _encode_deep_png(pixels, metadata.save_options(kind, icc))
     options: dict[str, Any] = {"PNG": {"compress_level": 1}, "BMP": {}}.get(kind, {"quality": quality})
     if kind == "JPEG":
         options["subsampling"] = 0  # full colour resolution, so that JPEG does not blur restored edges
     shape = pixels if pixels.shape[2] > 1 else pixels[:, :, 0]
-    return _save(Image.fromarray(shape), kind, **options, **metadata.saving(kind, icc))
+    return _save(Image.fromarray(shape), kind, **options, **metadata.save_options(kind, icc))
 
 
 def _save(image: Image.Image, kind: str, **options: Any) -> memoryview:
@@ -63,7 +64,7 @@ def _save(image: Image.Image, kind: str, **options: Any) -> memoryview:
 
 
 def _joined(picture: Picture, alpha: bool) -> AnyPixels:
-    """(H, W, 1 to 4)."""
+    """(H, W, 1 to 4): the pixels, and alpha as the last channel if it is wanted and the picture has it."""
     if picture.alpha is None or not alpha:
         return picture.pixels
     pixels: AnyPixels = np.concatenate([picture.pixels, picture.alpha[:, :, None]], axis=2)
@@ -76,19 +77,19 @@ def _grey_to_rgb(pixels: AnyPixels) -> AnyPixels:
 
 
 def _profile_for(profile: bytes | None, channels: int) -> bytes | None:
-    """The profile if it fits this number of channels, otherwise None: a grey profile does not fit RGB."""
+    """The profile if it fits this number of channels, otherwise None. A grey profile fits grey only. An RGB profile fits both."""
     fitting = (RGB_SPACE, GREY_SPACE) if channels < 3 else (RGB_SPACE,)
     return profile if profile is not None and colour_space(profile) in fitting else None
 
 
-def _encode_deep_png(pixels: AnyPixels, saving: dict[str, Any]) -> memoryview:
+def _encode_deep_png(pixels: AnyPixels, save_options: dict[str, Any]) -> memoryview:
     """kornia_rs writes the 16-bit pixels, but no metadata. The metadata chunks come from a one-pixel PNG that Pillow writes."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "deep.png"
         kornia_rs.io.write_image_png_u16(str(path), np.ascontiguousarray(pixels), _DEEP_PNG_MODES[pixels.shape[2]])
         deep = memoryview(path.read_bytes())
-    small = bytes(_save(Image.new("L", (1, 1)), "PNG", **saving))
-    chunks = small[_PNG_HEADER_BYTES : small.rindex(b"IDAT") - 4]
+    small = bytes(_save(Image.new("L", (1, 1)), "PNG", **save_options))
+    chunks = small[_PNG_HEADER_BYTES : small.rindex(b"IDAT") - 4]  # a chunk's 4 bytes of length precede its name
     return memoryview(b"".join([deep[:_PNG_HEADER_BYTES], chunks, deep[_PNG_HEADER_BYTES:]]))
 
 
@@ -97,6 +98,7 @@ def _encode_tiff(pixels: AnyPixels, metadata: Metadata, icc: bytes | None) -> me
     exif = descriptive(metadata.exif)
     directories = {tag: exif.get_ifd(tag) for tag in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)}
     directories = {tag: entries for tag, entries in directories.items() if entries}
+    # (tag, type, count, value, first page only). `tag - 1` keeps a place for the directory's offset: see `_append_directory`.
     tags: list[tuple[int, str, int, Any, bool]] = [(tag - 1, "I", 1, 0, True) for tag in directories]
     tags += [(tag, "s", 0, value, True) for tag, value in exif.items() if isinstance(value, str)]
     if metadata.xmp:
@@ -127,8 +129,8 @@ def _encode_tiff(pixels: AnyPixels, metadata: Metadata, icc: bytes | None) -> me
 def _append_directory(file: io.BytesIO, tag: int, entries: dict[int, Any]) -> None:
     """Appends an EXIF or GPS directory to a little-endian TIFF, and points to it from the TIFF's first directory.
 
-    tifffile does not write the tag `tag`. `_encode_tiff` has written `tag - 1` in its place, which keeps the tags in order. This
-    function replaces that placeholder.
+    tifffile refuses to write `tag` itself. `_encode_tiff` has therefore written a placeholder entry with the number `tag - 1`,
+    because the entries must be in the order of their numbers. This function overwrites the placeholder.
     """
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
@@ -137,7 +139,7 @@ def _append_directory(file: io.BytesIO, tag: int, entries: dict[int, Any]) -> No
     for key, value in entries.items():
         directory[key] = value
     end = file.seek(0, io.SEEK_END)
-    offset = file.seek(end + end % 2)
+    offset = file.seek(end + end % 2)  # a directory must begin at an even offset
     file.write(directory.tobytes(offset))
     file.seek(entry)
-    file.write(struct.pack("<HHII", tag, TiffTags.LONG, 1, offset))
+    file.write(struct.pack("<HHII", tag, TiffTags.LONG, 1, offset))  # tag, type, count, value

@@ -15,12 +15,17 @@ VALIDATION = tuple(f"{row}_{measure}" for measure in ("psnr", "ssim") for row in
 
 
 class Clock:
-    """The training time in seconds at each step of a run, summed over its sessions, without the pauses between them."""
+    """How many seconds a run had trained at each of its steps.
+
+    A run that was stopped and resumed has several `start` records. The pause before each of them does not count.
+    """
 
     def __init__(self, run: RunFolder) -> None:
         self.estimated = False
-        """Whether some records have no time. Times are then estimated from images/s, which leaves out validations."""
+        """Whether some times are estimated, because a record or the `start` before it has no `time`. Estimated times come from
+        images/s, so they leave out validations."""
         self._steps, self._seconds = [0], [0.0]
+        # A record's training time is its `time` minus `origin`. Each `start` moves `origin` by the pause before it.
         batch, origin = run.config.data.batch, None
         for record in run.records:
             time, elapsed, before = number(record, "time"), self._seconds[-1], self._steps[-1]
@@ -34,12 +39,13 @@ class Clock:
                     elapsed += (record["step"] - before) * batch / rate
                     self.estimated = True
                     origin = None if time is None else time - elapsed
-                if record["step"] > before:
+                if record["step"] > before:  # `at` divides by the difference between two steps
                     self._steps.append(record["step"])
                     self._seconds.append(elapsed)
 
     def at(self, step: int) -> float:
-        """Seconds until this step was reached, interpolated linearly between two records."""
+        """Seconds until this step was reached, interpolated linearly between two records. For a step after the last record, the
+        seconds until that record."""
         after = bisect_right(self._steps, step)
         if after == len(self._steps):
             return self._seconds[-1]
@@ -52,12 +58,15 @@ class Clock:
 
 
 def curves(run: RunFolder) -> dict[str, Any]:
-    """{"train": {"step", "seconds", "values", "averaged"}, "val": the same, "stages", "estimated"}, in JSON's types. A value that
-    was not measured is None.
+    """What the charts show, in JSON's types: {"train": table, "val": table, "stages", "estimated"}.
 
-    If there are more than MAX_POINTS training records, neighbours are averaged. Validations never are: each scores one student.
+    `stages` is what `_stages` returns, and `estimated` is as in `Clock`. A table is {"step": column, "seconds": column, "values":
+    {name: column}, "averaged": the number of records in each point}. A value that was not measured is None. If there are more
+    than MAX_POINTS training records, neighbours are averaged. Validations are never averaged, because the student differs from
+    one to the next.
     """
     clock = Clock(run)
+    # -(-n // m) is n / m rounded up. It is 0 if there are no training records, and `_table` needs at least 1.
     return {
         "train": _table(run.of("train"), TRAINING, clock, averaged=-(-len(run.of("train")) // MAX_POINTS) or 1),
         "val": _table(run.of("val"), VALIDATION, clock),
@@ -90,6 +99,7 @@ def _stages(run: RunFolder, clock: Clock) -> list[dict[str, Any]]:
     before, step = None, 0
     for record in run.of("train"):
         name = record.get("stage")
+        # `step` is the step of the record before this one, or 0. A stage's last step is always logged, so it is that step.
         if name in known and name != before:
             begun.append({"name": name, "step": step, "seconds": round(clock.at(step), 2)})
             before = name

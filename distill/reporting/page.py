@@ -29,8 +29,10 @@ TEMPLATE = files("distill.reporting") / "template"
 STYLES = ("report.css", "parts.css")
 SCRIPTS = ("dom.js", "charts.js", "viewer.js", "sections.js", "report.js")
 WEBP_QUALITY = 92
+# parts.css has the colours run0 to run5. If more runs are compared, the colours repeat.
 RUN_LOOKS = 6
-# JSON inside <script> must not close it. Names in it must not look like markup to a program that reads the file as text.
+# The JSON stands inside a <script> element. No name in the JSON may end this element, or look like markup to a program that reads
+# the page as text.
 ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
@@ -95,7 +97,7 @@ def _run(run: RunFolder, pictures: Gallery) -> dict[str, Any]:
         "curves": curves(run),
         "steps": run.last_step,
         "time": words.duration(clock.total) if run.of("train") else None,
-        "imagesPerS": measured[len(measured) // 2] if measured else None,
+        "imagesPerS": measured[len(measured) // 2] if measured else None,  # the median
         "parameters": words.parameters(run.config.student),
         "teacherParameters": pictures.teacher_parameters,
         "config": dump_config(run.config),
@@ -118,6 +120,7 @@ def _images(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def _score(score: Score) -> dict[str, float | None]:
+    """The score in JSON's types. An infinite PSNR becomes None, because JSON has no infinity."""
     return {key: value if math.isfinite(value) else None for key, value in (("psnr", score.psnr), ("ssim", score.ssim))}
 
 

@@ -1,7 +1,7 @@
 """The validation images that a report shows: blurry, student, teacher and sharp.
 
-They are made again from the run's configuration and its student. If that fails, they are cut from the run's last picture in
-samples/.
+They are made again: the run's configuration gives the images, and the run's student and teacher restore them. If that fails, they
+are cut from the run's last picture in samples/, which shows several validation images, one below the other.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Layer:
     run: int = 0
     """The index of the run whose student it is, if several runs are compared."""
     psnr: float | None = None
-    """In dB, of the whole validation image."""
+    """In dB, of the whole validation image. `pixels` may be only its centre."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class ShownImage:
     rank: str | None = None
     """worst, median or best, if the image has that gain among the run's images."""
     gain: float | None = None
+    """The student's, in dB, as in `reading.gains`."""
 
 
 @dataclass
@@ -72,29 +73,33 @@ class Gallery:
 
 
 def choose(gain_of: dict[str, float], count: int) -> dict[str, str | None]:
-    """At most `count` images, the worst gain first: {name: worst, median, best or None}. The others are spread evenly over the
-    ranking."""
+    """At most `count` images, the smallest gain first: {name: worst, median, best or None}.
+
+    The worst, the best and the median are chosen first, in this order. All further images are spread evenly over the ranking.
+    """
     ranked = sorted(gain_of, key=lambda name: gain_of[name])
     if not ranked or count < 1:
         return {}
     last, median = len(ranked) - 1, (len(ranked) - 1) // 2
     places = {0: "worst", last: "best", median: "median"} if last > 1 else {0: "worst", last: "best"} if last else {0: None}
+    # Places in order of preference. Rounding can give a place twice, so all places follow, to reach `count` nevertheless.
     wanted = [0, last, median, *np.linspace(0, last, count).round().astype(int).tolist(), *range(last + 1)]
     kept = sorted(list(dict.fromkeys(wanted))[:count])
     return {ranked[place]: places.get(place) for place in kept}
 
 
 def gallery(runs: Sequence[RunFolder], count: int, device: torch.device) -> Gallery:
-    """At most `count` pictures. Downloads nothing.
+    """The pictures of at most `count` validation images. Downloads nothing.
 
-    Several runs show the same images, each with the student of every run. The first run that has gains ranks them.
+    Several runs show the same images. Each picture has the students of all runs, but an image that is blurred differently in two
+    runs gives two pictures. The gains of one run choose and rank the images: the first run whose evaluation.csv gives gains.
     """
     ranked_by = next((run for run in runs if gains(run.images)), None)
     chosen = choose(gains(ranked_by.images), count) if ranked_by is not None else {}
     together = Gallery(ranked_by=ranked_by.label if ranked_by is not None and len(runs) > 1 else None)
     for place, run in enumerate(runs if count > 0 else ()):
         part = _of_run(run, chosen, count, device)
-        if not chosen:
+        if not chosen:  # no run has gains: later runs show the first run's images
             chosen = {picture.name: None for picture in part.pictures}
         if len(runs) > 1:
             part = _named(part, run.label, place, run is ranked_by)
@@ -119,8 +124,12 @@ def _named(part: Gallery, label: str, place: int, ranks: bool) -> Gallery:
 
 
 def _add(pictures: list[ShownImage], new: ShownImage, label: str) -> None:
-    """Adds `new` to `pictures`, or its student and teacher to the picture of the same image with the same blur. A teacher image
-    that is there already is not added. A different one is labelled with its run."""
+    """Adds `new` to `pictures`. If `pictures` has the same image with the same blur, only the student and the teacher of `new`
+    are added to that picture.
+
+    The teacher is left out if that picture has an equal teacher image. If that picture has a different one, the added teacher is
+    labelled with its run.
+    """
     for place, old in enumerate(pictures):
         if old.name == new.name and _same(old, new, "blurry") and _same(old, new, "sharp"):
             here = [layer for layer in old.layers if layer.role != "sharp"]
@@ -129,6 +138,7 @@ def _add(pictures: list[ShownImage], new: ShownImage, label: str) -> None:
             for layer in new.layers:
                 if layer.role == "teacher" and not any(_equal(layer.pixels, pixels) for pixels in known):
                     there.append(replace(layer, label=f"teacher of {label}" if known else "teacher"))
+            # old.layers[-1] is the sharp image.
             layers = sorted([*here, *there, old.layers[-1]], key=lambda layer: ORDER.index(layer.role))
             gain = old.gain if old.gain is not None else new.gain
             pictures[place] = replace(old, layers=layers, rank=old.rank or new.rank, gain=gain)
@@ -161,8 +171,8 @@ def _of_run(run: RunFolder, chosen: dict[str, str | None], count: int, device: t
 
 
 def _reason(error: Exception, device: torch.device) -> str | None:
-    """Why the pictures cannot be made again: too little memory, or an error of NOT_HERE. The report is right without them. None
-    for any other error, which is a bug of ours."""
+    """Why the pictures cannot be made again, in words: memory ran out, or the error is one of NOT_HERE. A report without these
+    pictures is still correct. None for any other error, because that is a bug in this project."""
     if is_out_of_memory(error):
         elsewhere = "" if device.type == "cpu" else "; --device cpu needs none of the GPU's"
         return f"there is not enough memory for them{elsewhere}"
@@ -215,7 +225,8 @@ def _student_file(run: RunFolder) -> Path:
 
 
 def _teacher_if_here(settings: TeacherConfig, device: torch.device, made: Gallery) -> Teacher | None:
-    """The run's teacher. None if the run has none, or if its weights are gone or cannot be read, which a note in `made` says."""
+    """The run's teacher. None if the run has no teacher. Also None if the teacher's weights are gone or cannot be read. A note in
+    `made` then says why."""
     try:
         if settings.weights in PUBLISHED and settings.mode != "none":
             _refuse_download(settings.weights)
@@ -241,6 +252,7 @@ def _from_row_pictures(run: RunFolder, count: int) -> list[ShownImage]:
         except ImageError as error:
             logger.warning("%s", error)
             continue
+        # n columns have n - 1 gaps between them. A picture of a run without a teacher has three columns.
         columns = (pixels.shape[1] + COLUMN_GAP) // (COLUMN_SIDE + COLUMN_GAP)
         roles = ORDER if columns == 4 else ("blurry", "student", "sharp")
         if columns != len(roles):

@@ -35,7 +35,7 @@ class RunFolder:
     unreadable_lines: int
     """The number of unreadable lines in metrics.jsonl. A half-written last line is not counted."""
     images: dict[str, dict[str, Score]] = field(default_factory=dict)
-    """The scores in evaluation.csv by image name and row, as in `Evaluation`."""
+    """The scores in evaluation.csv: {image name: {table row: score}}. The table rows are ROWS: blurry, teacher and student."""
 
     def of(self, kind: str) -> list[Record]:
         return [record for record in self.records if record["kind"] == kind]
@@ -46,18 +46,20 @@ class RunFolder:
 
     @property
     def total_steps(self) -> int | None:
-        """The total as of the last start; None in a folder of an earlier version, which did not record it."""
+        """The number of steps in the whole run, from its last `start` record. None if there is no such record, or if an earlier
+        version, which did not record the total, wrote it."""
         totals = [number(record, "total_steps") for record in self.of("start")]
         return int(totals[-1]) if totals and totals[-1] is not None else None
 
     @property
     def complete(self) -> bool:
+        # If the total is unknown, evaluation.csv decides: a run writes it at its end.
         total = self.total_steps
         return bool(self.images) if total is None else self.last_step >= total and bool(self.of("val") or self.images)
 
     def scores(self) -> tuple[dict[str, Score], int | None]:
-        """The mean scores of the last validation by row, and its step. If no validation is recorded, the means of evaluation.csv,
-        and None."""
+        """The mean scores in the last validation, {table row: score}, and its step. If no validation is recorded, the means of
+        evaluation.csv, and None."""
         validations = self.of("val")
         if validations:
             last = validations[-1]
@@ -93,7 +95,10 @@ def _name(folder: Path) -> str:
 
 
 def gains(images: dict[str, dict[str, Score]], row: str = "student") -> dict[str, float]:
-    """{image name: the row's PSNR minus the blurry input's, in dB}. Images whose gain is not finite are left out."""
+    """{image name: gain}: the PSNR of the table row `row` minus the PSNR of the blurry input, in dB.
+
+    Images whose gain is not finite are left out.
+    """
     scored = {
         name: scores[row].psnr - scores["blurry"].psnr for name, scores in images.items() if {row, "blurry"} <= scores.keys()
     }
@@ -116,7 +121,7 @@ def _read_metrics(path: Path) -> tuple[list[Record], int]:
         record = _record(line)
         if record is not None:
             records.append(record)
-        elif line.strip() and place < len(lines) - 1:  # the last line, without a line break, is half-written
+        elif line.strip() and place < len(lines) - 1:  # text after the last line break is half-written
             unreadable += 1
     return records, unreadable
 
@@ -131,6 +136,7 @@ def _record(line: str) -> Record | None:
     for old, new in RENAMED.items():
         if old in record:
             record[new] = record.pop(old)
+    # From 2**53 on, the page's script could not tell one step from the next.
     step = record.get("step")
     return record if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53 else None
 
@@ -138,12 +144,14 @@ def _record(line: str) -> Record | None:
 def _read_evaluation(path: Path) -> dict[str, dict[str, Score]]:
     if not path.is_file():
         return {}
+    # Image names may have bytes that are not UTF-8; `Evaluation.write_csv` writes these bytes as they are.
     reader = csv.DictReader(io.StringIO(path.read_bytes().decode(errors="surrogateescape"), newline=""))
     return dict(_scored(reader))
 
 
 def _scored(reader: csv.DictReader[str]) -> Iterator[tuple[str, dict[str, Score]]]:
-    """(image name, scores by row) of each line. A row without numbers was not evaluated and is left out."""
+    """(image name, {table row: score}) for each line of the file. A table row without numbers was not evaluated and is left
+    out."""
     for line in reader:
         scores = {}
         for row in ROWS:

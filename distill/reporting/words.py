@@ -105,6 +105,7 @@ def warnings(run: RunFolder) -> list[str]:
 def notes(run: RunFolder) -> list[str]:
     """Sentences about facts that a reader should know but need not worry about."""
     found = []
+    # A process that started at the last step has added no record of training.
     resumed = [record["step"] for record in run.of("start")[1:] if record["step"] < run.last_step]
     if resumed:
         steps = ", ".join(f"{step:,}" for step in resumed[:SHOWN_NAMES]) + (" ..." if len(resumed) > SHOWN_NAMES else "")
@@ -239,7 +240,7 @@ def _time(run: RunFolder, clock: Clock) -> str:
 
 def _short(count: int) -> str:
     for size, name in ((10**9, "billion"), (10**6, "million"), (10**3, "thousand")):
-        if count >= 0.9995 * size:  # three digits round it up to 1
+        if count >= 0.9995 * size:  # to three digits, 0.9995 of a unit is 1 of it
             return f"{count / size:.3g} {name}"
     return str(count)
 

@@ -44,7 +44,8 @@ def set_up_process(device: torch.device) -> None:
     """Changes settings of the whole process: on a CPU glibc keeps freed pages, for speed; cuDNN uses no TF32, for exactness."""
     if device.type == "cpu":
         _keep_freed_pages()
-    # A GPU computes in float32 only if half precision is not accurate enough, and TF32 has no more mantissa than fp16: ten bits.
+    # A GPU computes in float32 only if half precision is not accurate enough. TF32 would be no better: its mantissa has ten bits,
+    # as fp16's has. PyTorch allows TF32 by default in cuDNN's convolutions, but not in matrix products.
     torch.backends.cudnn.allow_tf32 = False
 
 
@@ -71,5 +72,5 @@ def _keep_freed_pages() -> None:
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_MMAP_MAX, 0)  # large blocks come from the heap too; a block of mmap's would be returned when it is freed
+        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # the heap shrinks only if more than 2 GiB at its end are free

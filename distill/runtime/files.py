@@ -18,8 +18,8 @@ from filelock import FileLock, Timeout
 from distill.errors import UserError
 
 LOCK = ".lock"
-# Matches the names that `_temporary` makes, and its former names, which held the file's whole name. It does not match every
-# hidden *.tmp, because other programs' files can lie here too.
+# Matches the names that `_temporary` makes, and those that it made in earlier versions, which held the file's whole name. It does
+# not match every hidden *.tmp, because other programs' files can lie here too.
 _TEMPORARY = re.compile(r"\..+\.\d+\.tmp", re.DOTALL)
 
 
@@ -28,8 +28,8 @@ class WriteError(UserError):
 
 
 def write_bytes(path: Path, data: bytes | memoryview, durable: bool = False, previous: Path | None = None) -> None:
-    """Writes a file, which appears whole or not at all. If `durable`, it survives a power cut. If `previous` is given, the file
-    that was there is renamed to it. A full disk leaves everything as it was. Raises WriteError."""
+    """Writes a file, which appears whole or not at all. If `durable`, it survives a power cut. If `previous` is given, the old
+    file at `path` is renamed to it. A full disk leaves everything as it was. Raises WriteError."""
     temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def write_bytes(path: Path, data: bytes | memoryview, durable: bool = False, pre
 
 def save_atomically(path: Path, content: Any, previous: Path | None = None) -> None:
     """Writes `content` with torch.save. A crash, a power cut or a full disk leaves the old file or the new one. If `previous` is
-    given, the old file is renamed to it. Raises WriteError."""
+    given, the old file is renamed to it; after a crash it may be there already, with no file at `path` yet. Raises WriteError."""
     # Saved to memory first: torch.save reports a full disk as a RuntimeError that does not mention the disk.
     file = io.BytesIO()
     torch.save(content, file)
@@ -75,7 +75,8 @@ def check_writable(path: Path) -> None:
 
 def _temporary(path: Path) -> Path:
     """The path of a hidden temporary file beside `path`. Its name is short, because the name of `path` may already have the
-    maximum length. It differs for every file, even if processes on two machines have the same process id."""
+    maximum length. It is made of the process id and a hash of `path`'s name: processes on two machines may have the same id and
+    write different files to one folder."""
     digest = hashlib.blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
     return path.with_name(f".{digest}.{os.getpid()}.tmp")
 
@@ -96,7 +97,7 @@ def append_bytes(path: Path, data: bytes) -> None:
     try:
         with path.open("ab", buffering=0) as file:
             before = file.tell()
-            if file.write(data) < len(data):
+            if file.write(data) < len(data):  # unbuffered, so a full disk shows as a short write
                 file.truncate(before)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     except OSError as error:

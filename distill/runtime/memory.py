@@ -11,8 +11,8 @@ _WORDS = re.compile(r"out of memory|(can't|cannot) allocate memory|not enough me
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out. Only CUDA has its own class in torch; other devices raise a RuntimeError whose
-    text says it."""
+    """Whether an error means that memory ran out. Only CUDA's error has a class of its own in torch; other devices raise a
+    RuntimeError whose text says it."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and _WORDS.search(str(error)) is not None

@@ -24,8 +24,8 @@ T = TypeVar("T")
 # torchrun sets these variables. A scheduler's own launcher may set them too.
 VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
-# How long the other ranks wait for a rank that downloads, compiles or has the larger share of a cache. They notice a dead process
-# at once, and torchrun notices a dead machine.
+# How long the other ranks wait for a rank that downloads, compiles or has more images of a cache to compute. They notice a dead
+# process at once, and torchrun notices a dead machine.
 PATIENCE = timedelta(hours=2)
 
 
@@ -47,6 +47,7 @@ class Ranks:
         if not all(name in os.environ for name in VARIABLES):
             return cls()
         rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        # A launcher other than torchrun may set no LOCAL_RANK. All processes are then taken to be on one machine.
         return cls(rank, count, int(os.environ.get("LOCAL_RANK", rank)))
 
     @property
@@ -56,7 +57,7 @@ class Ranks:
 
     @contextmanager
     def connected(self, device: torch.device) -> Iterator[None]:
-        """Joins the process group, and leaves it at the end of the block."""
+        """Joins the process group, and leaves it at the end of the block unless the block raises."""
         if self.count == 1:
             yield
             return
@@ -64,14 +65,15 @@ class Ranks:
             torch.cuda.set_device(device)
         store, rank, count = next(dist.rendezvous("env://"))
         if os.environ.get("LOCAL_WORLD_SIZE") == str(count):
-            # torchrun may keep its store when it restarts a run. The store then holds addresses of processes that are gone, and
-            # a new prefix hides them. Several machines would not agree on the prefix, because each counts its own restarts.
-            # docs/scaling-out.md has another remedy for them.
+            # All processes are on this machine. torchrun may keep its store, through which the processes find one another, when
+            # it restarts a run. The store then holds addresses of processes that are gone, and a new prefix hides them. Several
+            # machines would not agree on the prefix, because each counts its own restarts. docs/scaling-out.md has a remedy for
+            # them.
             store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=PATIENCE)
         yield
-        # Not in a `finally`: after an error NCCL would wait for ranks that are gone.
+        # After an error this must not run, as it would in a `finally`: NCCL would wait for ranks that are gone.
         dist.destroy_process_group()
 
     @contextmanager
@@ -89,7 +91,8 @@ class Ranks:
         return list(items[self.rank :: self.count])
 
     def turns(self, items: int) -> int:
-        """The largest number of items that any rank has if `items` are shared out."""
+        """The number of turns that `items` items take if each rank takes one item a turn. In the last turn some ranks may have
+        none."""
         return -(-items // self.count)
 
     def barrier(self) -> None:
@@ -124,7 +127,8 @@ class Ranks:
         return things[0]  # type: ignore[return-value]
 
     def all_reduce_mean(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Means over the ranks of 0-dimensional tensors on the device, all in one message. Raises RankGoneError."""
+        """Returns the mean of each value over the ranks. The values are 0-dimensional tensors on the device. All go in one
+        message, in float32. Raises RankGoneError."""
         if self.count == 1:
             return values
         means = torch.stack([value.float() for value in values.values()])
@@ -133,7 +137,8 @@ class Ranks:
         return dict(zip(values, (means / self.count).unbind(), strict=True))
 
     def all_reduce_mean_(self, tensors: Iterable[Tensor]) -> None:
-        """Replaces floating tensors by their means over the ranks, all in one message. Raises RankGoneError."""
+        """Replaces each floating-point tensor by its mean over the ranks, all in one message. Others, such as counters, stay as
+        they are. Raises RankGoneError."""
         floating = [tensor for tensor in tensors if tensor.is_floating_point()]
         if self.count == 1 or not floating:
             return

@@ -26,17 +26,20 @@ class Score:
 
 @dataclass
 class Evaluation:
-    """Scores by image name and row: `blurry`, `teacher` and `student` against the sharp image, and `student to teacher`."""
+    """Scores of several images. A table row names what is compared: `blurry`, `teacher` and `student` are each compared with the
+    sharp image, and `student to teacher` compares these two."""
 
     images: dict[str, dict[str, Score]] = field(default_factory=dict)
+    """{image name: {table row: score}}."""
     picture: Pixels | None = None
-    """Some of the images, each a row: blurry | student | teacher | sharp."""
+    """Some of the images, one below the other, each as blurry | student | teacher | sharp."""
 
     def mean(self, row: str) -> Score | None:
-        """The mean over all images; None if the row was not evaluated.
+        """A table row's mean PSNR and mean SSIM. None if the table row was not evaluated.
 
-        An image with infinite PSNR in any row is left out of every row's mean PSNR: one infinity would swamp it, and all rows
-        must average the same images. A blank page, which blur does not change, is such an image.
+        The mean SSIM is over all images. An image with infinite PSNR in any table row is left out of the mean PSNR of all table
+        rows: one infinite value would make a mean infinite, and all table rows must average the same images. A blank page, which
+        blur does not change, is such an image. If every image is left out, the mean PSNR is infinite.
         """
         scores = [image[row] for image in self.images.values() if row in image]
         if not scores:
@@ -46,7 +49,7 @@ class Evaluation:
         return Score(float(np.mean(psnrs or np.inf)), float(np.mean([s.ssim for s in scores])))
 
     def table(self) -> str:
-        """One line per evaluated row, such as `student  28.40  0.8449`: mean PSNR in dB and mean SSIM."""
+        """One line per evaluated table row, such as `student  28.40  0.8449`: mean PSNR in dB and mean SSIM."""
         lines = [f"{len(self.images)} validation images"]
         for row in ROWS:
             if (score := self.mean(row)) is not None:

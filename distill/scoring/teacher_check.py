@@ -21,7 +21,9 @@ class TeacherCheck:
     blurry_psnr: float
     teacher_psnr: float
     half_error: float | None
-    """RMS difference between half and full precision, divided by the RMS correction; None for a teacher in full precision."""
+    """How much half precision changes the teacher's correction: the RMS difference between its half-precision and full-precision
+    images, divided by the RMS difference between its full-precision images and the blurry ones. None for a teacher in full
+    precision."""
     finite: bool
 
     def complaint(self) -> str | None:
@@ -43,12 +45,12 @@ class TeacherCheck:
 
 # Measured with the embedded teacher on photographs: fp16 0.7 %, bf16 5.8 %.
 MAX_HALF_ERROR = 0.05
-# Upper limit of an image's PSNR. A blank page has infinite PSNR, which would swamp the mean.
+# Upper limit of an image's PSNR. A blank page, which blur does not change, has infinite PSNR, and would make the mean infinite.
 LOSSLESS_DB = 120.0
 
 
 def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> TeacherCheck:
-    """Measures the teacher on (blurry, sharp) pairs, (1, 3, H, W) each, which are on the teacher's device."""
+    """Measures the teacher on pairs (blurry, sharp). Both tensors are (1, 3, H, W) in [0, 1] on the teacher's device."""
     finite = True
     blurry_db: list[float] = []
     teacher_db: list[float] = []
@@ -68,5 +70,6 @@ def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> T
 
 
 def _in_full_precision(teacher: Teacher, blurry: Tensor) -> Tensor:
+    """The teacher's output, computed in float32. The weights stay as the lower precision rounded them."""
     with torch.no_grad():
         return copy.deepcopy(teacher.network).float()(blurry).clamp(0, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
@@ -21,13 +20,12 @@ from distill.runtime.ranks import Ranks
 from distill.scoring.evaluation import DISTANCE, Evaluation, Score, score
 from distill.synthesis.eight_bit import to_uint8
 
-logger = logging.getLogger(__name__)
 COLUMN_SIDE = 256
 
 
 @dataclass
 class _Part:
-    """What one rank has evaluated: `scores` and `rows` by the image's index, `skipped` by path."""
+    """What one rank has evaluated: `scores` and the picture's `rows` by the image's index, `skipped` by path."""
 
     scores: dict[int, tuple[str, dict[str, Score]]] = field(default_factory=dict)
     rows: dict[int, Pixels] = field(default_factory=dict)
@@ -41,8 +39,8 @@ class Validation:
     def __init__(
         self, config: Config, teacher: Teacher | None, device: torch.device, ranks: Ranks | None = None, distance: bool = False
     ) -> None:
-        """`distance`: also score the student against the teacher. Only the first evaluation can do this, because the teacher's
-        pictures are not kept. Raises FileNotFoundError and ImageError if the images are not as the config says."""
+        """`distance`: also score the student against the teacher. Only the first evaluation can do this, because the images that
+        the teacher restored are not kept. Raises FileNotFoundError and ImageError if the images are not as the config says."""
         self.config, self.teacher, self.device, self.ranks = config, teacher, device, ranks or Ranks()
         self.distance = distance
         self.dataset = ValidationImages(config)
@@ -81,8 +79,9 @@ class Validation:
 
     @torch.no_grad()
     def evaluate(self, student: nn.Module, pause: Callable[[], None] = lambda: None) -> Evaluation:
-        """Scores a copy of the student. Each rank scores its share of the images and returns the scores of all. `pause` is called
-        before each image, equally often on every rank, and may raise."""
+        """Scores a copy of the student. Each rank scores its share of the images, and returns the scores of all images. `pause`
+        is called before each image and may raise. It may also communicate between ranks: every rank calls it equally often, even
+        if a rank has one image fewer."""
         part, student = _Part(), inference_copy(student)
         for turn in range(self.ranks.turns(len(self.dataset))):
             pause()
@@ -108,8 +107,8 @@ class Validation:
         if self.distance and by_teacher is not None:
             scores[DISTANCE] = score(restored, by_teacher)
         part.scores[index] = name, scores
-        # If a file can no longer be read, a later image could take its row. That image's teacher column was not kept, so its row
-        # would be shorter than the others.
+        # Teacher columns are kept only for images that got a row in the first evaluation. If such an image cannot be read in a
+        # later evaluation, its row is free. An image without a teacher column must not take it: its row would lack a column.
         kept = self.teacher is None or name in self._teacher_columns
         if kept and len(part.rows) < self.config.eval.samples:
             teachers = [self._teacher_columns[name]] if self.teacher is not None else []
@@ -119,7 +118,8 @@ class Validation:
     def _score_unchanging(
         self, name: str, blurry: Tensor, reference: Pixels, rows: int
     ) -> tuple[dict[str, Score], Pixels | None]:
-        """The scores of blurry input and teacher, and the teacher's picture if this call computed them, else None."""
+        """The scores of blurry input and teacher, and the image that the teacher restored. That image is None if there is no
+        teacher, or if an earlier call computed the scores. `rows` is the number of picture rows made before this image."""
         restored = None
         if name not in self._unchanging:
             self._unchanging[name] = {"blurry": score(to_pixels(blurry), reference)}

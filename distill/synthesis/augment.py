@@ -18,6 +18,8 @@ CHANNEL_ORDERS = tuple(itertools.permutations(range(3)))  # the first is the ide
 
 def draw(config: AugmentConfig, rng: np.random.Generator) -> dict[str, float]:
     """The random numbers of one sample."""
+    # Numbers are drawn even for augmentations that are off, so that switching one off does not change the others. The channel
+    # order is drawn last because it is drawn only if it is needed.
     horizontal, vertical, turns, shuffle = rng.random(), rng.random(), int(rng.integers(4)), rng.random()
     return {
         "augment.flip_horizontal": float(config.flip and horizontal < 0.5),
@@ -30,20 +32,21 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> dict[str, float]:
 
 
 def augment(images: list[Tensor], config: AugmentConfig, draws: dict[str, Tensor]) -> list[Tensor]:
-    """Augments tensors, each (B, 3, P, P) in [0, 1]. A sample gets the same transform in every tensor. Photometric changes are
-    rounded to 8 bits again. `draws` are (B,) on the CPU."""
+    """Augments tensors, each (B, 3, P, P) in [0, 1]. A sample gets the same transform in every tensor. After each change of
+    gamma or brightness, the image is rounded to 8 bits again. `draws` are (B,) on the CPU."""
     return [_photometric(_geometric(image, config, draws), config, draws) for image in images]
 
 
 def _geometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor]) -> Tensor:
     def rows(key: str, value: int = 1) -> Tensor:
+        """(B, 1, 1, 1) bool: the samples that drew this value."""
         return (draws[f"augment.{key}"] == value).to(image.device, non_blocking=True)[:, None, None, None]
 
     if config.flip:
         image = torch.where(rows("flip_horizontal"), kornia.geometry.transform.hflip(image), image)
         image = torch.where(rows("flip_vertical"), kornia.geometry.transform.vflip(image), image)
     if config.rotate:
-        # Not kornia's warp, which interpolates: a quarter turn only moves pixels.
+        # torch.rot90 only moves pixels. kornia's rotation would interpolate them. Three turns are made as one turn, then two.
         image = torch.where(rows("quarter_turns", 1) | rows("quarter_turns", 3), torch.rot90(image, 1, (-2, -1)), image)
         image = torch.where(rows("quarter_turns", 2) | rows("quarter_turns", 3), torch.rot90(image, 2, (-2, -1)), image)
     return image
@@ -55,7 +58,8 @@ def _photometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor])
         image = image.gather(1, orders[:, :, None, None].expand_as(image))
     gamma, brightness = (draws[f"augment.{key}"].float().to(image.device, non_blocking=True) for key in ("gamma", "brightness"))
     if config.gamma != (1.0, 1.0):
-        image = quantize(kornia.enhance.adjust_gamma(image, gamma, torch.ones_like(gamma)))  # a float gain would stall the host
+        # The gain is a tensor: kornia would copy a float to the device, and the host would wait for the copy.
+        image = quantize(kornia.enhance.adjust_gamma(image, gamma, torch.ones_like(gamma)))
     if config.brightness != (0.0, 0.0):
         image = quantize(kornia.enhance.adjust_brightness(image, brightness))
     return image

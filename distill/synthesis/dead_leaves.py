@@ -14,9 +14,9 @@ Floats = NDArray[np.float32]
 
 # Leaves are drawn at twice the size and averaged. This antialiases edges, as a camera's pixels do.
 SUPERSAMPLING = 2
-# Total area of the leaves, as a multiple of the area they fall on. About 0.2 % of it should stay bare and show the ground.
+# Total area of the leaves, as a multiple of the area they fall on. About 0.2 % of that area, exp(-6), should stay bare ground.
 COVERS = 6
-# This limit leaves more ground bare in large images of small leaves.
+# At most this many leaves fall. In a large image of small leaves they are not enough for COVERS, and more ground stays bare.
 MAX_LEAVES = 1500
 
 
@@ -25,7 +25,7 @@ def dead_leaves(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     canvas = side * SUPERSAMPLING
     leaf = _draw_leaves(canvas, rng)
     image = _paint(leaf, rng)
-    # The mean of each cell. numpy's mean over two axes takes four times as long.
+    # The mean of each cell of SUPERSAMPLING x SUPERSAMPLING pixels. numpy's mean over two axes takes four times as long.
     offsets = range(SUPERSAMPLING)
     image = np.add.reduce([image[y::SUPERSAMPLING, x::SUPERSAMPLING] for y in offsets for x in offsets]) / SUPERSAMPLING**2
     return (image.clip(0, 1) * 255 + 0.5).astype(np.uint8)
@@ -33,21 +33,23 @@ def dead_leaves(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 def _draw_leaves(canvas: int, rng: np.random.Generator) -> NDArray[np.int32]:
     """The number of the topmost leaf at each pixel, (canvas, canvas). 0 is the ground."""
+    # The smallest and largest radius of this image's leaves, in pixels of the canvas, and the mean area of the leaves.
     smallest = SUPERSAMPLING * np.exp(rng.uniform(np.log(1.0), np.log(8.0)))
     largest = max(canvas * rng.uniform(0.3, 0.8), 2 * smallest)
     mean_area = 2 * np.pi * np.log(largest / smallest) / (smallest**-2 - largest**-2)
-    margin = canvas / 4
+    margin = canvas / 4  # centres also lie beside the canvas, up to this distance: their leaves can reach into it
     count = int(min(MAX_LEAVES, COVERS * (canvas + 2 * margin) ** 2 / mean_area))
 
     # Radii with density proportional to r**-3, by inversion of the distribution function.
     radius = (smallest**-2 - rng.random(count) * (smallest**-2 - largest**-2)) ** -0.5
     centre = rng.uniform(-margin, canvas + margin, (count, 2))
     angle = rng.uniform(0, 2 * np.pi, count)
-    stretch = np.exp(rng.normal(0, 0.35, count))
+    stretch = np.exp(rng.normal(0, 0.35, count))  # a leaf is this much longer and this much narrower, with the same area
     corners = rng.choice([3, 4, 4, 5, 6, 24], count)  # 24 corners pass for an ellipse
 
     # Half of the leaves fall beside the canvas and are not drawn. The outlines of the others are computed together for all leaves
-    # with the same number of corners: one by one, they would take most of the time.
+    # with the same number of corners: leaf by leaf, the outlines would take most of the time. No leaf reaches farther from its
+    # centre than `reach`.
     reach = (radius * np.maximum(stretch, 1 / stretch))[:, None] + 1
     lands = ((centre > -reach) & (centre < canvas + reach)).all(axis=1)
     outlines: dict[int, list[float]] = {}
@@ -78,9 +80,11 @@ def _paint(leaf: NDArray[np.int32], rng: np.random.Generator) -> Floats:
     tone = rng.uniform(0.5 * contrast, 1 - 0.5 * contrast) + rng.normal(0, 0.06, 3)
     colour = tone + contrast * (rng.beta(0.9, 0.9, (count, 1)) - 0.5 + rng.normal(0, 0.09, (count, 3)))
 
+    # Shading: each leaf has a brightness gradient of its own, which is 0 at the centre of the canvas.
     shading = rng.normal(0, 0.5 / canvas, (count, 2)).astype(np.float32)
     shade = shading[:, 0].take(leaf) * (x - canvas / 2) + shading[:, 1].take(leaf) * (y - canvas / 2)
 
+    # Grating: 30 % of the leaves have parallel stripes, with a period of 2.5 to 24 pixels of the final image.
     period = SUPERSAMPLING * np.exp(rng.uniform(np.log(2.5), np.log(24.0), count))
     direction = rng.uniform(0, 2 * np.pi, count)
     wave = np.stack([np.cos(direction), np.sin(direction)]) * (2 * np.pi / period)
@@ -89,6 +93,7 @@ def _paint(leaf: NDArray[np.int32], rng: np.random.Generator) -> Floats:
     depth = (rng.random(count) < 0.3) * rng.uniform(0.02, 0.25, count)
     grating = depth.astype(np.float32).take(leaf) * np.sin(wave[0].take(leaf) * x + wave[1].take(leaf) * y + phase.take(leaf))
 
+    # Grain: noise at two scales, one and three pixels of the final image. A leaf has each with probability 0.45.
     roughness = ((rng.random((2, count)) < 0.45) * rng.exponential(0.06, (2, count))).astype(np.float32)
     grain = sum(roughness[i].take(leaf) * _noise(canvas, cell, rng) for i, cell in enumerate((SUPERSAMPLING, 3 * SUPERSAMPLING)))
 
@@ -97,7 +102,8 @@ def _paint(leaf: NDArray[np.int32], rng: np.random.Generator) -> Floats:
 
 
 def _noise(canvas: int, cell: int, rng: np.random.Generator) -> Floats:
-    """Noise, (canvas, canvas), with unit variance at the centres of cell x cell pixels, and smooth between the centres."""
+    """Smooth Gaussian noise, (canvas, canvas). The canvas is divided into cells of `cell` x `cell` pixels. One value of unit
+    variance is drawn for the centre of each cell, and the pixels between the centres are interpolated."""
     cells = canvas // cell + 2
     image = Image.fromarray(rng.standard_normal((cells, cells), dtype=np.float32))
     return np.asarray(image.resize((cells * cell, cells * cell), Image.Resampling.BICUBIC))[:canvas, :canvas]

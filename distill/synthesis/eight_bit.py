@@ -17,5 +17,6 @@ def quantize(image: Tensor) -> Tensor:
 
 
 def to_uint8(image: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> uint8, clamped and rounded by `quantize` as every network's input is."""
+    """(B, 3, H, W) in [0, 1] -> uint8. `quantize` clamps and rounds, as it does when a network's input is made. The second
+    rounding only turns the multiples of 1/255 into whole numbers."""
     return (quantize(image.float()) * 255).round().byte()

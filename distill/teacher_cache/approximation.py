@@ -1,4 +1,9 @@
-"""How far a cached target is from the target that online mode would compute for the same augmented patch."""
+"""Measures how far the teacher images of mode `cached` are from those of mode `online`.
+
+Mode `online` augments the blurry image first, and the teacher restores the result. Mode `cached` reads the teacher's image of the
+whole blurry image, and augments that. The two differ, because the teacher does not commute with crops, flips and rotations, and
+because the cache is 8-bit.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +23,12 @@ from distill.teacher_cache.store import TeacherCache
 def measure_approximation(
     teacher: Teacher, cache: TeacherCache, images: Sequence[ImageFile], patch: int, device: torch.device
 ) -> dict[str, tuple[float, float]]:
-    """{augmentation: (error of the cached target, error of the blurry patch)}, both against the online target.
+    """{augmentation: (error of the cached teacher image, error of the blurry image)}. The augmentation is applied to both. The
+    reference is the teacher's output for the augmented blurry image, as in mode `online`.
 
-    An error is the mean over images of the mean squared error, of values in [0, 1]. The blurry patch's error gives the scale.
-    Crops are taken from the centre. An image has no crop if a side is below `patch` or both equal it. Raises ImageError.
+    An error is the mean squared error of values in [0, 1], averaged over the images. The blurry image's error gives the scale: it
+    is the size of the teacher's own correction. Crops are patch x patch pixels from the centre. An image is not cropped if a side
+    is below `patch`, or if both sides equal it. Raises ImageError.
     """
     errors: dict[str, list[tuple[float, float]]] = {}
     for image in images:

@@ -13,7 +13,8 @@ State = Literal["valid", "touched", "missing", "changed", "damaged"]
 
 @dataclass
 class Differences:
-    """Image stems, listed by what is wrong with their teacher image. An unchanged cache has only empty lists."""
+    """Image stems (paths below the folder, without suffix), listed by what is wrong with their teacher image. If nothing changed,
+    all lists are empty."""
 
     missing: list[str] = field(default_factory=list)
     """Never computed, or deleted."""
@@ -24,7 +25,8 @@ class Differences:
     removed: list[str] = field(default_factory=list)
     """The image is no longer among the inputs."""
     touched: list[str] = field(default_factory=list)
-    """Valid, but a file's time is not the manifest's, as after a copy. Each comparison then costs a checksum."""
+    """Valid, but a file's modification time is not the one in the manifest, as after a copy. Until `TeacherCache.restamp` records
+    the new time, every comparison must checksum the image's files."""
 
     @property
     def to_compute(self) -> list[str]:

@@ -43,6 +43,7 @@ def restore(teacher: Teacher, images: Tensor, tile: int, device: torch.device) -
     if images.shape[-2] * images.shape[-1] <= tile * tile:
         restored = on_device(images)
     else:
+        # Tiles are put together in the CPU's memory, so that the device never holds a whole large image.
         restored = torch.cat([apply_in_tiles(lambda part: on_device(part).cpu(), image[None], tile) for image in images])
     return to_uint8(restored).cpu(), restored.isfinite().flatten(1).all(dim=1).tolist()
 
@@ -67,6 +68,7 @@ def fill(
     with ThreadPoolExecutor(WRITERS) as writers, closing(load(BlurryImages(images), workers, batch_size=None)) as inputs:
         for group in group_by_size(inputs, tile):
             writes.extend(writers.submit(write, result) for result in restore_group(teacher, group, tile, device))
+            # Yields what is written already, and waits for a write only if too many images are queued in memory.
             while len(writes) > MAX_QUEUED_WRITES or (writes and writes[0].done()):
                 yield writes.popleft().result()
         while writes:
@@ -96,7 +98,8 @@ def restore_group(teacher: Teacher, group: Sequence[BlurryImage], tile: int, dev
 
 
 def store_result(cache: TeacherCache, result: _Result) -> Entry:
-    """Writes the teacher's image, if there is one. Returns its line, which the caller appends. Raises WriteError."""
+    """Writes the teacher's image, if there is one. Returns the input's manifest line, which the caller appends to the manifest.
+    Raises WriteError."""
     stem, stamp = result.source.image.stem, result.source.stamp
     if result.pixels is None:
         return Entry(stem=stem, blurry=stamp, unreadable=result.unreadable)

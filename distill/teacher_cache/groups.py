@@ -12,7 +12,8 @@ from distill.data.pixels import Pixels
 from distill.data.triplets import ImageFile
 from distill.teacher_cache.manifest import Stamp
 
-# Images wait for others of their size. If more than this many tiles' worth of pixels wait, the largest group is yielded.
+# Images wait for others of their size, until their group is full. All waiting images may have this many times tile x tile pixels.
+# If they have more, the group with the most pixels is yielded although it is not full.
 MAX_WAITING_TILES = 64
 
 
@@ -23,7 +24,8 @@ class BlurryImage:
     image: ImageFile
     stamp: Stamp
     pixels: Pixels | None
-    """None if the file cannot be read. Not a tensor: a waiting tensor from a loader worker would hold a file descriptor."""
+    """None if the file cannot be read. An array, because a tensor from a loader worker lies in shared memory, and keeps a file
+    descriptor open for as long as the image waits for its group."""
     unreadable: str | None = None
 
 
@@ -52,8 +54,8 @@ def read_input(image: ImageFile) -> BlurryImage:
 
 
 def group_by_size(inputs: Iterator[BlurryImage], tile: int) -> Iterator[list[BlurryImage]]:
-    """Groups of images of one size, with at most tile x tile pixels in total. A larger image and an unreadable image each form
-    a group alone."""
+    """Yields groups of images of equal height and width. The images of a group have at most tile x tile pixels together. An image
+    with more pixels forms a group alone, and so does an unreadable image."""
     waiting: dict[tuple[int, ...], list[BlurryImage]] = {}
     waiting_pixels = 0
     for source in inputs:
@@ -65,7 +67,7 @@ def group_by_size(inputs: Iterator[BlurryImage], tile: int) -> Iterator[list[Blu
         group = waiting.setdefault(size, [])
         group.append(source)
         waiting_pixels += pixels
-        if (len(group) + 1) * pixels > tile * tile:
+        if (len(group) + 1) * pixels > tile * tile:  # one more image would not fit
             waiting_pixels -= len(group) * pixels
             yield waiting.pop(size)
         elif waiting_pixels > MAX_WAITING_TILES * tile * tile:

@@ -18,8 +18,8 @@ from distill.teacher_cache.store import TeacherCache, read_checked
 class OnlineFiller:
     """Completes batches while training, so that the first epoch fills the cache.
 
-    Images are restored one by one. The bits of a target then do not depend on the batch that first asks for it, and a run that
-    was stopped and resumed gives the same result.
+    Images are restored one by one. The bits of a teacher image then do not depend on the batch that first needs it, and a run
+    that was stopped and resumed gives the same result.
     """
 
     def __init__(self, cache: TeacherCache, teacher: Teacher, tile: int, patch: int, device: torch.device) -> None:
@@ -27,7 +27,8 @@ class OnlineFiller:
         self.computed: dict[str, Entry] = {}
 
     def complete(self, batch: Batch) -> None:
-        """Adds the missing teacher images to `batch.teacher`, in place. Raises ImageError and WriteError."""
+        """Fills the missing teacher patches into `batch.teacher`, in place. Computes and stores the whole teacher image first if
+        necessary. Raises ImageError and WriteError."""
         for index, missing in batch.uncached.items():
             assert batch.teacher is not None
             pixels = self._stored(missing.image)
@@ -39,7 +40,7 @@ class OnlineFiller:
     def _stored(self, image: ImageFile) -> Pixels | None:
         """The stored teacher image, if this filler computed it. None if it did not, or if the file was damaged since.
 
-        A loader worker may have looked for the image before it was computed.
+        Loader workers read ahead. A batch therefore lacks a teacher image that was computed after the worker looked for it.
         """
         entry = self.computed.get(image.stem)
         if entry is None or entry.output is None:

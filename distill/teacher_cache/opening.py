@@ -34,8 +34,8 @@ def open_for_training(
     """The cache of mode `cached`, compared with the configuration, and its filler.
 
     The filler is None unless `teacher.on_missing` is `compute` and the cache is a PNG cache with a manifest. Call this under
-    `cache_lock`. Raises CacheError if the cache is of another teacher or of other images, ImageError if two bare files have the
-    same stem, and WriteError.
+    `cache_lock`. Raises CacheError if another teacher made the cache, or if it does not match `images` and there is no filler;
+    ImageError if a cache without a manifest has two files of the same stem (path without suffix); and WriteError.
     """
     compute = settings.on_missing == "compute"
     cache, identity = TeacherCache(settings.cache, recompute=compute), identify(teacher)

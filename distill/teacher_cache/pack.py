@@ -1,4 +1,5 @@
-"""Packs a PNG cache into shards. They hold the same triplets, which can be read without decoding."""
+"""Packs a PNG cache into shards: safetensors files that hold the pixels of many triplets (sharp, blurry and teacher image).
+Reading a triplet from a shard needs no decoding."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from distill.teacher_cache.store import TeacherCache
 
 @dataclass(frozen=True)
 class _Packable:
-    """An image's line without its shard, and its pixels."""
+    """What is packed of one image: its manifest line, which does not name a shard yet, and its triplet."""
 
     entry: Entry
     triplet: Triplet | None
-    """None if there is no teacher's image to pack."""
+    """None if there is no teacher image to pack. The shard then holds nothing of the image, and only its line is written."""
     damaged: str | None = None
     """Why the cache cannot give this triplet, although the input images can be read."""
 
@@ -49,8 +50,9 @@ class _Packables(Dataset[_Packable]):
         except ImageError as error:
             complaint = str(error)
         try:
-            image.read()
+            image.read()  # tells a bad input, which is recorded in the line, from a bad teacher image, which stops packing
         except ImageError as error:
+            # Whoever reads the line puts the blurry file's path before the reason. Another file's path must be in the reason.
             reason = error.reason if error.path == image.blurry else str(error)
             return _Packable(entry.model_copy(update={"unreadable": reason}), None)
         return _Packable(entry, None, damaged=complaint)

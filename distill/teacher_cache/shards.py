@@ -1,7 +1,8 @@
 """Packed triplets: blurry, sharp and teacher pixels together in safetensors shards. Reading a sample costs one copy out of a
 memory map instead of decoding three PNGs.
 
-A shard is an ordinary safetensors file with tensors `STEM/sharp`, `STEM/blurry` and `STEM/teacher`, each (H, W, 3) uint8.
+A shard is an ordinary safetensors file that holds many triplets: for each image the tensors `STEM/sharp`, `STEM/blurry` and
+`STEM/teacher`, each (H, W, 3) uint8. STEM is the image's path below its folder, without suffix.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from distill.data.image_files import ImageError
 from distill.data.triplets import Triplet
 from distill.runtime.files import write_bytes
 
-# A million triplets of 512x512 pixels then take 18 000 shards, and one shard is easily collected in memory.
+# A shard is written when its pixels reach this size. A million triplets of 512x512 pixels then take 18 000 shards, and one shard
+# is easily collected in memory.
 SHARD_BYTES = 128 * 2**20
 SHARDS = "[0-9]" * 6 + ".safetensors"
 
@@ -45,7 +47,7 @@ def read_triplet(path: Path, stem: str) -> Triplet:
         status = path.stat()
         shard = _open(path, status.st_mtime_ns, status.st_ino)
         tensors = {kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in ("sharp", "blurry", "teacher")}
-    except Exception as error:  # noqa: BLE001 (a dtype that numpy lacks raises whatever the lookup raises)
+    except Exception as error:  # noqa: BLE001 (for a dtype that numpy lacks, the error's type varies)
         reason = " ".join(str(error).split())[:200]
         raise ImageError(f"{stem} cannot be read from this shard: {reason}", path) from None
     shapes = {tensor.shape for tensor in tensors.values()}
@@ -66,8 +68,9 @@ def checksum(triplet: Triplet) -> int:
 @lru_cache(maxsize=64)
 def _open(path: Path, mtime_ns: int, inode: int) -> Any:
     # Shards stay open: reading a shard's header for every sample would cost more than reading the sample.
-    # The cache key has the time and the inode, so that a rewritten shard is opened again. File clocks are too coarse by
-    # themselves, and no new file gets the inode of an open file.
+    # lru_cache's key has the time and the inode, so that a rewritten shard is opened again. The time alone would not do: file
+    # clocks are coarse, and two writes can get the same time. The inode differs for certain, because the old file is still open
+    # here, and no new file gets the inode of an open file.
     return safe_open(path, framework="numpy")
 
 

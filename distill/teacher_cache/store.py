@@ -32,13 +32,14 @@ from distill.teacher_cache.shards import SHARDS, checksum, read_triplet
 
 
 class TeacherCache:
-    """A folder of teacher images: PNG files or packed shards with a manifest, or bare files without a manifest, such as the
+    """A folder of teacher images, in one of three forms: PNG files with a manifest; shards with a manifest, each of which packs
+    many triplets of sharp, blurry and teacher image; or bare files, which are image files without a manifest, such as the
     original project wrote."""
 
     def __init__(self, folder: str | Path, recompute: bool = False) -> None:
-        """If `recompute`, an image without a valid teacher image is read without it, so that it can be computed. Otherwise
-        reading the image raises. Raises CacheError if the manifest cannot be understood, and ImageError if two bare files have
-        the same stem."""
+        """If `recompute`, `read` returns a triplet without a teacher image where that image is missing or damaged, so that the
+        caller can compute it. If not, `read` raises ImageError there. The constructor raises CacheError if the manifest cannot be
+        understood, and ImageError if two bare files have the same stem (path below the folder, without suffix)."""
         self.folder = Path(folder)
         self.manifest = Manifest(self.folder)
         self.recompute = recompute
@@ -74,8 +75,9 @@ class TeacherCache:
     def compare(
         self, images: Sequence[ImageFile], thorough: bool = False, advance: Callable[[], object] = lambda: None
     ) -> Differences:
-        """Finds what is wrong with the teacher images of `images`. Files with the manifest's size and time are trusted unless
-        `thorough`. All other files are checksummed. `advance` is called after each image. A bare file only has to exist."""
+        """Finds what is wrong with the teacher images of `images`. An image is trusted if all its files have the size and time in
+        the manifest. The files of all other images are checksummed. If `thorough`, no image is trusted. `advance` is called after
+        each image. In a cache of bare files, a file only has to exist, and `advance` is not called."""
         found = Differences()
         if self.bare is not None:
             found.missing = [image.stem for image in images if image.stem not in self.bare]
@@ -102,11 +104,12 @@ class TeacherCache:
         return entry is not None and all(stamp.looks_like(path) for path, stamp in self._files_of(image, entry))
 
     def _checksum(self, image: ImageFile) -> State:
+        """The state of an image, found by reading and checksumming its files."""
         entry = self.manifest.entries.get(image.stem)
         if entry is None:
             return "missing"
         files = self._files_of(image, entry)
-        inputs = files if entry.output is None else files[:-1]
+        inputs = files if entry.output is None else files[:-1]  # the output is the last of the files
         if not all(stamp.equals(path) for path, stamp in inputs):
             return "changed"
         if entry.output is not None and not self.path_of(entry).exists():
@@ -116,6 +119,7 @@ class TeacherCache:
         return "valid" if all(stamp.looks_like(path) for path, stamp in files) else "touched"
 
     def _holds(self, entry: Entry, output: Stamp) -> bool:
+        """Whether the entry's file still holds what was written: for a PNG the whole file, for a shard this image's triplet."""
         if entry.shard is None:
             return output.equals(self.path_of(entry))
         try:
@@ -137,6 +141,8 @@ class TeacherCache:
         if self.storage == "safetensors":
             advice = f"set teacher.cache to the PNG cache it was packed from, and run distill.cache --pack {self.folder} again"
             raise CacheError(f"{self.folder}: {complaint}; {advice}")
+        # The plain command does not read a file whose size and time are as recorded, and does not remove teacher images. So it
+        # may not see what a thorough comparison found.
         raise CacheError(f"{self.folder}: {complaint}", mend="--repair" if found.removed or thorough else "")
 
     def restamp(self, images: Sequence[ImageFile]) -> None:
@@ -175,8 +181,8 @@ class TeacherCache:
             self.manifest.entries.pop(stem, None)
 
     def read(self, image: ImageFile) -> Triplet:
-        """The triplet of one image, with its checksums verified unless it is bare. Comes without the teacher image if that is to
-        be computed. Raises ImageError."""
+        """Reads the triplet of one image, and verifies the checksums that the manifest has. Bare files have none. With
+        `recompute`, a triplet whose teacher image is missing or damaged is returned without it. Raises ImageError."""
         if self.bare is not None:
             triplet = image.read()
             return self._with_teacher(image, triplet, read_image(self.bare[image.stem]), self.bare[image.stem])
@@ -220,8 +226,8 @@ class TeacherCache:
 
 
 def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> None:
-    """Begins a new cache in a folder. Removes only the files that a cache of `images` wrote there, and keeps all others. Does
-    nothing if the folder has no manifest."""
+    """Empties a PNG cache and writes the new header. Removes the PNGs of the stems in the old manifest and of the stems of
+    `images`, and keeps all other files. Does nothing if the folder has no manifest."""
     lines = folder / LINES
     if not lines.exists() and not (folder / HEADER).exists():
         return
@@ -255,7 +261,8 @@ def _bare_files(folder: Path) -> dict[str, Path] | None:
 
 
 def read_checked(path: Path, stamp: Stamp, otherwise: str) -> bytes:
-    """A file's bytes. Raises ImageError if they do not match the stamp; the message then begins with `otherwise`."""
+    """A file's bytes. Raises ImageError if they cannot be read, or if they do not match the stamp. In the second case the error's
+    reason begins with `otherwise`."""
     try:
         data = path.read_bytes()
     except OSError as error:

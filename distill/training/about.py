@@ -21,10 +21,11 @@ UNKNOWN = "not known; ask whoever trained these weights"
 
 
 def about_training(config: Config, step: int, stage: str, evaluation: Evaluation | None = None) -> dict[str, str | int | float]:
-    """The `about` entries of a student after `step` updates, the last one in `stage`.
+    """The `about` entries of a student after `step` updates. `stage` is the stage of the last update.
 
-    They are the entries of `about_config`, `step` and `stage`. An `evaluation` of this student adds `validation_images` (their
-    number) and the mean PSNR in dB and SSIM of each row, such as `validation_student_psnr`.
+    They are the entries of `about_config`, `step` and `stage`. An `evaluation` of this student adds the number of images as
+    `validation_images`, and the mean PSNR in dB and the mean SSIM of blurry input, teacher and student, such as
+    `validation_student_psnr`.
     """
     about = about_config(config) | {"step": step, "stage": stage}
     if evaluation is not None:
@@ -72,8 +73,8 @@ def licence(weights: str) -> str:
 def about_file(weights: Path, model: nn.Module, said: About) -> dict[str, str | int | float]:
     """The `about` entries of a file's network: the file's own entries, `said`, if it has any.
 
-    Otherwise `weights_licence` if the weights are recognised. Otherwise the entries of the run folder's configuration if it
-    describes this network. Otherwise {}. Raises ConfigError if that configuration cannot be read.
+    Otherwise `weights_licence` if `licence_note` recognises the weights. Otherwise the entries of the configuration in the file's
+    folder, if that configuration describes this network. Otherwise {}. Raises ConfigError if the configuration cannot be read.
     """
     if said:
         return dict(said)

@@ -30,6 +30,7 @@ from distill.training.state import TrainingState, continue_optimizer, new_traini
 
 logger = logging.getLogger(__name__)
 
+# Number of validation images on which the teacher is checked.
 CHECK_IMAGES = 4
 
 
@@ -55,8 +56,8 @@ class Run:
 
 
 def check_shares(config: Config, ranks: Ranks) -> None:
-    """Raises ConfigError if the batch cannot be divided among the ranks and `optimizer.accumulate` parts, or if several ranks
-    would fill a teacher cache while training."""
+    """Raises ConfigError if the batch cannot be divided evenly among the ranks, and each rank's share into `optimizer.accumulate`
+    equal parts, or if several ranks would fill a teacher cache while training."""
     batch, accumulate = config.data.batch, config.optimizer.accumulate
     if batch % (ranks.count * accumulate):
         parts = f" in {accumulate} parts (optimizer.accumulate)" if accumulate > 1 else ""
@@ -69,7 +70,7 @@ def check_shares(config: Config, ranks: Ranks) -> None:
 
 
 def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) -> Run:
-    """Builds and checks the run. `begins`: the run resumes from no checkpoint, and `student.init` is loaded if it is set.
+    """Builds and checks the run. `begins`: there is no checkpoint to resume from. `student.init`, if set, is loaded only then.
 
     Raises UserError, FileNotFoundError and WeightsError for what the user can mend.
     """
@@ -94,7 +95,8 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) 
 
 
 def _check_teacher(validation: Validation, config: Config) -> None:
-    # Reads images even if no teacher is checked: if all of them are broken, the run must fail now.
+    # Reads images even if no teacher is checked. `pairs` raises ImageError if no validation image can be used, and the run must
+    # then fail before the first step.
     pairs = [(blurry, sharp) for _, blurry, sharp in islice(validation.pairs(), CHECK_IMAGES)]
     if validation.teacher is None or config.teacher.check == "off" or not config.learns_from_teacher:
         return
@@ -118,8 +120,8 @@ def load_checkpoint_or_start(run: Run) -> Plan:
 
 
 def speed_up_networks(run: Run) -> None:
-    """Builds the fast forms of teacher and student, which takes time. Called after the checkpoint is loaded: one that does not
-    fit should fail before this."""
+    """Builds the fast forms of teacher and student, which takes time. Call this after the checkpoint is loaded: if the checkpoint
+    does not fit the run, the run should fail first."""
     config = run.config
     if run.teacher is not None and config.teacher.mode == "online" and config.learns_from_teacher:
         speed_up_for_training(run.teacher, config, run.ranks)

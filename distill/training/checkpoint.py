@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, with the one before kept, and loaded without running code from the file."""
+"""Checkpoints. A checkpoint is written whole or not at all, the previous one is kept, and loading runs no code from the file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def save_checkpoint(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _check_sums(path: Path) -> None:
-    """Checks each tensor against its checksum, which torch.save writes and torch.load ignores. Raises WeightsError."""
+    """Checks each tensor against its checksum. torch.save writes a zip archive with these checksums, and torch.load ignores them.
+    Raises WeightsError."""
     if path.stat().st_size == 0:
         raise WeightsError(f"{path}: an empty file")
     try:

@@ -35,7 +35,7 @@ class RunLog:
         self.folder, self.ranks = folder, ranks
         self.rejected_in_a_row = 0
         """Most consecutive rejected updates seen by the last `flush`. A streak that began before it counts in full."""
-        self._row = 0
+        self._streak = 0
         self._pending: list[tuple[dict[str, Tensor], list[str]]] = []
         self._since = time.perf_counter()
         self._images = 0
@@ -46,7 +46,7 @@ class RunLog:
         if ranks.first:
             folder.mkdir(parents=True, exist_ok=True)
             _cut(folder / METRICS, step)
-            # TensorBoard hides earlier records from step purge_step on.
+            # TensorBoard then hides what an earlier process recorded of step `purge_step` and the steps after it.
             self._try(TENSORBOARD, lambda: self._open_board(step + 1))
 
     def started(self, step: int, total_steps: int, device: str) -> None:
@@ -81,11 +81,16 @@ class RunLog:
         self._since, self._images = time.perf_counter(), 0
 
     def flush(self, step: int, **constants: float | str) -> dict[str, Any]:
-        """Waits for the device and writes a `train` record: the means since the last flush over finite updates, images/s, the
-        number of rejected updates and the names of their images. Returns the record, or {} if no step was added."""
+        """Waits for the device and writes a `train` record of the steps since the last flush. Every rank must call this.
+
+        The record has the means of the measurements over the finite updates, images/s, the number of rejected updates and the
+        names of their images, the number of images without kd if there were any, and the `constants` as they are. Returns the
+        record, or {} if no step was added.
+        """
         if not self._pending:
             return {}
         measured, names = zip(*self._pending, strict=True)
+        # A flush ends every epoch, so all steps since the last one are of one stage and have the same terms.
         values = {name: torch.stack([terms[name].float() for terms in measured]).cpu() for name in measured[0]}
         finite, teacher_failed = (values.pop(name, None) for name in ("finite", "teacher_failed"))
         assert finite is not None
@@ -99,8 +104,9 @@ class RunLog:
         if record["rejected_updates"]:
             record["rejected_images"] = self._names_of([n for n, good in zip(names, finite.tolist(), strict=True) if not good])
         if teacher_failed is not None and teacher_failed.any():
+            # `teacher_failed` is a share of a step's images: the sum of the shares times the images per step.
             record["images_without_kd"] = round(float(teacher_failed.sum()) * self._images / len(measured))
-        self._count_row(finite.tolist())
+        self._count_streak(finite.tolist())
         self._pending.clear()
         self.restart_clock()
         self._write(record, "train")
@@ -110,11 +116,12 @@ class RunLog:
         """The image names of these batches from all ranks. Each rank knows only the names in its own part."""
         return [name for part in self.ranks.all_gather([name for batch in batches for name in batch]) for name in part]
 
-    def _count_row(self, finite: list[float]) -> None:
+    def _count_streak(self, finite: list[float]) -> None:
+        """Updates `rejected_in_a_row`. `_streak` is the length of the present streak, and goes on from one flush to the next."""
         self.rejected_in_a_row = 0
         for good in finite:
-            self._row = 0 if good else self._row + 1
-            self.rejected_in_a_row = max(self.rejected_in_a_row, self._row)
+            self._streak = 0 if good else self._streak + 1
+            self.rejected_in_a_row = max(self.rejected_in_a_row, self._streak)
 
     def validation(self, step: int, evaluation: Evaluation) -> None:
         """Writes the mean scores as a `val` record, and the picture to samples/."""
@@ -129,6 +136,7 @@ class RunLog:
             self._show("add_image", "blurry|student|teacher|sharp", picture, step, dataformats="HWC")
 
     def _write(self, record: dict[str, Any], kind: str) -> None:
+        """Writes a record to metrics.jsonl, and its numbers to TensorBoard."""
         self._append(kind, record)
         if not self.ranks.first:
             return
@@ -137,13 +145,14 @@ class RunLog:
                 self._show("add_scalar", f"{kind}/{name}", value, record["step"])
 
     def _append(self, kind: str, record: dict[str, Any]) -> None:
+        """Writes a record to metrics.jsonl only."""
         if self.ranks.first:
             line = json.dumps({"kind": kind, **record}) + "\n"
             self._try(METRICS, lambda: append_bytes(self.folder / METRICS, line.encode()))
 
     def _show(self, method: str, *arguments: Any, **options: Any) -> None:
-        """Calls a method of the TensorBoard writer, unless a call has failed. The writer's thread has then ended, and every call
-        would raise the same error."""
+        """Calls a method of the TensorBoard writer, unless an earlier call failed. After a failure the writer's thread has ended,
+        and every call would raise the same error."""
         if self._board is not None and TENSORBOARD not in self._unwritable:
             self._try(TENSORBOARD, lambda: getattr(self._board, method)(*arguments, **options))
 

@@ -1,4 +1,4 @@
-"""The plan of a run: the epoch, the stage and the position in the endless stream of samples that belong to each step."""
+"""The plan of a run. It gives each step its epoch, its stage and its position in the endless stream of samples (sampler.py)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,30 @@ from distill.config import OptimizerConfig, StageConfig
 class Plan:
     """The steps at which epochs and stages begin and end. Step s is the state after s updates.
 
-    If the batch size or the number of images changes when a run is resumed, a new plan holds from that step on. The steps before
-    it had another size.
+    If the batch size or the number of images changes when a run is resumed, a new plan holds from that step on. Before that step,
+    a step took another number of samples, or an epoch another number of steps.
     """
 
     stages: list[StageConfig]
     steps_per_epoch: int
+    """An epoch is this number of steps. It need not be one exact pass through the images."""
     batch: int
     """Samples per step, over all ranks."""
     step: int = 0
     """The step from which this plan holds."""
     position: int = 0
-    """The stream position of the first sample after that step."""
+    """The stream position of the first sample of the update from `step` to `step + 1`."""
     epoch: int = 0
-    """The epoch of that step."""
+    """The epoch of the update from `step` to `step + 1`."""
     epoch_began: int = 0
-    """The step at which that epoch would have begun with this plan's `steps_per_epoch`; may be below 0."""
+    """The step at which `epoch` would have begun if all its steps had been made with this plan. It may be below 0."""
 
     @property
     def total_steps(self) -> int:
         return self.epoch_began + (sum(stage.epochs for stage in self.stages) - self.epoch) * self.steps_per_epoch
 
     def epoch_at(self, step: int) -> int:
+        """The epoch of the update from `step` to `step + 1`, which is also the number of epochs that have ended by `step`."""
         return self.epoch + (step - self.epoch_began) // self.steps_per_epoch
 
     def position_at(self, step: int) -> int:
@@ -57,13 +59,13 @@ class Plan:
         return step > 0 and (self.ends_stage(step) or (self.ends_epoch(step) and self.epoch_at(step) % every_epochs == 0))
 
     def changed(self, step: int, steps_per_epoch: int, batch: int) -> Plan:
-        """The plan from `step` on, with steps of another size. No sample is left out or comes twice. The unfinished share of the
-        epoch stays the same, rounded to whole steps, at least one."""
+        """The plan from `step` on, with this number of steps per epoch and this batch size. No sample is left out or comes twice.
+        The unfinished share of the epoch stays the same, rounded to whole steps, at least one."""
         if (steps_per_epoch, batch) == (self.steps_per_epoch, self.batch):
             return self
         epoch, done = self.epoch_at(step), (step - self.epoch_began) % self.steps_per_epoch
         left = max(1, round((1 - done / self.steps_per_epoch) * steps_per_epoch))
-        began = step if done == 0 else step + left - steps_per_epoch
+        began = step + left - steps_per_epoch
         return Plan(self.stages, steps_per_epoch, batch, step, self.position_at(step), epoch, began)
 
     def as_dict(self) -> dict[str, Any]:

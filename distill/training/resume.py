@@ -18,10 +18,10 @@ from distill.training.state import TrainingState
 logger = logging.getLogger(__name__)
 
 FORMAT = "online-distill checkpoint 2"
-# Prefixes of the keys that decide which images are validated and how they are degraded.
-VALIDATION = ("data.val.", "degrade", "eval.crop", "eval.images")
+# Prefixes of the keys that decide which images validation uses and how these images are degraded.
+VALIDATION_KEYS = ("data.val.", "degrade", "eval.crop", "eval.images")
 # Keys that define the teacher: a change of any means another teacher.
-TEACHER = ("teacher.weights", "teacher.sha256", "teacher.precision")
+TEACHER_KEYS = ("teacher.weights", "teacher.sha256", "teacher.precision")
 # Prefixes of the keys that do not affect how a student is trained.
 BESIDE_TRAINING = (
     *("run.", "data.val.", "data.workers", "data.keep_mb", "student.compile", "eval.", "bench.", "optimizer.max_skipped"),
@@ -31,7 +31,8 @@ BESIDE_TRAINING = (
 
 def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> None:
     """Writes the checkpoint; only the first rank should call this. If it raises WriteError, the older checkpoint is unchanged."""
-    # Teacher and VGG never change. Of them, only whether the teacher had to leave half precision is saved.
+    # The teacher and the VGG network are frozen and not saved. The one thing about them that a run may change is saved: whether
+    # the teacher had to leave half precision.
     content = {
         "format": FORMAT,
         "step": state.step,
@@ -65,7 +66,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
     step: int = content["step"]
     before = Plan(stages=plan.stages, **content["plan"])
     plan = before.changed(step, plan.steps_per_epoch, plan.batch)
-    if plan is not before and plan.batch != before.batch:
+    if plan.batch != before.batch:
         logger.warning(
             "from step %d on a step takes %d samples, not %d; epochs stay what they are", step, plan.batch, before.batch
         )
@@ -78,9 +79,9 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
     if changes:
         logger.warning("the configuration has changed since the checkpoint: %s", _in_words(changes))
     _load(content, state)
-    if any(key.startswith(VALIDATION) for key in changes):
+    if any(key.startswith(VALIDATION_KEYS) for key in changes):
         state.best_psnr = float("-inf")  # the saved one was measured on other images
-    if teacher is not None and not any(key in changes for key in TEACHER):
+    if teacher is not None and not any(key in changes for key in TEACHER_KEYS):
         _load_teacher(content, state, teacher)
     if finished:
         logger.info("%s: the run is finished, and is evaluated again; --fresh starts over", folder)
@@ -95,7 +96,7 @@ def _load(content: dict[str, Any], state: TrainingState) -> None:
         # If the checkpoint has no moving average, the average starts from the student's weights.
         state.ema.load_state_dict(content["ema"] or content["student"])
     state.optimizer.load_state_dict(content["optimizer"])
-    if content["scaler"]:
+    if content["scaler"]:  # {} if the run did not use fp16
         state.scaler.load_state_dict(content["scaler"])
     state.step, state.best_psnr, state.validated_step = content["step"], content["best_psnr"], content["validated_step"]
 

@@ -28,7 +28,8 @@ def stage_file(stage: str) -> str:
 
 
 def evaluation_file(weights: str) -> str:
-    """The file name of the scores of weights other than the last stage's. `weights` is their file name without its suffix."""
+    """The name of the file for the scores of a student file. `weights` is the student file's name without its suffix. The scores
+    of the last stage's student go into EVALUATION instead."""
     return f"evaluation_{weights}.csv"
 
 

@@ -23,7 +23,8 @@ class TrainingState:
     step: int
     student: nn.Module
     replica: nn.Module
-    """The module that a step calls: the student. Several ranks wrap it in DistributedDataParallel, which averages gradients."""
+    """The module that a step calls. If there is one rank, it is the student. If there are several, it is the student wrapped in
+    DistributedDataParallel, which averages gradients over the ranks."""
     ranks: Ranks
     ema: nn.Module | None
     """A copy of the student whose weights and BatchNorm buffers are moving averages."""
@@ -31,8 +32,9 @@ class TrainingState:
     scaler: torch.amp.GradScaler
     amp_dtype: torch.dtype | None
     teacher_failed: Tensor
-    """On the device. Above 0 once a teacher image was not finite. It holds the largest share of a batch that failed, averaged
-    over ranks: zeros average to exactly 0, ones may average to 0.9999999."""
+    """0-dimensional, on the device: the share of a batch's teacher images that were not finite, averaged over the ranks, and the
+    largest of any step so far. It is above 0 once a teacher image was not finite. Failures are averaged, not successes, because
+    zeros average to exactly 0, and ones may average to 0.9999999."""
     best_psnr: float = float("-inf")
     validated_step: int = 0
     """The last step that was validated. A run that was stopped during a validation starts with that validation when resumed."""
@@ -46,8 +48,8 @@ class TrainingState:
 def new_training_state(
     student: nn.Module, config: OptimizerConfig, device: torch.device, ranks: Ranks | None = None
 ) -> TrainingState:
-    """The state at step 0, on the device. The student is in channels_last, and its average is a copy. All ranks get the first
-    rank's weights."""
+    """The state at step 0, on the device. The student is in channels_last, and its moving average starts as a copy of it. All
+    ranks get the first rank's weights."""
     ranks = ranks or Ranks()
     student = student.to(device).to(memory_format=torch.channels_last)
     if ranks.count > 1 and device.type == "cuda":
@@ -56,6 +58,7 @@ def new_training_state(
     return TrainingState(
         step=0,
         student=student,
+        # DistributedDataParallel gives all ranks the first rank's weights, so it stands before `ema`, which copies them.
         # Buffers need no broadcast: SyncBatchNorm, or `Ranks.all_reduce_mean_`, makes them equal on all ranks in every step.
         replica=DistributedDataParallel(student, broadcast_buffers=False) if ranks.count > 1 else student,
         ranks=ranks,

@@ -37,6 +37,7 @@ def training_step(
     asks_teacher = not cached and teacher is not None and stage.needs_target(config.vgg)
     parts = config.optimizer.accumulate
     targets = cached[0].chunk(parts) if cached else [None] * parts
+    # The forward pass changes BatchNorm's buffers. If the update is rejected, they get these values back.
     buffers = [buffer.clone() for buffer in state.student.buffers()]
     measured: list[dict[str, Tensor]] = []
     for sharp_part, blurry_part, target in zip(sharp.chunk(parts), blurry.chunk(parts), targets, strict=True):

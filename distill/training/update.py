@@ -38,7 +38,8 @@ def predict(state: TrainingState, blurry: Tensor) -> Tensor:
 
 
 def replace_failed(target: Tensor | None, prediction: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """The teacher's images, the prediction replacing each that is not finite, and `teacher_failed`, the share replaced.
+    """Replaces each teacher image that is not finite by the student's prediction. Returns the teacher's images, and the share
+    that was replaced as `teacher_failed`.
 
     The distance of a prediction from itself is 0, and so is its gradient: the student learns nothing from such an image.
     """
@@ -56,8 +57,8 @@ def mean_of_parts(measured: Sequence[dict[str, Tensor]], ranks: Ranks) -> dict[s
 def apply_update(
     state: TrainingState, means: dict[str, Tensor], buffers: Sequence[Tensor], lr: float, config: OptimizerConfig
 ) -> dict[str, Tensor]:
-    """Clips the gradient and applies the update, or rejects it if it is not finite. `buffers` are copies of the student's, made
-    before the forward pass.
+    """Clips the gradient and applies the update, or rejects it if it is not finite. `buffers` are copies of the student's
+    buffers, made before the forward pass.
 
     Returns `gradient_norm` and `finite`.
     """
@@ -71,7 +72,8 @@ def apply_update(
 
     for group in optimizer.param_groups:
         group["lr"] = lr
-    # If found_inf is 1, the fused step leaves weights and moments unchanged. GradScaler sets the same two attributes.
+    # If found_inf is 1, the fused step leaves weights and moments unchanged. GradScaler.step, which is not called here, sets the
+    # same two attributes. The gradient is already unscaled, so grad_scale is None.
     optimizer.grad_scale, optimizer.found_inf = None, (~finite).float()  # type: ignore[attr-defined]
     optimizer.step()
     state.scaler.update()
@@ -84,13 +86,14 @@ def apply_update(
     if state.ema is not None and config.ema is not None:
         # The decay rises to its full value. Otherwise the average of a short run would keep its random initial weights.
         decay = min(config.ema, state.step / (state.step + 10))
-        _average(state.ema, student, (1 - decay) * finite)
+        _average(state.ema, student, (1 - decay) * finite)  # the weight is 0 if the update was rejected
     return {"gradient_norm": norm.detach(), "finite": finite.float()}
 
 
 @torch.no_grad()
 def _average(ema: nn.Module, student: nn.Module, weight: Tensor) -> None:
-    """Moves each floating-point tensor of `ema` towards the student's by the 0-dimensional `weight`, and copies the counters."""
+    """Moves each floating-point tensor of `ema` towards the student's by the 0-dimensional `weight`. Copies the integers,
+    which count batches."""
     for old, new in zip(ema.state_dict().values(), student.state_dict().values(), strict=True):
         if old.is_floating_point():
             old.lerp_(new, weight.to(old.dtype))
