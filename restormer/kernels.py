@@ -116,8 +116,7 @@ if AVAILABLE:
         inside = (column < w) & in_channels[None, :]
         on_left = (column > 0) & (column <= w) & in_channels[None, :]
         on_right = (column + 1 < w) & in_channels[None, :]
-        # Offsets need 64 bits: 8 images of 512x512 with 1024 channels are 2^31 elements.
-        # `image` is the number of the image's first row, counted through the whole batch.
+        # The image's first row in the batch. 64 bits: 8 images of 512x512 with 1024 channels are 2^31 elements.
         image = tl.program_id(2).to(tl.int64) * h
         x += column.to(tl.int64) * wide + channel[None, :]
         out += column.to(tl.int64) * c + channel[None, :]
@@ -137,8 +136,7 @@ if AVAILABLE:
             v_above = v_start
             v_here = v_start
 
-        # One extra row on either side: the first output row needs the row above it, the last one the row below it. An output row
-        # is complete when the input row below it has been added. It is then stored.
+        # With one extra row on either side. An output row is complete, and stored, once the input row below it has been added.
         for row in range(first - 1, last + 1):
             exists = (row >= 0) & (row < h)
             row_x = x + (image + row) * w * wide

@@ -79,7 +79,7 @@ def test_what_fails_or_differs_is_not_used(
         form(sample)
         return form
 
-    monkeypatch.setattr(fast_teacher, "_record", record)
+    monkeypatch.setattr(fast_teacher, "_capture", record)
     image = SAMPLE.flip(-1)
     example = fast_teacher._Example(image, image + 0.1, MAX_DIFFERENCE[torch.float32])
     with caplog.at_level(logging.WARNING):
