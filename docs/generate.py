@@ -19,10 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distill.config import Config
+from pydantic import BaseModel
+
+from distill.config import Config, StudyConfig
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMA = ROOT / "configs" / "schema.json"
+SCHEMA, STUDY_SCHEMA = ROOT / "configs" / "schema.json", ROOT / "configs" / "study_schema.json"
 HELP_COLUMNS = 100
 BLOCK = re.compile(r"(<!-- generated: (\w+) ?(\S*) -->\n).*?(<!-- end -->)", re.DOTALL)
 Tree = dict[str, Any]
@@ -30,9 +32,18 @@ Tree = dict[str, Any]
 
 def schema() -> Tree:
     """Of a configuration file, as editors read it (draft 7, which all of them know)."""
-    tree = Config.model_json_schema(ref_template="#/definitions/{model}")
+    return _schema_of(Config, "A run of online distillation", "One file describes one run; docs/configuration.md.")
+
+
+def study_schema() -> Tree:
+    """Of the file of a study."""
+    return _schema_of(StudyConfig, "A study of online distillation", "Variants that distill.study compares; docs/studies.md.")
+
+
+def _schema_of(model: type[BaseModel], title: str, description: str) -> Tree:
+    tree = model.model_json_schema(ref_template="#/definitions/{model}")
     tree["definitions"] = tree.pop("$defs")
-    about = {"title": "A run of online distillation", "description": "One file describes one run; docs/configuration.md."}
+    about = {"title": title, "description": description}
     return {"$schema": "http://json-schema.org/draft-07/schema#"} | about | _tidy(tree)
 
 
@@ -49,8 +60,19 @@ def _tidy(node: Any) -> Any:
     return kept
 
 
-def schema_text() -> str:
-    return json.dumps(schema(), indent=1) + "\n"
+def study_keys(_: str = "") -> str:
+    """The keys of a study, and of its variants and validation sets, as tables."""
+    tree = study_schema()
+    parts = [
+        _section("study", tree["properties"], ""),
+        *(_section(name, *_keys_of(tree, name)) for name in ("variants", "validation")),
+    ]
+    return "\n".join(parts)
+
+
+def _keys_of(tree: Tree, name: str) -> tuple[Tree, str]:
+    kind = _kinds(tree, tree["properties"][name])[0]
+    return kind["properties"], kind.get("description", "")
 
 
 def configuration(_: str = "") -> str:
@@ -112,6 +134,8 @@ def _values(node: Tree) -> str:
         return "; or ".join(_values(option) for option in node["anyOf"])
     if "const" in node:
         return _code(node["const"])
+    if "$ref" in node:
+        return "with the keys below"
     if "enum" in node:
         return ", ".join(_code(value) for value in node["enum"])
     kind = node["type"]
@@ -180,7 +204,12 @@ def signature(name: str) -> str:
     return f"```python\n{head}\n```\n\n{inspect.getdoc(function)}\n"
 
 
-KINDS: dict[str, Callable[[str], str]] = {"configuration": configuration, "help": command_help, "signature": signature}
+KINDS: dict[str, Callable[[str], str]] = {
+    "configuration": configuration,
+    "study": study_keys,
+    "help": command_help,
+    "signature": signature,
+}
 
 
 def filled(text: str) -> str:
@@ -189,7 +218,8 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    SCHEMA.write_text(schema_text(), encoding="utf-8")
+    for path, tree in ((SCHEMA, schema()), (STUDY_SCHEMA, study_schema())):
+        path.write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     for page in sorted((ROOT / "docs").glob("*.md")):
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import shell_commands
 
-from distill.config import load_config
+from distill.config import load_config, load_study
+from distill.studies.members import validation_config, variant_configs
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("distill", "restormer", "unet")
@@ -20,7 +21,15 @@ COMMANDS = [f"distill.{name}" for name in shell_commands.COMMANDS]
 # From the top down. A file imports from its own room and from those below it; the networks know nothing of `distill` and of each
 # other.
 FLOORS = [
-    *("distill.command", "distill.reporting", "distill.benchmark", "distill.training", "distill.scoring", "distill.pictures"),
+    *(
+        "distill.command",
+        "distill.studies",
+        "distill.reporting",
+        "distill.benchmark",
+        "distill.training",
+        "distill.scoring",
+        "distill.pictures",
+    ),
     *("distill.teacher_cache", "distill.networks", "distill.data", "distill.synthesis", "distill.runtime", "distill.config"),
     "distill.errors",
 ]
@@ -119,14 +128,21 @@ def test_reading_a_configuration_does_not_load_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
-def test_a_shipped_configuration_is_valid_and_opens_with_its_command(path: Path) -> None:
-    load_config(path)
+@pytest.mark.parametrize("path", shell_commands.CONFIGS, ids=lambda p: p.stem)
+def test_a_shipped_configuration_is_valid_and_opens_with_its_command(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study's variants and validation sets too, whose base is named as from the project's folder."""
+    monkeypatch.chdir(ROOT)
+    if path in shell_commands.STUDIES:
+        variant_configs(study := load_study(path))
+        for validation in study.validation:
+            validation_config(study, validation)
+    else:
+        load_config(path)
     comment = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(f"--config configs/{path.name}" in line for line in comment)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", shell_commands.RUNS, ids=lambda p: p.stem)
 def test_no_shipped_configuration_trains_on_the_validation_photographs(path: Path) -> None:
     from distill.data.sources import SAMPLES_FOR_TRAINING, SAMPLES_FOR_VALIDATION
 

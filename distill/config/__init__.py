@@ -4,9 +4,10 @@ Needs neither torch nor a GPU.
 """
 
 from distill.config.images import AugmentConfig, DataConfig, ImagesConfig, ValidationImagesConfig
-from distill.config.load import ConfigError, dump_config, load_config, parse_config, parse_recipe
+from distill.config.load import ConfigError, dump_config, load_config, load_study, parse_config, parse_recipe
 from distill.config.networks import RestormerConfig, StudentConfig, TeacherConfig, UNetConfig
 from distill.config.schema import Config
+from distill.config.study import StudyConfig, ValidationSet, Variant
 from distill.config.training import (
     DEVICE_NAMES,
     LOSS_TERMS,
@@ -34,13 +35,17 @@ __all__ = [
     "RunConfig",
     "StageConfig",
     "StudentConfig",
+    "StudyConfig",
     "TeacherConfig",
     "TeacherForm",
     "UNetConfig",
     "ValidationImagesConfig",
+    "ValidationSet",
+    "Variant",
     "VggConfig",
     "dump_config",
     "load_config",
+    "load_study",
     "parse_config",
     "parse_recipe",
 ]

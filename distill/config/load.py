@@ -12,6 +12,7 @@ from distill.config.degradations import Recipe
 from distill.config.explain import explain, short
 from distill.config.schema import Config
 from distill.config.strict_yaml import apply_override, dump_yaml, parse_yaml
+from distill.config.study import StudyConfig
 from distill.errors import UserError
 
 MAX_BYTES = 2**20
@@ -29,7 +30,16 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     Raises FileNotFoundError if the file does not exist, and ConfigError if the file or an override is wrong.
     """
-    path = Path(path)
+    return parse_config(_read_tree(Path(path), overrides), source=str(path))
+
+
+def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
+    """As `load_config`, for the file of a study."""
+    return _validate(StudyConfig, _read_tree(Path(path), overrides), str(path))
+
+
+def _read_tree(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
+    """The file as a nested dictionary, with the overrides applied. Raises FileNotFoundError and ConfigError."""
     if not path.is_file():
         raise FileNotFoundError(f"config not found: {path}")
     if (size := path.stat().st_size) > MAX_BYTES:
@@ -42,7 +52,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
             apply_override(tree, override)
     except ValueError as error:  # UnicodeDecodeError is a ValueError
         raise ConfigError(f"{path}: {error}") from None
-    return parse_config(tree, source=str(path))
+    return tree
 
 
 def parse_config(tree: dict[str, Any], source: str = "config") -> Config:

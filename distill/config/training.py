@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distill.config.types import Count, Positive, Precision, Section, Shape
+from distill.config.types import Count, Name, Positive, Precision, Section, Shape
 
 DEVICE_NAMES = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
@@ -30,7 +30,7 @@ LOSS_TERMS = ("l1", "kd", "vgg")
 
 
 class StageConfig(Section):
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: Name
     """Name of the stage. The student at the end of the stage is saved as student_model_<name>.pth."""
     epochs: Count
     """Number of epochs, of `data.images_per_epoch` samples each."""
@@ -92,6 +92,9 @@ class OptimizerConfig(Section):
 
 
 class EvalConfig(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seed of the blur of validation images. null: `run.seed`. If runs with several values of `run.seed` are compared, give it,
+    so that all are validated on the same images."""
     crop: Annotated[int, Field(ge=16)] | None = 512
     """Largest side of the centre crop that validation uses, in pixels. null: whole images."""
     images: Count | None = None

@@ -36,6 +36,7 @@ def range_of(lowest: float, highest: float = math.inf) -> Any:
 
 Precision = Literal["fp32", "fp16", "bf16"]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Shape = Annotated[list[Count], Field(min_length=3, max_length=3)]

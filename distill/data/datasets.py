@@ -127,5 +127,6 @@ class ValidationImages(Dataset[Batch | Skipped]):
         draws: Draws = {}
         blurry = None if triplet.blurry is None else centre_crop(triplet.blurry, crop)
         if blurry is None:
-            draws = degrade.draw(self.config.degrade, sample_generator(self.config.run.seed, 0, image.stem, "validation"))
+            seed = self.config.run.seed if self.config.eval.seed is None else self.config.eval.seed
+            draws = degrade.draw(self.config.degrade, sample_generator(seed, 0, image.stem, "validation"))
         return batch_of_one(image.stem, centre_crop(triplet.sharp, crop), blurry, draws)

@@ -78,7 +78,7 @@ def read_run(folder: Path, label: str | None = None) -> RunFolder:
         raise FileNotFoundError(f"{folder}: not a run folder; it has no {CONFIG}, which python -m distill.train writes first")
     records, unreadable = _read_metrics(folder / METRICS)
     return RunFolder(
-        folder, label or _name(folder), load_config(folder / CONFIG), records, unreadable, _read_evaluation(folder / EVALUATION)
+        folder, label or _name(folder), load_config(folder / CONFIG), records, unreadable, read_evaluation(folder / EVALUATION)
     )
 
 
@@ -141,7 +141,7 @@ def _record(line: str) -> Record | None:
     return record if isinstance(step, int) and not isinstance(step, bool) and 0 <= step < 2**53 else None
 
 
-def _read_evaluation(path: Path) -> dict[str, dict[str, Score]]:
+def read_evaluation(path: Path) -> dict[str, dict[str, Score]]:
     if not path.is_file():
         return {}
     # Image names may have bytes that are not UTF-8; `Evaluation.write_csv` writes these bytes as they are.

@@ -58,14 +58,16 @@ class Evaluation:
             lines.append(f"{DISTANCE}  {score.psnr:.2f}  {score.ssim:.4f}")
         return "\n".join(lines)
 
-    def write_csv(self, path: Path) -> None:
-        """One line per image. Raises WriteError."""
+    def write_csv(self, path: Path, digits: int = 2) -> None:
+        """One line per image: PSNR with `digits` decimals, SSIM with two more. Raises WriteError."""
         rows = [row for row in ROWS if self.mean(row) is not None]
         text = io.StringIO()
         writer = csv.writer(text)
         writer.writerow(["Image", *(f"SSIM ({r.title()})" for r in rows), *(f"PSNR ({r.title()})" for r in rows)])
         for name, scores in self.images.items():
-            writer.writerow([name, *(f"{scores[r].ssim:.4f}" for r in rows), *(f"{scores[r].psnr:.2f}" for r in rows)])
+            writer.writerow(
+                [name, *(f"{scores[r].ssim:.{digits + 2}f}" for r in rows), *(f"{scores[r].psnr:.{digits}f}" for r in rows)]
+            )
         write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
 

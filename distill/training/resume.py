@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = "online-distill checkpoint 2"
 # Prefixes of the keys that decide which images validation uses and how these images are degraded.
-VALIDATION_KEYS = ("data.val.", "degrade", "eval.crop", "eval.images")
+VALIDATION_KEYS = ("data.val.", "degrade", "eval.crop", "eval.images", "eval.seed")
 # Keys that define the teacher: a change of any means another teacher.
 TEACHER_KEYS = ("teacher.weights", "teacher.sha256", "teacher.precision")
 # Prefixes of the keys that do not affect how a student is trained.

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import glob
 import importlib
+import json
 import os
 import re
 import shutil
@@ -18,10 +19,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from running import train_here
 from scipy.ndimage import gaussian_filter
 from shell_commands import ROOT, Command, all_commands, is_ours, make_parser, split_ours
 
-from distill.config import Config, load_config
+from distill.config import Config, load_config, load_study
+from distill.studies import processes
 from distill.synthesis.dead_leaves import dead_leaves
 from unet.model import UNet
 
@@ -108,6 +111,10 @@ def shrunk(name: str, words: list[str]) -> list[str]:
         return [*words, "--patch", "32", "--workers", "1"]
     if getattr(arguments, "config", None) is None:
         return words
+    if name == "study":
+        study = load_study(arguments.config, arguments.set)
+        shared = [*study.set, *smaller(load_config(study.base, study.set))]
+        return [*words, "--set", f"set={json.dumps(shared)}", "seeds=[0]", "match=steps", "minutes=null"]
     return [*words, "--set", *smaller(load_config(arguments.config, arguments.set))]
 
 
@@ -143,6 +150,8 @@ class Reader:
             self._call(name, words)
 
     def _supply_patches(self, name: str, words: list[str]) -> None:
+        if name == "study":
+            return
         arguments = make_parser(name).parse_intermixed_args(words)
         sharp = Path(str(load_config(arguments.config, arguments.set).data.sharp))
         if sharp.parts[-3:] == ("sharp", "train", "train") and not sharp.exists():
@@ -173,8 +182,14 @@ class Reader:
 
 @pytest.mark.parametrize("place", PLACES)
 def test_the_commands_of_a_place_run(
-    place: str, project: Path, images: tuple[Path, Path], call: Callable[..., int], capsys: pytest.CaptureFixture[str]
+    place: str,
+    project: Path,
+    images: tuple[Path, Path],
+    call: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(processes.Trainers, "train", train_here)
     if place == "migrating.md":
         add_original_project(project, images)
     reader = Reader(call, capsys)

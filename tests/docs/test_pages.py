@@ -14,7 +14,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from shell_commands import COMMANDS
+from shell_commands import COMMANDS, CONFIGS, STUDIES
 
 from distill.config import Config
 from distill.config.explain import key_names
@@ -22,8 +22,7 @@ from distill.config.strict_yaml import parse_yaml
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"))]
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-SCHEMA_LINE = "# yaml-language-server: $schema=schema.json"
+SCHEMA_LINE = "# yaml-language-server: $schema={}"
 HINT = "run python docs/generate.py"
 
 
@@ -51,6 +50,7 @@ def validator() -> jsonschema.Draft7Validator:
 
 def test_the_committed_schema_is_of_this_code(generate: ModuleType) -> None:
     assert json.loads(read(generate.SCHEMA)) == generate.schema(), HINT
+    assert json.loads(read(generate.STUDY_SCHEMA)) == generate.study_schema(), HINT
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
@@ -88,9 +88,11 @@ def test_the_schema_is_one(validator: jsonschema.Draft7Validator) -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_a_shipped_configuration_fits_the_schema_and_says_where_it_is(path: Path, validator: jsonschema.Draft7Validator) -> None:
+def test_a_shipped_configuration_fits_the_schema_and_says_where_it_is(path: Path) -> None:
+    schema = "study_schema.json" if path in STUDIES else "schema.json"
+    validator = jsonschema.Draft7Validator(json.loads(read(ROOT / "configs" / schema)))
     assert list(validator.iter_errors(parse_yaml(read(path)))) == []
-    assert read(path).splitlines()[0] == SCHEMA_LINE
+    assert read(path).splitlines()[0] == SCHEMA_LINE.format(schema)
 
 
 @pytest.mark.parametrize(

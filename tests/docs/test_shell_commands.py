@@ -11,7 +11,7 @@ import re
 import pytest
 from shell_commands import COMMANDS, ROOT, Command, all_commands, is_ours, make_parser, split_ours
 
-from distill.config import load_config
+from distill.config import load_config, load_study
 
 ALL = list(itertools.chain.from_iterable(all_commands().values()))
 OURS = [command for command in ALL if is_ours(command)]
@@ -41,7 +41,7 @@ def test_a_command_is_understood(command: Command) -> None:
     arguments = make_parser(name).parse_intermixed_args(words)  # exits where it does not understand
     config = getattr(arguments, "config", None)
     if config is not None and not config.isupper() and not config.startswith("runs/"):
-        load_config(ROOT / config, arguments.set)
+        (load_study if name == "study" else load_config)(ROOT / config, arguments.set)
     degrade = getattr(arguments, "degrade", "")
     assert not degrade.endswith(".yaml") or (ROOT / degrade).is_file()
 

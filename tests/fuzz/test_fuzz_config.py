@@ -11,11 +11,13 @@ import yaml
 from fuzzing import FUZZ, ODD_VALUES, Edit, confined, edits, mutate, mutated_trees, outcome
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from shell_commands import RUNS
 
 from distill.config import ConfigError, dump_config, load_config, parse_recipe
 
 pytestmark = pytest.mark.slow
-SEEDS = [path.read_text(encoding="utf-8") for path in sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))]
+
+SEEDS = [path.read_text(encoding="utf-8") for path in RUNS]
 TREES = [yaml.safe_load(text) for text in SEEDS]
 TOKENS = ["&a ", "*a", "<<: ", "<<: *a", "!!int ", "!!python/object/apply:os.system ['touch outside']", "!!binary ", "!x ", "- "]
 TOKENS += [

@@ -17,7 +17,9 @@ import yaml
 from torch import Tensor
 
 from distill.command import Interrupted, SignalGate
-from distill.config import Config
+from distill.config import Config, dump_config
+from distill.studies import processes
+from distill.train import train
 
 ROOT = Path(__file__).parents[2]
 STARTING_S = 120
@@ -34,6 +36,12 @@ class StopAt(SignalGate):
         self.looks -= 1
         if self.looks < 0:
             raise Interrupted(signal.SIGTERM, between_steps=True)
+
+
+def train_here(trainers: processes.Trainers, title: str, config: Config) -> None:
+    """A run of a study in this process, in place of `Trainers.train`, which starts one for each."""
+    processes.write_bytes(Path(config.run.dir).with_suffix(".yaml"), dump_config(config).encode())
+    train(config)
 
 
 def checkpoint(config: Config) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *(ROOT / name for name in ("README.md", "CONTRIBUTING.md"))]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+STUDIES = [path for path in CONFIGS if path.name.startswith("study_")]
+RUNS = [path for path in CONFIGS if path not in STUDIES]
 COMMANDS = sorted(path.stem for path in (ROOT / "distill").glob("*.py") if "__main__" in path.read_text(encoding="utf-8"))
 
 # A page's shell blocks, blocks of other languages, tables with a column `--set`, and, inside sentences, whole commands: not names

@@ -1,0 +1,76 @@
+"""The schema of a study: variants of one configuration, trained with several seeds and scored on the same images."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from distill.config.types import Positive, Section
+
+# What a study writes into its folder, beside one folder for each variant.
+RESERVED = frozenset({"pilots", "study.json", "study.md", "study.html"})
+# Not `..`, which is no folder of its own.
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+
+
+class Variant(Section):
+    """One of the configurations that are compared."""
+
+    name: FolderName
+    """Names the variant in tables, and its folder below `dir`."""
+    set: list[str] = []
+    """Overrides of the base configuration, `key.path=value` each, as `--set` takes them."""
+    after: FolderName | None = None
+    """The name of another variant. This variant begins with the student that the other one ended with, of the same seed. The
+    other one's training time comes on top of its own."""
+
+
+class ValidationSet(Section):
+    """Images that every finished student is scored on."""
+
+    name: FolderName
+    """Names the set in tables."""
+    set: list[str] = []
+    """Overrides of the base configuration, such as `data.val.sharp=FOLDER` or another `degrade`."""
+
+
+class StudyConfig(Section):
+    dir: str
+    """The folder of the study. Every run has a folder of its own in it."""
+    base: str
+    """The configuration file that all variants share."""
+    set: list[str] = []
+    """Overrides of the base configuration that all variants share. They come before a variant's own."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0, 1, 2]
+    """Values of `run.seed`. Every variant is trained once with each."""
+    match: Literal["steps", "time"] = "time"
+    """`steps`: every variant trains as long as its stages say. `time`: a pilot run measures each variant's step, and epochs are
+    lengthened or shortened so that all variants train for the same time."""
+    minutes: Positive | None = None
+    """Training time of each run with `match: time`. null: the time that the first variant needs for its stages."""
+    variants: Annotated[list[Variant], Field(min_length=1)]
+    """The first variant is the one that the others are compared with."""
+    validation: Annotated[list[ValidationSet], Field(min_length=1)] = [ValidationSet(name="validation")]
+    """The sets of images that finished students are scored on. Default: the base configuration's `data.val`."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> StudyConfig:
+        for key, names in (
+            ("variants", [variant.name for variant in self.variants]),
+            ("validation", [validation.name for validation in self.validation]),
+        ):
+            if len(set_of := {*names}) < len(names):
+                raise ValueError(f"{key}: two have the same name: {', '.join(sorted(n for n in set_of if names.count(n) > 1))}")
+        seen: list[str] = []
+        for variant in self.variants:
+            if variant.name in RESERVED:
+                raise ValueError(f"variants: {variant.name} is the name of a folder of the study's own")
+            if variant.after is not None and variant.after not in seen:
+                raise ValueError(f"variants: {variant.name} comes after {variant.after}, which must stand above it")
+            seen.append(variant.name)
+        if len({*self.seeds}) < len(self.seeds):
+            raise ValueError("seeds: one is given twice")
+        if self.minutes is not None and self.match == "steps":
+            raise ValueError("minutes is given although match is steps; remove one of them")
+        return self

@@ -1,0 +1,146 @@
+"""Runs of equal training time: a pilot measures each variant's step, and epochs are lengthened or shortened."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from distill.config import Config, StudyConfig
+from distill.data.datasets import TrainingPatches
+from distill.reporting.reading import RunFolder, number, read_run
+from distill.runtime.files import write_bytes
+
+PILOTS = "pilots"
+# A stage of a pilot has so many steps, and its speed is logged so often. The first record of a stage is left out: it holds the
+# start of the loader, and the checkpoint that ended the stage before.
+PILOT_STEPS, PILOT_LOG_STEPS = 30, 5
+# Times further apart than this share are marked in the result.
+TOLERANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Pilot:
+    """What a pilot run measured."""
+
+    step_s: dict[str, float]
+    """Seconds of a training step, by stage."""
+    without_teacher_s: dict[str, float] | None = None
+    """The same without the teacher's work. None if no teacher runs in the loop."""
+
+    def training_s(self, config: Config, steps_per_epoch: int) -> float:
+        """Seconds that the configuration's stages train, validation left out."""
+        return sum(stage.epochs * steps_per_epoch * self.step_s[stage.name] for stage in config.stages)
+
+    def teacher_share(self, config: Config) -> float | None:
+        """The share of the training time that is the teacher's, from 0 to 1."""
+        if self.without_teacher_s is None:
+            return None
+        whole, rest = (
+            sum(stage.epochs * s[stage.name] for stage in config.stages) for s in (self.step_s, self.without_teacher_s)
+        )
+        return max(0.0, 1 - rest / whole)
+
+
+def pilot_config(config: Config, folder: Path) -> Config:
+    """A run of PILOT_STEPS steps in each stage, on the same data, that validates on as little as possible."""
+    stages = [stage.model_copy(update={"epochs": 1}) for stage in config.stages]
+    return config.model_copy(
+        update={
+            "run": config.run.model_copy(update={"dir": str(folder), "log_steps": PILOT_LOG_STEPS}),
+            "data": config.data.model_copy(update={"images_per_epoch": PILOT_STEPS * config.data.batch}),
+            "eval": config.eval.model_copy(update={"images": 1, "crop": 64}),
+            "teacher": config.teacher.model_copy(update={"check": "off"}),
+            "stages": stages,
+        }
+    )
+
+
+def without_teacher(config: Config) -> Config | None:
+    """The same configuration without its teacher; None if no teacher runs in the loop, or nothing is left to learn without."""
+    if config.teacher.mode != "online" or not config.learns_from_teacher or config.vgg.against == "teacher":
+        return None
+    stages = [stage.model_copy(update={"kd": 0.0, "l1": stage.l1 or 1.0}) for stage in config.stages]
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"mode": "none"}), "stages": stages})
+
+
+def step_seconds(run: RunFolder) -> dict[str, float]:
+    """Seconds of a step, by stage: the median over a pilot's records, the first of each stage left out."""
+    found: dict[str, list[float]] = {}
+    for record in run.of("train"):
+        rate = number(record, "images_per_s")
+        if rate:
+            found.setdefault(str(record["stage"]), []).append(run.config.data.batch / rate)
+    return {stage: median(times[1:] or times) for stage, times in found.items()}
+
+
+def measure(name: str, config: Config, folder: Path, train: Callable[[str, Config], None]) -> Pilot:
+    """Runs a variant's pilot, and a second one without its teacher, or reads what they measured before. `train` runs a
+    configuration, and is told how messages name it.
+
+    Record and run folders carry a digest of the configuration: another one is measured in folders of its own, and what was
+    measured for this one stays.
+    """
+    place = folder / f"{name}-{_digest(config)}"
+    record = place / "pilot.json"
+    if record.is_file():
+        return Pilot(**json.loads(record.read_bytes()))
+    times: list[dict[str, float] | None] = []
+    for kind, variant in (("as_it_is", config), ("without_teacher", without_teacher(config))):
+        if variant is None:
+            times.append(None)
+            continue
+        pilot = pilot_config(variant, place / kind)
+        train(f"variant {name}, pilot", pilot)
+        times.append(step_seconds(read_run(Path(pilot.run.dir))))
+    assert times[0] is not None
+    found = Pilot(times[0], times[1])
+    write_bytes(record, json.dumps(asdict(found), indent=1).encode())
+    return found
+
+
+def _digest(config: Config) -> str:
+    """Of all that a pilot depends on."""
+    text = pilot_config(config, Path("pilot")).model_dump_json()
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def match_times(study: StudyConfig, configs: Mapping[str, Config], pilots: Mapping[str, Pilot]) -> dict[str, Config]:
+    """The variants' configurations with epochs of such a length that all train equally long: `minutes`, or as long as the first
+    variant's stages take. The warm-up keeps its share of the steps, and the number of validations stays the same."""
+    steps = {name: TrainingPatches(config).steps_per_epoch for name, config in configs.items()}
+    first = study.variants[0].name
+    target = 60 * study.minutes if study.minutes is not None else pilots[first].training_s(configs[first], steps[first])
+    return {
+        name: scaled(config, steps[name], target / pilots[name].training_s(config, steps[name]))
+        for name, config in configs.items()
+    }
+
+
+def scaled(config: Config, steps_per_epoch: int, factor: float) -> Config:
+    """The configuration with `factor` times as many steps in each epoch, at least one."""
+    steps = max(1, round(steps_per_epoch * factor))
+    warmup = round(config.optimizer.warmup_steps * steps / steps_per_epoch)
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update={"images_per_epoch": steps * config.data.batch}),
+            "optimizer": config.optimizer.model_copy(update={"warmup_steps": warmup}),
+        }
+    )
+
+
+def training_s(records: Sequence[Mapping[str, Any]], batch: int) -> float:
+    """Seconds that a run trained, validations and pauses left out: the mean time of the steps that records tell of, times all
+    steps. A run that was stopped has steps without a record."""
+    total, covered, before = 0.0, 0, 0
+    for record in records:
+        rate = number(dict(record), "images_per_s")
+        if record.get("kind") == "train" and rate:
+            total += (record["step"] - before) * batch / rate
+            covered += record["step"] - before
+        before = max(before, record["step"])
+    return total * before / covered if covered else 0.0

@@ -1,0 +1,213 @@
+"""What a study found: means, paired differences and costs, as JSON and as a Markdown table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean
+
+from distill.config import StudyConfig
+from distill.reporting.reading import read_run
+from distill.scoring.evaluation import Evaluation
+from distill.studies.matching import TOLERANCE, Pilot, training_s
+from distill.studies.members import Member
+from distill.studies.scores import Scores, read_scores
+from distill.studies.statistics import Difference, difference
+
+MEASURES = ("psnr", "ssim")
+DECIMALS = {"psnr": 2, "ssim": 4}
+# An interval of fewer images says little about other images.
+FEW_IMAGES = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A variant on one validation set."""
+
+    means: dict[str, dict[str, float]]
+    """{`blurry`, `teacher` or `student`: {`psnr`, `ssim`: mean over seeds and images}}"""
+    differences: dict[str, Difference]
+    """To the first variant, by measure; empty for the first variant itself."""
+    verdict: str
+    """What follows from the differences in PSNR, and what does not."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run of a variant takes, the mean over its finished seeds."""
+
+    minutes: float
+    """Training alone, without validations."""
+    teacher_share: float | None
+    """The share of that time that is the teacher's; None if no teacher runs in the loop."""
+    megabytes: float
+    """The run folder, and the cache of teacher images that it reads."""
+    off_match: bool = False
+    """Whether the time is further than 5 % from the first variant's, in a study that matches times."""
+
+
+@dataclass(frozen=True)
+class VariantResult:
+    name: str
+    set: list[str]
+    seeds: list[int]
+    """Those that are finished."""
+    cost: Cost | None
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    """By validation set."""
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    base: str
+    match: str
+    seeds: list[int]
+    variants: list[VariantResult]
+    failures: list[str]
+    """One line for each run that ended with an error."""
+
+    def to_json(self) -> str:
+        text = json.dumps(asdict(self))
+        # JSON has no infinity, which PSNR has for equal images.
+        return json.dumps(json.loads(text, parse_constant=lambda _: None), indent=1) + "\n"
+
+
+def collect(study: StudyConfig, runs: Sequence[Member], pilots: Mapping[str, Pilot], failures: Sequence[str]) -> StudyResult:
+    """The result of all runs that are finished and scored."""
+    finished = {v.name: [run for run in runs if run.variant is v and run.finished] for v in study.variants}
+    costs = {name: _cost(members, pilots.get(name)) for name, members in finished.items()}
+    first = study.variants[0].name
+    if study.match == "time":
+        costs = {name: _marked(cost, costs[first]) for name, cost in costs.items()}
+    results = []
+    for variant in study.variants:
+        outcomes = {}
+        for validation in study.validation:
+            scores, reference = (read_scores(finished[name], validation) for name in (variant.name, first))
+            if scores:
+                outcomes[validation.name] = _outcome(scores, reference if variant.name != first else None)
+        seeds = [member.seed for member in finished[variant.name]]
+        results.append(VariantResult(variant.name, variant.set, seeds, costs[variant.name], outcomes))
+    return StudyResult(study.base, study.match, study.seeds, results, list(failures))
+
+
+def _outcome(scores: dict[int, Scores], reference: dict[int, Scores] | None) -> Outcome:
+    means = {}
+    for row in ("blurry", "teacher", "student"):
+        found = [image[row] for table in scores.values() for image in table.values() if row in image]
+        if found:
+            tables = [Evaluation({name: dict(image) for name, image in table.items()}).mean(row) for table in scores.values()]
+            means[row] = {m: fmean(getattr(score, m) for score in tables if score is not None) for m in MEASURES}
+    if reference is None:
+        return Outcome(means, {}, "The others are compared with this one.")
+    pairs = {measure: difference(scores, reference, measure) for measure in MEASURES}
+    differences = {measure: value for measure, value in pairs.items() if value is not None}
+    return Outcome(means, differences, verdict(differences.get("psnr")))
+
+
+def verdict(found: Difference | None) -> str:
+    """What a difference in PSNR, in dB, says and what it does not say."""
+    if found is None:
+        return "Nothing to compare: no seed is finished in both."
+    seeds = len(found.by_seed)
+    about = " This is about images alone: one seed says nothing of another training run." if seeds == 1 else ""
+    if 0 < found.images < FEW_IMAGES:
+        about += f" {found.images} image{'s' if found.images > 1 else ''} cannot stand for others."
+    if found.mean == found.low == found.high:
+        return (
+            f"Their scores are the same on every image.{about}"
+            if found.mean == 0
+            else f"{found.mean:+.2f} dB on every image.{about}"
+        )
+    if found.shown:
+        size = f"{abs(found.mean):.2f} dB ({abs_range(found)})"
+        signs = {value > 0 for value in found.by_seed.values()}
+        seed_note = "" if len(signs) == 1 else " Not every seed agrees."
+        return f"{'Better' if found.mean > 0 else 'Worse'} by {size}.{seed_note}{about}"
+    return f"No difference could be shown; one of up to {found.possible:.2f} dB, either way, may be there.{about}"
+
+
+def abs_range(found: Difference) -> str:
+    low, high = sorted((abs(found.low), abs(found.high)))
+    return f"{low:.2f} to {high:.2f}"
+
+
+def _cost(finished: Sequence[Member], pilot: Pilot | None) -> Cost | None:
+    if not finished:
+        return None
+    seconds = [training_s(read_run(member.folder).records, member.config.data.batch) for member in finished]
+    config = finished[0].config
+    size = fmean(_bytes_below(member.folder) for member in finished)
+    if config.teacher.mode == "cached":
+        size += _bytes_below(Path(config.teacher.cache))
+    return Cost(fmean(seconds) / 60, None if pilot is None else pilot.teacher_share(config), size / 1e6)
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _marked(cost: Cost | None, reference: Cost | None) -> Cost | None:
+    if cost is None or reference is None:
+        return cost
+    off = abs(cost.minutes / reference.minutes - 1) > TOLERANCE if reference.minutes else False
+    return Cost(**{**asdict(cost), "off_match": off})
+
+
+def to_markdown(result: StudyResult) -> str:
+    """A table for each validation set, and what follows."""
+    sets = list(dict.fromkeys(name for variant in result.variants for name in variant.outcomes))
+    return "\n".join(_table(result, name) for name in sets) + _foot(result)
+
+
+def _table(result: StudyResult, validation: str) -> str:
+    first = result.variants[0]
+    rows = [f"### {validation}", "", f"PSNR in dB / SSIM; difference to {first.name}, 95 % interval, each seed's own", ""]
+    rows += ["| variant | seeds | student | difference | by seed | time | teacher | disk |", "|---|---|---|---|---|---|---|---|"]
+    base = first.outcomes.get(validation)
+    for name in ("blurry", "teacher"):
+        if base is not None and name in base.means:
+            rows.append(f"| ({name}) | | {show_scores(base.means[name])} | | | | | |")
+    for variant in result.variants:
+        outcome = variant.outcomes.get(validation)
+        if outcome is None:
+            continue
+        found = outcome.differences.get("psnr")
+        interval = "" if found is None else f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
+        seeds = "" if found is None else ", ".join(f"{value:+.2f}" for value in found.by_seed.values())
+        cells = [
+            variant.name,
+            str(len(variant.seeds)),
+            show_scores(outcome.means["student"]),
+            interval,
+            seeds,
+            *cost_cells(variant.cost),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    rows.append("")
+    for variant in result.variants[1:]:
+        if (outcome := variant.outcomes.get(validation)) is not None:
+            rows.append(f"- {variant.name}: {outcome.verdict}")
+    return "\n".join(rows) + "\n"
+
+
+def cost_cells(cost: Cost | None) -> list[str]:
+    if cost is None:
+        return ["", "", ""]
+    time = f"{cost.minutes:.1f} min" + (" (!)" if cost.off_match else "")
+    return [time, "" if cost.teacher_share is None else f"{cost.teacher_share:.0%}", f"{cost.megabytes:.1f} MB"]
+
+
+def show_scores(means: Mapping[str, float]) -> str:
+    return " / ".join(f"{means[measure]:.{DECIMALS[measure]}f}" for measure in MEASURES)
+
+
+def _foot(result: StudyResult) -> str:
+    lines: list[str] = []
+    off = [variant.name for variant in result.variants if variant.cost is not None and variant.cost.off_match]
+    if off:
+        lines.append(f"(!) Trained more than {TOLERANCE:.0%} longer or shorter than {result.variants[0].name}: {', '.join(off)}.")
+    lines += [f"Failed: {failure}" for failure in result.failures]
+    return "".join(f"\n{line}\n" for line in lines)

@@ -1,0 +1,74 @@
+"""Scores of a study's finished runs on its validation sets: one CSV file for each run and set, kept beside the run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from distill.config import Config, StudyConfig, ValidationSet, dump_config
+from distill.data.datasets import ValidationImages
+from distill.networks.student_files import load_student
+from distill.networks.teacher import build_teacher
+from distill.reporting.reading import read_evaluation
+from distill.runtime.device import choose_device
+from distill.runtime.files import write_bytes
+from distill.scoring.evaluation import Evaluation, Score
+from distill.scoring.validation import Validation
+from distill.studies.members import Member, validation_config
+
+# Differences of two variants are often smaller than the hundredths that other tables show.
+DIGITS = 4
+
+Scores = dict[str, dict[str, Score]]
+"""{image: {`blurry`, `teacher` or `student`: score}}"""
+
+
+class Scorer:
+    """Scores students on one validation set. Blurry images and the teacher's are scored once for all students."""
+
+    def __init__(self, config: Config) -> None:
+        """Raises what reading the images and the teacher's weights raises."""
+        self.device: torch.device = choose_device(config.run.device)
+        self.validation = Validation(config, build_teacher(config.teacher, self.device), self.device)
+
+    def score(self, weights: Path) -> Evaluation:
+        return self.validation.evaluate(load_student(weights).to(self.device))
+
+
+class ScoreBoard:
+    """Scores of all finished runs on all sets, computed when they are missing."""
+
+    def __init__(self, study: StudyConfig, make: Callable[[Config], Scorer] = Scorer) -> None:
+        """Raises ConfigError for overrides of a validation set that are wrong, FileNotFoundError and ImageError for images that
+        are missing."""
+        self.configs = {validation.name: validation_config(study, validation) for validation in study.validation}
+        for config in self.configs.values():
+            ValidationImages(config)
+        self._make, self._scorers = make, dict[str, Scorer]()
+
+    def add(self, member: Member) -> None:
+        """Scores a finished run on the sets on which it is not scored yet. Raises WriteError, and what reading images raises."""
+        for name, config in self.configs.items():
+            path, record = score_file(member, name), score_file(member, name).with_suffix(".yaml")
+            known = record.read_text() if record.is_file() else ""
+            scored_on = dump_config(config)
+            if path.is_file() and known == scored_on and path.stat().st_mtime >= member.student.stat().st_mtime:
+                continue
+            if name not in self._scorers:
+                self._scorers[name] = self._make(config)
+            self._scorers[name].score(member.student).write_csv(path, DIGITS)
+            write_bytes(record, scored_on.encode())
+
+
+def score_file(member: Member, validation: str) -> Path:
+    """The CSV of a run's scores on a set: `seed_0_SET.csv` beside the run folder `seed_0`. A YAML file of the same name holds the
+    configuration whose images were scored."""
+    return member.folder.with_name(f"{member.folder.name}_{validation}.csv")
+
+
+def read_scores(runs: Sequence[Member], validation: ValidationSet) -> dict[int, Scores]:
+    """{seed: scores} of one variant's scored runs on a set."""
+    files = {member.seed: score_file(member, validation.name) for member in runs}
+    return {seed: read_evaluation(path) for seed, path in files.items() if path.is_file()}
