@@ -22,7 +22,8 @@ from unet.weights import UNetWeightsError
 # Any other error is a bug, and keeps its traceback.
 USER_ERRORS = (UserError, WeightsError, UNetWeightsError, FileNotFoundError, PermissionError)
 USER_ERROR_STATUS = 2
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# SIGHUP comes when the terminal closes. Windows does not have it.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
 
 
 class Interrupted(BaseException):
@@ -36,7 +37,7 @@ class Interrupted(BaseException):
 
 
 class SignalGate:
-    """Turns SIGINT and SIGTERM into Interrupted. Outside `with gate:` a signal raises it at once. Inside the block a signal is
+    """Turns SIGNALS into Interrupted. Outside `with gate:` a signal raises it at once. Inside the block a signal is
     held until `check` raises it.
 
     If a signal is held already, a SIGINT raises at once: the user can leave a step that hangs, without saving. A second SIGTERM
@@ -49,7 +50,8 @@ class SignalGate:
 
     def install(self) -> None:
         for signum in SIGNALS:
-            signal.signal(signum, self._receive)
+            if signal.getsignal(signum) != signal.SIG_IGN:  # `nohup` has SIGHUP ignored
+                signal.signal(signum, self._receive)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:
         if not self._held or (self._pending is not None and signum == signal.SIGINT):

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 from distill.command import SignalGate, new_parser, run_command
-from distill.config import ConfigError, StudyConfig, load_study
+from distill.config import Config, ConfigError, StudyConfig, load_study
 from distill.errors import UserError
 from distill.runtime.files import locked, write_bytes
 from distill.studies.matching import PILOTS, Pilot, match_times, measure
@@ -43,11 +44,9 @@ def run_study(study: StudyConfig, jobs: int = 1) -> StudyResult:
     configs, board = variant_configs(study), ScoreBoard(study)
     failures: list[RunFailedError] = []
     with locked(folder):
-        pilots: dict[str, Pilot] = {}
-        for name, config in configs.items():
-            pilots[name] = measure(name, config, folder / PILOTS, trainers.train)
+        pilots = _measure(study, configs, trainers, failures)
         if study.match == "time":
-            configs = match_times(study, configs, pilots)
+            configs = match_times(study, {name: configs[name] for name in pilots}, pilots)
         runs = members(study, configs)
         check_unchanged(runs)
 
@@ -64,6 +63,22 @@ def run_study(study: StudyConfig, jobs: int = 1) -> StudyResult:
         result = collect(study, runs, pilots, [str(failure) for failure in failures])
         _write(folder, result)
     return result
+
+
+def _measure(
+    study: StudyConfig, configs: Mapping[str, Config], trainers: Trainers, failures: list[RunFailedError]
+) -> dict[str, Pilot]:
+    """All pilots that succeed. One that fails is added to `failures`. Raises RunFailedError if all others are matched with it."""
+    pilots: dict[str, Pilot] = {}
+    for variant in study.variants:
+        try:
+            pilots[variant.name] = measure(variant.name, configs[variant.name], Path(study.dir) / PILOTS, trainers.train)
+        except RunFailedError as error:
+            if study.match == "time" and variant is study.variants[0] and study.minutes is None:
+                raise
+            logger.warning("%s", error)
+            failures.append(error)
+    return pilots
 
 
 def _write(folder: Path, result: StudyResult) -> None:

@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 EXAMPLE = """example:
   python -m distill.train --config configs/photos_online.yaml --set data.sharp=PHOTOS/train data.val.sharp=PHOTOS/val
 
-The run folder is run.dir of the configuration. Ctrl-C and SIGTERM save first; the same command goes on from there.
+The run folder is run.dir of the configuration. Ctrl-C, SIGTERM and a closed terminal save first; the same command goes on from there.
 """
 
 

@@ -10,6 +10,8 @@ from distill.config.types import Positive, Section
 
 # What a study writes into its folder, beside one folder for each variant.
 RESERVED = frozenset({"pilots", "study.json", "study.md", "study.html"})
+# Keys that a study sets in every run, and what to write instead.
+OWN = {"run.seed": "list all seeds as `seeds`", "run.dir": "its runs are folders below `dir`"}
 # Not `..`, which is no folder of its own.
 FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 
@@ -73,4 +75,12 @@ class StudyConfig(Section):
             raise ValueError("seeds: one is given twice")
         if self.minutes is not None and self.match == "steps":
             raise ValueError("minutes is given although match is steps; remove one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _check_overrides(self) -> StudyConfig:
+        for where, overrides in (("set", self.set), *((f"variants: {v.name}", v.set) for v in self.variants)):
+            for key in (override.partition("=")[0] for override in overrides):
+                if key in OWN:
+                    raise ValueError(f"{where}: {key} is given by the study itself; {OWN[key]}")
         return self

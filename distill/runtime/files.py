@@ -123,6 +123,21 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether another process holds the folder's lock. Raises WriteError if that cannot be found out."""
+    if not (folder / LOCK).exists():
+        return False
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError as error:
+        raise WriteError(f"{folder}: cannot be written: {error.strerror}") from error
+    lock.release()
+    return False
+
+
 def _sweep(folder: Path) -> None:
     for here, folders, names in os.walk(folder):  # os.walk passes over unreadable folders such as lost+found
         # Another process may be writing in a folder that has its own lock.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,8 +16,10 @@ from distill.data.datasets import TrainingPatches
 from distill.reporting.reading import RunFolder, number, read_run
 from distill.runtime.files import write_bytes
 
+logger = logging.getLogger(__name__)
+
 PILOTS = "pilots"
-# A stage of a pilot has so many steps, and its speed is logged so often. The first record of a stage is left out: it holds the
+# The steps of each stage of a pilot, and how often their speed is logged. The first record of a stage is left out: it holds the
 # start of the loader, and the checkpoint that ended the stage before.
 PILOT_STEPS, PILOT_LOG_STEPS = 30, 5
 # Times further apart than this share are marked in the result.
@@ -105,7 +108,8 @@ def measure(name: str, config: Config, folder: Path, train: Callable[[str, Confi
 
 def _digest(config: Config) -> str:
     """Of all that a pilot depends on."""
-    text = pilot_config(config, Path("pilot")).model_dump_json()
+    # Without defaults, so that a key that a later version adds leaves the digest as it is.
+    text = pilot_config(config, Path("pilot")).model_dump_json(exclude_defaults=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -115,10 +119,20 @@ def match_times(study: StudyConfig, configs: Mapping[str, Config], pilots: Mappi
     steps = {name: TrainingPatches(config).steps_per_epoch for name, config in configs.items()}
     first = study.variants[0].name
     target = 60 * study.minutes if study.minutes is not None else pilots[first].training_s(configs[first], steps[first])
-    return {
-        name: scaled(config, steps[name], target / pilots[name].training_s(config, steps[name]))
-        for name, config in configs.items()
-    }
+    matched = {}
+    for name, config in configs.items():
+        factor = target / pilots[name].training_s(config, steps[name])
+        matched[name] = scaled(config, steps[name], factor)
+        rounded = matched[name].data.images_per_epoch or 0
+        exact = factor * steps[name] * config.data.batch
+        if abs(rounded / exact - 1) > TOLERANCE:
+            logger.warning(
+                "variant %s: an epoch of whole steps makes its training time %+.0f %% of the others'; give fewer epochs, or more"
+                " minutes",
+                name,
+                100 * (rounded / exact - 1),
+            )
+    return matched
 
 
 def scaled(config: Config, steps_per_epoch: int, factor: float) -> Config:

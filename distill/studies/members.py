@@ -49,8 +49,7 @@ class Member:
 
 
 def variant_configs(study: StudyConfig) -> dict[str, Config]:
-    """Each variant's configuration with the first seed, by the variant's name. Raises FileNotFoundError, and ConfigError that
-    names the variant."""
+    """Each variant's configuration, by the variant's name. Raises FileNotFoundError, and ConfigError that names the variant."""
     configs = {}
     for variant in study.variants:
         try:
@@ -62,9 +61,12 @@ def variant_configs(study: StudyConfig) -> dict[str, Config]:
 
 def members(study: StudyConfig, configs: Mapping[str, Config]) -> list[Member]:
     """All runs of the study, variant by variant. `configs` are the variants' configurations, lengthened or shortened if the study
-    matches times. All runs are validated on the same images, because `eval.seed` does not vary."""
+    matches times. A variant that has none is left out, and so are those that begin with its student. All runs are validated on
+    the same images, because `eval.seed` does not vary."""
     found: list[Member] = []
     for variant in study.variants:
+        if variant.name not in configs or variant.after not in {None, *(member.variant.name for member in found)}:
+            continue
         config = configs[variant.name]
         for seed in study.seeds:
             run = config.run.model_copy(update={"dir": str(Path(study.dir) / variant.name / f"seed_{seed}"), "seed": seed})

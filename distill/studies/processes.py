@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from subprocess import Popen, TimeoutExpired
 
-from distill.config import Config, ConfigError, dump_config
+import torch
+
+from distill.config import Config, ConfigError, dump_config, load_config
 from distill.errors import UserError
-from distill.runtime.files import WriteError, write_bytes
+from distill.runtime.files import WriteError, is_locked, write_bytes
 from distill.studies.members import Member
+from distill.training.resume import BESIDE_TRAINING, changes_between, in_words
+from distill.training.run_folder import CONFIG
 
 logger = logging.getLogger(__name__)
 
 # How long a run may take to save after it was told to stop; then it is killed.
 STOPPING_S = 60
+# How often to look whether a run that an earlier study left has ended.
+WAITING_S = 1
 
 
 class RunFailedError(UserError):
@@ -31,8 +38,9 @@ class Trainers:
 
     def __init__(self, jobs: int = 1) -> None:
         """`jobs` is how many will run at a time: each gets its part of the processor's threads."""
-        self.environment = os.environ | ({"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} if jobs > 1 else {})
-        self._running: set[subprocess.Popen[bytes]] = set()
+        threads = max(1, torch.get_num_threads() // jobs)
+        self.environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {})
+        self._running: set[Popen[bytes]] = set()
         self._lock = threading.Lock()
         self._stopped = False
 
@@ -45,7 +53,7 @@ class Trainers:
         for process in left:
             try:
                 process.wait(STOPPING_S)
-            except subprocess.TimeoutExpired:
+            except TimeoutExpired:
                 process.kill()
                 process.wait()
 
@@ -58,14 +66,15 @@ class Trainers:
             write_bytes(given, dump_config(config).encode())
         except WriteError as error:
             raise RunFailedError(f"{title}: {error}") from None
-        logger.info("%s: training, which %s tells of", title, log)
+        self._wait_for_another(title, folder)
+        logger.info("%s: training; it prints to %s", title, log)
         words = [sys.executable, "-m", "distill.train", "--config", str(given)]
         with log.open("wb") as output:
             with self._lock:
                 if self._stopped:
                     return
                 # In a session of its own: Ctrl-C in a terminal reaches this process alone, which then stops its runs in order.
-                process = subprocess.Popen(words, stdout=output, stderr=output, env=self.environment, start_new_session=True)
+                process = Popen(words, stdout=output, stderr=output, env=self.environment, start_new_session=True)
                 self._running.add(process)
             try:
                 status = process.wait()
@@ -78,6 +87,15 @@ class Trainers:
         if status and not stopped:
             raise RunFailedError(f"{title}: {last_line(log)} (status {status}; {log} has all that it printed)")
 
+    def _wait_for_another(self, title: str, folder: Path) -> None:
+        """A study that was killed leaves its runs going. Waits until such a run is at its end."""
+        announced = False
+        while is_locked(folder) and not self._stopped:
+            if not announced:
+                logger.warning("%s: another process still trains in %s; waiting until it ends", title, folder)
+            announced = True
+            time.sleep(WAITING_S)
+
 
 def last_line(log: Path) -> str:
     """The last line that a process printed, without the name of its program."""
@@ -88,12 +106,13 @@ def last_line(log: Path) -> str:
 def check_unchanged(members: Sequence[Member]) -> None:
     """Raises ConfigError for a run that was begun with another configuration than the study says now."""
     for member in members:
-        if (
-            member.config_file.is_file()
-            and member.folder.exists()
-            and member.config_file.read_text() != dump_config(member.config)
-        ):
-            raise ConfigError(f"{member.title}: {member.config_file} has other settings than the study now; give another dir")
+        path = member.folder / CONFIG
+        changes = changes_between(load_config(path), member.config) if path.is_file() else {}
+        if changes := {key: values for key, values in changes.items() if not key.startswith(BESIDE_TRAINING)}:
+            raise ConfigError(
+                f"{member.title}: the study's settings are not those that {member.folder} was begun with: {in_words(changes)};"
+                " change them back, give the study another dir, or remove that folder to train it anew"
+            )
 
 
 def train_all(

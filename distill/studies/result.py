@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -41,9 +42,11 @@ class Cost:
     minutes: float
     """Training alone, without validations."""
     teacher_share: float | None
-    """The share of that time that is the teacher's; None if no teacher runs in the loop."""
+    """The share of that time that is the teacher's. None if no teacher runs in the loop, or if there is no loss without it."""
     megabytes: float
     """The run folder, and the cache of teacher images that it reads."""
+    before_minutes: float = 0.0
+    """Training time of the variants whose student this one began with, which comes on top."""
     off_match: bool = False
     """Whether the time is further than 5 % from the first variant's, in a study that matches times."""
 
@@ -77,7 +80,10 @@ class StudyResult:
 def collect(study: StudyConfig, runs: Sequence[Member], pilots: Mapping[str, Pilot], failures: Sequence[str]) -> StudyResult:
     """The result of all runs that are finished and scored."""
     finished = {v.name: [run for run in runs if run.variant is v and run.finished] for v in study.variants}
-    costs = {name: _cost(members, pilots.get(name)) for name, members in finished.items()}
+    costs = dict[str, Cost | None]()
+    for variant in study.variants:
+        before = costs[variant.after] if variant.after is not None else None
+        costs[variant.name] = _cost(finished[variant.name], pilots.get(variant.name), before)
     first = study.variants[0].name
     if study.match == "time":
         costs = {name: _marked(cost, costs[first]) for name, cost in costs.items()}
@@ -134,7 +140,7 @@ def abs_range(found: Difference) -> str:
     return f"{low:.2f} to {high:.2f}"
 
 
-def _cost(finished: Sequence[Member], pilot: Pilot | None) -> Cost | None:
+def _cost(finished: Sequence[Member], pilot: Pilot | None, before: Cost | None) -> Cost | None:
     if not finished:
         return None
     seconds = [training_s(read_run(member.folder).records, member.config.data.batch) for member in finished]
@@ -142,11 +148,17 @@ def _cost(finished: Sequence[Member], pilot: Pilot | None) -> Cost | None:
     size = fmean(_bytes_below(member.folder) for member in finished)
     if config.teacher.mode == "cached":
         size += _bytes_below(Path(config.teacher.cache))
-    return Cost(fmean(seconds) / 60, None if pilot is None else pilot.teacher_share(config), size / 1e6)
+    share = None if pilot is None else pilot.teacher_share(config)
+    before_minutes = 0.0 if before is None else before.minutes + before.before_minutes
+    return Cost(fmean(seconds) / 60, share, size / 1e6, before_minutes)
 
 
 def _bytes_below(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    size = 0
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # another process may be writing there
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 def _marked(cost: Cost | None, reference: Cost | None) -> Cost | None:
@@ -197,6 +209,7 @@ def cost_cells(cost: Cost | None) -> list[str]:
     if cost is None:
         return ["", "", ""]
     time = f"{cost.minutes:.1f} min" + (" (!)" if cost.off_match else "")
+    time += f", after {cost.before_minutes:.1f} min" if cost.before_minutes else ""
     return [time, "" if cost.teacher_share is None else f"{cost.teacher_share:.0%}", f"{cost.megabytes:.1f} MB"]
 
 

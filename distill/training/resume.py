@@ -61,7 +61,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
         return None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ConfigError(f"{folder / CHECKPOINT}: not a checkpoint of this version; --fresh starts over")
-    changes = _changes(parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
+    changes = changes_between(parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
     _check_same_run(folder, changes)
     step: int = content["step"]
     before = Plan(stages=plan.stages, **content["plan"])
@@ -77,7 +77,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
     if finished:
         _check_nothing_to_train(folder, changes)
     if changes:
-        logger.warning("the configuration has changed since the checkpoint: %s", _in_words(changes))
+        logger.warning("the configuration has changed since the checkpoint: %s", in_words(changes))
     _load(content, state)
     if any(key.startswith(VALIDATION_KEYS) for key in changes):
         state.best_psnr = float("-inf")  # the saved one was measured on other images
@@ -108,13 +108,13 @@ def _load_teacher(content: dict[str, Any], state: TrainingState, teacher: Teache
         logger.info("the teacher goes on in fp32, as before")
 
 
-def _changes(saved: Config, config: Config) -> dict[str, tuple[Any, Any]]:
+def changes_between(saved: Config, config: Config) -> dict[str, tuple[Any, Any]]:
     """{dotted key: (saved value, value now)} of the keys that differ."""
     before, now = _flatten(saved.model_dump(mode="json")), _flatten(config.model_dump(mode="json"))
     return {key: (old, new) for key in sorted(before.keys() | now.keys()) if (old := before.get(key)) != (new := now.get(key))}
 
 
-def _in_words(changes: dict[str, tuple[Any, Any]]) -> str:
+def in_words(changes: dict[str, tuple[Any, Any]]) -> str:
     return ", ".join(f"{key}: {old} is now {new}" for key, (old, new) in changes.items())
 
 
@@ -124,7 +124,7 @@ def _check_same_run(folder: Path, changes: dict[str, tuple[Any, Any]]) -> None:
     fatal = {k: v for k, v in changes.items() if k == "run.seed" or (k.startswith("student.") and k != "student.compile")}
     if fatal:
         raise ConfigError(
-            f"{folder} holds a checkpoint of another run ({_in_words(fatal)}); give another run.dir, or --fresh to start over"
+            f"{folder} holds a checkpoint of another run ({in_words(fatal)}); give another run.dir, or --fresh to start over"
         )
 
 
@@ -134,7 +134,7 @@ def _check_nothing_to_train(folder: Path, changes: dict[str, tuple[Any, Any]]) -
     ignored = {k: v for k, v in changes.items() if not k.startswith(BESIDE_TRAINING)}
     if ignored:
         raise ConfigError(
-            f"{folder} holds a finished run, and would train nothing with {_in_words(ignored)}; give another run.dir, or --fresh"
+            f"{folder} holds a finished run, and would train nothing with {in_words(ignored)}; give another run.dir, or --fresh"
             " to start over"
         )
 

@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 import torch
-from running import ROOT, same_bits, train_here, wait_until, write_config
+from running import ROOT, TrainHere, same_bits, wait_until, write_config, write_pilot
 
 from distill import study as study_command
 from distill.config import Config, ConfigError, StudyConfig, load_study
-from distill.runtime.files import WriteError
+from distill.runtime.files import WriteError, locked
 from distill.studies import processes
-from distill.studies.matching import Pilot
+from distill.studies.matching import Pilot, measure
+from distill.studies.members import variant_configs
 from distill.study import run_study
 
 
@@ -39,13 +40,21 @@ def study_tree(tiny_tree: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Trains in this process instead of in one for each run; lists the titles of what is trained."""
     trained: list[str] = []
+    train = processes.Trainers.train
 
     def listed(trainers: processes.Trainers, title: str, config: Config) -> None:
         trained.append(title)
-        train_here(trainers, title, config)
+        train(trainers, title, config)
 
     monkeypatch.setattr(processes.Trainers, "train", listed)
+    monkeypatch.setattr(processes, "Popen", TrainHere)
     return trained
+
+
+@pytest.fixture
+def no_pilots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a given measure in place of the pilots' runs."""
+    monkeypatch.setattr(study_command, "measure", lambda *arguments: Pilot({"v1": 1.0}))
 
 
 def checkpoints(folder: str | Path) -> dict[str, Any]:
@@ -61,11 +70,13 @@ def start(study: Path, *overrides: str) -> subprocess.Popen[str]:
 
 
 def test_a_study_that_was_stopped_ends_as_one_that_was_not(study_tree: dict[str, Any], tmp_path: Path, quick: list[str]) -> None:
-    """As from a shell: SIGINT in the middle of the second variant's first run, which is then continued."""
+    """As from a shell: SIGINT in the middle of the second variant's run, which is then continued."""
     study_tree["set"] = ["stages.0.epochs=20", "eval.every_epochs=10", "teacher.mode=none", "stages.0.kd=0"]
     study_tree["variants"] = [{"name": "one"}, {"name": "other", "set": ["optimizer.lr=0.003"]}]
     study_tree["seeds"] = [0]
     straight, stopped = (study_tree | {"dir": str(tmp_path / name)} for name in ("straight", "stopped"))
+    for name, config in variant_configs(StudyConfig.model_validate(stopped)).items():  # pilots that are measured already
+        measure(name, config, tmp_path / "stopped" / "pilots", lambda title, pilot: write_pilot(pilot, 4.0))
     process = start(write_config(stopped, tmp_path / "stopped.yaml"))
     begun = tmp_path / "stopped" / "other" / "seed_0" / "metrics.jsonl"
     wait_until(lambda: begun.exists() and begun.read_text().count("\n") >= 3, process)
@@ -86,15 +97,17 @@ def test_a_study_that_was_stopped_ends_as_one_that_was_not(study_tree: dict[str,
     assert outcomes == others
 
 
-def test_variants_that_differ_in_name_alone_differ_by_nothing(study_tree: dict[str, Any], quick: list[str]) -> None:
+def test_variants_that_differ_in_name_alone_differ_by_nothing(
+    study_tree: dict[str, Any], quick: list[str], no_pilots: None
+) -> None:
     study_tree["variants"] = [{"name": "one"}, {"name": "other"}]
     result = run_study(StudyConfig.model_validate(study_tree))
     found = result.variants[1].outcomes["validation"].differences
-    for measure in ("psnr", "ssim"):
-        assert (found[measure].mean, found[measure].low, found[measure].high) == (0, 0, 0)
+    for score in ("psnr", "ssim"):
+        assert (found[score].mean, found[score].low, found[score].high) == (0, 0, 0)
 
 
-def test_a_variant_that_does_not_learn_is_told_apart(study_tree: dict[str, Any], quick: list[str]) -> None:
+def test_a_variant_that_does_not_learn_is_told_apart(study_tree: dict[str, Any], quick: list[str], no_pilots: None) -> None:
     study_tree["set"] = ["optimizer.lr=0.01", "stages.0.epochs=12", "eval.every_epochs=12", "teacher.mode=none", "stages.0.kd=0"]
     study_tree["seeds"] = [0, 1, 2, 3]
     study_tree["variants"] = [{"name": "learns"}, {"name": "does_not", "set": ["optimizer.lr=1.0e-9"]}]
@@ -115,7 +128,9 @@ def test_what_is_finished_stays_and_a_second_call_trains_nothing(study_tree: dic
     assert quick == ["variant alone, seed 2", "variant taught, seed 2"]
 
 
-def test_every_run_is_validated_and_scored_on_the_same_images(study_tree: dict[str, Any], quick: list[str]) -> None:
+def test_every_run_is_validated_and_scored_on_the_same_images(
+    study_tree: dict[str, Any], quick: list[str], no_pilots: None
+) -> None:
     """Their blur does not follow `run.seed`; a set's own `degrade` is what its images are blurred with."""
     harder = {"name": "harder", "set": ["degrade=[{kind: gaussian_blur, sigma: [3, 3]}]"]}
     result = run_study(StudyConfig.model_validate(study_tree | {"validation": [{"name": "same"}, harder]}))
@@ -127,7 +142,7 @@ def test_every_run_is_validated_and_scored_on_the_same_images(study_tree: dict[s
     assert [line.split(",")[1] for line in tables[0]] == [line.split(",")[1] for line in tables[1]]  # SSIM (Blurry)
 
 
-def test_a_variant_begins_with_anothers_student(study_tree: dict[str, Any], quick: list[str]) -> None:
+def test_a_variant_begins_with_anothers_student(study_tree: dict[str, Any], quick: list[str], no_pilots: None) -> None:
     study_tree["variants"][1] |= {"after": "alone"}
     run_study(StudyConfig.model_validate(study_tree))
     folder = Path(study_tree["dir"])
@@ -141,21 +156,20 @@ def test_a_run_that_fails_is_named_and_stops_no_other(
     call: Callable[..., int],
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    no_pilots: None,
 ) -> None:
     """In processes, two at a time."""
+    study_tree["seeds"] = [0]
     study_tree["variants"] = [{"name": "good", "set": ["teacher.mode=none", "stages.0.kd=0"]}, {"name": "bad"}, {"name": "later"}]
     study_tree["variants"][1] |= {"set": ["optimizer.lr=1.0e+30", "optimizer.max_skipped=2", "stages.0.epochs=5"]}  # diverges
     study_tree["variants"][2] |= {"after": "bad"}
-    monkeypatch.setattr(study_command, "measure", lambda *arguments: Pilot({"v1": 1.0}))
     status = call(study_command.main, "--config", write_config(study_tree, tmp_path / "study.yaml"), "--jobs", 2)
     captured = capfd.readouterr()
     assert status == 2
     assert re.search(r"variant bad, seed 0: step \d+: 3 updates in a row were not finite", captured.out)
-    assert "variant bad, seed 1: " in captured.out
-    assert "variant later, seed 1: bad has failed" in captured.out
-    assert "| good | 2 |" in captured.out
-    assert "4 runs failed" in captured.err
+    assert "variant later, seed 0: bad has failed" in captured.out
+    assert "| good | 1 |" in captured.out
+    assert "2 runs failed" in captured.err
 
 
 @pytest.mark.parametrize(
@@ -169,6 +183,7 @@ def test_a_run_that_fails_is_named_and_stops_no_other(
         ({"variants": [{"name": "a"}, {"name": "a"}]}, "variants: two have the same name: a"),
         ({"variants": [{"name": "a", "after": "b"}, {"name": "b"}]}, "a comes after b, which must stand above it"),
         ({"seeds": [1, 1]}, "seeds: one is given twice"),
+        ({"set": ["run.seed=3"]}, "set: run.seed is given by the study itself; list all seeds as `seeds`"),
         ({"minutes": 2.0}, "minutes is given although match is steps"),
         ({"varaints": []}, "varaints: unknown key; did you mean variants"),
     ],
@@ -182,10 +197,47 @@ def test_a_mistake_is_named_before_anything_is_trained(
     assert quick == []
 
 
-def test_a_run_begun_with_other_settings_is_not_continued(study_tree: dict[str, Any], quick: list[str]) -> None:
+def test_a_run_begun_with_other_settings_is_not_continued(study_tree: dict[str, Any], quick: list[str], no_pilots: None) -> None:
     run_study(StudyConfig.model_validate(study_tree))
-    with pytest.raises(ConfigError, match=r"variant alone, seed 0: .* has other settings than the study now; give another dir"):
+    begun = r"variant alone, seed 0: .* begun with: data.patch: 32 is now 48; change them back"
+    with pytest.raises(ConfigError, match=begun):
         run_study(StudyConfig.model_validate(study_tree | {"set": ["data.patch=48"]}))
+    assert run_study(StudyConfig.model_validate(study_tree | {"set": ["data.workers=1"]})).variants  # trains no other student
+
+
+def test_a_pilot_that_fails_is_named_and_stops_no_other_variant(
+    study_tree: dict[str, Any], quick: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its measure a variant cannot be matched by time, and nor can one that begins with its student."""
+    study_tree["variants"] += [{"name": "later", "after": "taught"}]
+
+    def pilot(name: str, *arguments: Any) -> Pilot:
+        if name == "taught":
+            raise processes.RunFailedError("variant taught, pilot: no memory left")
+        return Pilot({"v1": 1.0})
+
+    monkeypatch.setattr(study_command, "measure", pilot)
+    result = run_study(StudyConfig.model_validate(study_tree | {"match": "time"}))
+    assert quick == ["variant alone, seed 0", "variant alone, seed 1"]
+    assert [len(variant.seeds) for variant in result.variants] == [2, 0, 0]
+    assert result.failures == ["variant taught, pilot: no memory left"]
+
+
+def test_a_run_that_a_killed_study_left_is_waited_for(
+    study_tree: dict[str, Any],
+    quick: list[str],
+    no_pilots: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    study_tree |= {"seeds": [0], "variants": [{"name": "alone", "set": ["teacher.mode=none", "stages.0.kd=0"]}]}
+    left = Path(study_tree["dir"]) / "alone" / "seed_0"
+    lock = locked(left)
+    lock.__enter__()
+    monkeypatch.setattr(processes.time, "sleep", lambda seconds: lock.__exit__(None, None, None))
+    result = run_study(StudyConfig.model_validate(study_tree))
+    assert f"variant alone, seed 0: another process still trains in {left}" in caplog.text
+    assert result.variants[0].seeds == [0]
 
 
 def test_a_full_disk_is_named_and_what_is_finished_stays(
@@ -194,8 +246,10 @@ def test_a_full_disk_is_named_and_what_is_finished_stays(
     tmp_path: Path,
     call: Callable[..., int],
     capfd: pytest.CaptureFixture[str],
+    quick: list[str],
+    no_pilots: None,
 ) -> None:
-    """Pilots and the first variant's runs are done when it fills up."""
+    """The first variant's runs are done when it fills up."""
     study_tree["variants"] = [{"name": "alone", "set": ["teacher.mode=none", "stages.0.kd=0"]}, {"name": "other"}]
     study_tree["set"] = ["teacher.mode=none", "stages.0.kd=0", "eval.images=1", "stages.0.epochs=1"]
     real = processes.write_bytes

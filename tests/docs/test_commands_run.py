@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import train_here
+from running import TrainHere
 from scipy.ndimage import gaussian_filter
 from shell_commands import ROOT, Command, all_commands, is_ours, make_parser, split_ours
 
@@ -189,7 +189,7 @@ def test_the_commands_of_a_place_run(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(processes.Trainers, "train", train_here)
+    monkeypatch.setattr(processes, "Popen", TrainHere)
     if place == "migrating.md":
         add_original_project(project, images)
     reader = Reader(call, capsys)

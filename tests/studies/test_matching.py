@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from running import write_pilot
 
-from distill.config import Config, StudyConfig, dump_config
+from distill.config import Config, StudyConfig
 from distill.reporting.reading import RunFolder
 from distill.studies.matching import Pilot, match_times, measure, pilot_config, scaled, step_seconds, training_s, without_teacher
 
@@ -75,11 +76,7 @@ def test_a_pilot_is_short_and_is_measured_once(tiny_config: Callable[..., Config
 
     def train(title: str, pilot: Config) -> None:
         trained.append((title, pilot.teacher.mode))
-        Path(pilot.run.dir).mkdir(parents=True)
-        Path(pilot.run.dir, "config.yaml").write_text(dump_config(pilot))
-        rate = 8.0 if pilot.teacher.mode == "none" else 2.0
-        line = '{"kind": "train", "step": %d, "stage": "v1", "images_per_s": %g}\n'
-        Path(pilot.run.dir, "metrics.jsonl").write_text("".join(line % (step, rate) for step in (5, 10)))
+        write_pilot(pilot, images_per_s=8.0 if pilot.teacher.mode == "none" else 2.0)
 
     found = measure("online", config, tmp_path, train)
     assert found == Pilot({"v1": 2.0}, {"v1": 0.5})
