@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config, ConfigError, DataConfig, TeacherConfig
-from distill.data.sources import list_images
+from distill.data.sources import cached_images
 from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, build_teacher, identify
 from distill.runtime.device import choose_device
@@ -55,7 +55,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
         held.enter_context(ranks.connected(device))
         with ranks.first_of_node_first():
             teacher = _teacher(config.teacher, device)
-        header = new_header(identify(teacher), images, str(config.data.blurry), config.teacher.tile)
+        header = new_header(identify(teacher), images, config.data, config.teacher.tile)
         if ranks.first:
             held.enter_context(locked(folder))
             merge_parts(folder)  # the lines of other ranks, if an earlier run was killed
@@ -158,13 +158,14 @@ def approximation_table(config: Config, count: int) -> str:
 
 
 def _images(data: DataConfig) -> list[ImageFile]:
-    if data.blurry is None:
-        raise ConfigError(
-            "data.blurry: null leaves nothing to cache, since each epoch blurs anew; python -m distill.prepare makes a folder of"
-            " blurry images"
-        )
-    assert isinstance(data.sharp, str), "pairs are of one folder"
-    return list_images(data, data.sharp, ())
+    for index, source in enumerate(data.entries):
+        if source.blurry is None:
+            key = "data.blurry" if data.sources is None else f"data.sources.{index}.blurry"
+            raise ConfigError(
+                f"{key}: null leaves nothing of {source.folder} to cache, since each epoch blurs anew; python -m distill.prepare"
+                " makes a folder of blurry images"
+            )
+    return cached_images(data)
 
 
 def _teacher(settings: TeacherConfig, device: torch.device) -> Teacher:

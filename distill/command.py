@@ -22,8 +22,9 @@ from unet.weights import UNetWeightsError
 # Any other error is a bug, and keeps its traceback.
 USER_ERRORS = (UserError, WeightsError, UNetWeightsError, FileNotFoundError, PermissionError)
 USER_ERROR_STATUS = 2
-# SIGHUP comes when the terminal closes. Windows does not have it.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+# SIGHUP comes when the terminal closes, unless `nohup` has it ignored. Windows does not have it.
+HANG_UP = getattr(signal, "SIGHUP", None)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([HANG_UP] if HANG_UP is not None else []))
 
 
 class Interrupted(BaseException):
@@ -50,7 +51,7 @@ class SignalGate:
 
     def install(self) -> None:
         for signum in SIGNALS:
-            if signal.getsignal(signum) != signal.SIG_IGN:  # `nohup` has SIGHUP ignored
+            if signum != HANG_UP or signal.getsignal(signum) != signal.SIG_IGN:
                 signal.signal(signum, self._receive)
 
     def _receive(self, signum: int, frame: FrameType | None) -> None:

@@ -44,7 +44,8 @@ logger = logging.getLogger(__name__)
 EXAMPLE = """example:
   python -m distill.train --config configs/photos_online.yaml --set data.sharp=PHOTOS/train data.val.sharp=PHOTOS/val
 
-The run folder is run.dir of the configuration. Ctrl-C, SIGTERM and a closed terminal save first; the same command goes on from there.
+The run folder is run.dir of the configuration. Ctrl-C, SIGTERM and a closed terminal save first; the same command
+goes on from there.
 """
 
 
@@ -84,6 +85,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
         loader = remaining_batches(run, plan, pin=device.type == "cuda")
         with RunLog(folder, run.state.step, ranks) as log:
             log.started(run.state.step, plan.total_steps, describe_device(device))
+            _show_before_training(run, log)
             with gate, closing(loader):
                 try:
                     batches = on_device(_completed(loader, run.filler), device)
@@ -106,6 +108,13 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     return evaluation
 
 
+def _show_before_training(run: Run, log: RunLog) -> None:
+    """If there are no sharp images, writes a picture before the first step: a look at it is all that tells whether the teacher
+    helps."""
+    if run.state.step == 0 and run.ranks.first and not run.config.data.val.has_sharp:
+        log.picture(0, run.validation.first_picture(run.state.kept), "blurry|student|teacher")
+
+
 def _run_steps(
     run: Run, plan: Plan, batches: Iterable[Batch], log: RunLog, checkpoints: _Checkpoints, pause: Callable[[], None]
 ) -> Evaluation:
@@ -118,8 +127,9 @@ def _run_steps(
                 tqdm.write(f"skipped {bad.path}: {bad.reason}", file=sys.stderr)
             stage = plan.stage_at(state.step)
             lr = learning_rate(config.optimizer, state.step, plan.total_steps)
+            sharp_in_step = run.dataset.count_sharp(plan.position_at(state.step), plan.batch)
             state.student.train()
-            measured = training_step(batch, state, run.teacher, run.vgg, stage, lr, config)
+            measured = training_step(batch, state, run.teacher, run.vgg, stage, lr, config, sharp_in_step)
             log.add(measured, images=config.data.batch, names=batch.names)
             bar.update()
 
@@ -205,15 +215,16 @@ def _validate(run: Run, plan: Plan, log: RunLog, pause: Callable[[], None]) -> E
     log.validation(state.step, evaluation)
     log.restart_clock()
     state.validated_step = state.step
-    score = evaluation.mean("student")
-    assert score is not None
-    best, state.best_psnr = score.psnr > state.best_psnr, max(score.psnr, state.best_psnr)
+    measure, value = evaluation.ranking()
+    best = measure != state.best[0] or value > state.best[1]
+    if best:
+        state.best = (measure, value)
     if run.ranks.first:
         if best:
             _save_student(run, plan, BEST, evaluation)
         if plan.ends_stage(state.step):
             _save_student(run, plan, stage_file(plan.stage_at(state.step - 1).name), evaluation)
-        tqdm.write(f"step {state.step}: student {score.psnr:.2f} dB, {score.ssim:.4f}", file=sys.stderr)
+        tqdm.write(f"step {state.step}: {evaluation.headline()}", file=sys.stderr)
     return evaluation
 
 

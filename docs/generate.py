@@ -93,10 +93,16 @@ def _sections(tree: Tree) -> Iterator[tuple[str, Tree, str]]:
             about = said if kind is kinds[0] else ""
             own = kind.get("description", "")
             yield heading, keys, " ".join(dict.fromkeys(filter(None, (about, own))))
-            for key, inner in keys.items():
-                if "$ref" in inner:
-                    target = _resolve(tree, inner)
-                    yield f"{name}.{key}", target["properties"], inner.get("description", "")
+            yield from _sections_below(tree, name, keys)
+
+
+def _sections_below(tree: Tree, heading: str, keys: Tree) -> Iterator[tuple[str, Tree, str]]:
+    """The sections among the keys of a section, and the entries of its lists, with those below them."""
+    for key, node in keys.items():
+        for kind in _kinds(tree, node):
+            about = " ".join(filter(None, (node.get("description", ""), kind.get("description", ""))))
+            yield f"{heading}.{key}", kind["properties"], about
+            yield from _sections_below(tree, f"{heading}.{key}", kind["properties"])
 
 
 def _kinds(tree: Tree, node: Tree) -> list[Tree]:

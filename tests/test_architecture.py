@@ -149,5 +149,5 @@ def test_no_shipped_configuration_trains_on_the_validation_photographs(path: Pat
     assert {"chelsea.png", "coffee.png"} == set(SAMPLES_FOR_VALIDATION)
     assert not set(SAMPLES_FOR_TRAINING) & set(SAMPLES_FOR_VALIDATION)
     config = load_config(path)
-    train, val = ({sharp} if isinstance(sharp, str) else {*sharp} for sharp in (config.data.sharp, config.data.val.sharp))
+    train, val = ({source.sharp for source in images.entries} - {None} for images in (config.data, config.data.val))
     assert train & val <= {"samples"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -20,7 +20,7 @@ from distill.data.batch import Batch, on_device, unpack
 from distill.data.datasets import TrainingPatches
 from distill.data.image_files import write_image
 from distill.data.loader import training_loader
-from distill.data.sources import list_images
+from distill.data.sources import cached_images
 from distill.networks.fast_teacher import speed_up_for_training
 from distill.networks.student import build_student
 from distill.networks.teacher import Teacher, build_teacher, identify
@@ -167,14 +167,16 @@ class _Parts:
         target = teacher(self.blurry)
         # For `student_step`: a batch that need not be degraded, a configuration that does not augment it, and a teacher that
         # computes nothing.
-        self.images = Batch(to_uint8(sharp), to_uint8(self.blurry), batch.draws, batch.names)
+        pixels = None if sharp is None else to_uint8(sharp)
+        self.images = replace(batch, sharp=pixels, blurry=to_uint8(self.blurry), has_blurry=[True] * len(batch.names))
         self.plain = config.model_copy(update={"augment": AugmentConfig(flip=False, rotate=False)})
         self.known = _Known(target)
         self.state, self.vgg = _student(config, device)
 
-    def degrade_augment(self) -> tuple[Tensor, Tensor]:
-        sharp, blurry = unpack(self.batch, self.config.degrade)
-        sharp, blurry = augment([sharp, blurry], self.config.augment, self.batch.draws)
+    def degrade_augment(self) -> tuple[Tensor | None, Tensor]:
+        images = unpack(self.batch, self.config.degrade)
+        sharp, blurry = augment(images, self.config.augment, self.batch.draws)
+        assert blurry is not None
         return sharp, blurry
 
     def restore(self) -> None:
@@ -231,14 +233,17 @@ def _cached_config(config: Config, folder: Path, device: torch.device) -> Config
     written = 0
     with closing(training_loader(dataset, 0, 10**9, pin=False)) as loader:
         for batch in loader:
-            sharp, blurry = (to_uint8(image) for image in unpack(batch.to(device), config.degrade))
-            for pair in zip(sharp, blurry, strict=True):
-                for name, image in zip(("sharp", "blurry"), pair, strict=True):
-                    write_image(folder / name / f"{written:04d}.png", image.permute(1, 2, 0).cpu().numpy())
-                written += 1
+            sharp, blurry = unpack(batch.to(device), config.degrade)
+            images = {"blurry": blurry} if sharp is None else {"sharp": sharp, "blurry": blurry}
+            for name, image in images.items():
+                for number, pixels in enumerate(to_uint8(image).permute(0, 2, 3, 1).cpu().numpy(), start=written):
+                    write_image(folder / name / f"{number:04d}.png", pixels)
+            written += len(blurry)
             if written >= CACHED_IMAGES:
                 break
-    pairs = {"sharp": str(folder / "sharp"), "blurry": str(folder / "blurry")}
+    # A sample without a sharp image got zeros for it if another one of its batch has a sharp image: that costs the same time.
+    sharp_folder = folder / "sharp"
+    pairs = {"sharp": str(sharp_folder) if sharp_folder.exists() else None, "blurry": str(folder / "blurry"), "sources": None}
     data = config.data.model_copy(update={**pairs, "val": config.data.val.model_copy(update=pairs), "images_per_epoch": None})
     teacher = config.teacher.model_copy(update={"mode": "cached", "cache": str(folder / "teacher")})
     return config.model_copy(update={"data": data, "teacher": teacher, "degrade": []})
@@ -246,11 +251,10 @@ def _cached_config(config: Config, folder: Path, device: torch.device) -> Config
 
 def _fill(config: Config, teacher: Teacher, device: torch.device) -> float:
     """Fills the configuration's cache and returns milliseconds per image. Fills another cache first, to warm up the teacher."""
-    assert isinstance(config.data.sharp, str)
-    images = list_images(config.data, config.data.sharp, ())
+    images = cached_images(config.data)
     for folder in (f"{config.teacher.cache}_warm_up", config.teacher.cache):
         cache = TeacherCache(folder)
-        cache.manifest.write_header(new_header(identify(teacher), images, str(config.data.blurry), config.teacher.tile))
+        cache.manifest.write_header(new_header(identify(teacher), images, config.data, config.teacher.tile))
         start = time.perf_counter()
         # Times the fill as a whole, not image by image: the teacher restores images of a patch's size in groups, and the images
         # of a group are written together.

@@ -3,7 +3,15 @@
 Needs neither torch nor a GPU.
 """
 
-from distill.config.images import AugmentConfig, DataConfig, ImagesConfig, ValidationImagesConfig
+from distill.config.images import (
+    DEAD_LEAVES,
+    SAMPLES,
+    AugmentConfig,
+    DataConfig,
+    ImageSource,
+    TrainingSource,
+    ValidationImagesConfig,
+)
 from distill.config.load import ConfigError, dump_config, load_config, load_study, parse_config, parse_recipe
 from distill.config.networks import RestormerConfig, StudentConfig, TeacherConfig, UNetConfig
 from distill.config.schema import Config
@@ -21,15 +29,17 @@ from distill.config.training import (
 )
 
 __all__ = [
+    "DEAD_LEAVES",
     "DEVICE_NAMES",
     "LOSS_TERMS",
+    "SAMPLES",
     "AugmentConfig",
     "BenchConfig",
     "Config",
     "ConfigError",
     "DataConfig",
     "EvalConfig",
-    "ImagesConfig",
+    "ImageSource",
     "OptimizerConfig",
     "RestormerConfig",
     "RunConfig",
@@ -38,6 +48,7 @@ __all__ = [
     "StudyConfig",
     "TeacherConfig",
     "TeacherForm",
+    "TrainingSource",
     "UNetConfig",
     "ValidationImagesConfig",
     "ValidationSet",

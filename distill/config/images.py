@@ -2,53 +2,129 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from distill.config.types import Count, Probability, Section, range_of
 
+# Names that stand in place of a folder.
+SAMPLES, DEAD_LEAVES = "samples", "dead_leaves"
+
+
+class ImageSource(Section):
+    """One source of images. Without `blurry`, `degrade` makes the blurry images. Without `sharp`, nobody has the sharp images."""
+
+    sharp: str | None = None
+    """A folder of sharp images, or `samples`. null: there are none."""
+    blurry: str | None = None
+    """A folder of blurry images. Beside a folder `sharp`, the two pair by name. null: `degrade` makes them."""
+
+    @model_validator(mode="after")
+    def _check_images(self) -> ImageSource:
+        if self.sharp is None and self.blurry is None:
+            raise ValueError("a source has sharp images, blurry ones, or both")
+        if self.blurry is not None and self.sharp in (SAMPLES, DEAD_LEAVES):
+            raise ValueError(f"a blurry folder pairs with a folder of sharp images, and {self.sharp} is none")
+        return self
+
+    @property
+    def folder(self) -> str:
+        """How messages name the source."""
+        return self.sharp if self.blurry is None and self.sharp is not None else str(self.blurry)
+
+
+class TrainingSource(ImageSource):
+    sharp: str | None = None
+    """A folder of sharp images, `samples` or `dead_leaves`. null: there are none, and `kd` alone learns from this source."""
+    parts: Count = 1
+    """How many samples come from this source, in proportion to the `parts` of the others."""
+
 
 class ImagesConfig(Section):
-    sharp: str | list[str] = "samples"
+    sharp: str | list[str] | None = None
     """A folder of sharp images, `samples` or `dead_leaves`. A folder is searched recursively, and `*` in its path matches folder
     names. `samples` are photographs that scikit-image ships. `dead_leaves` are synthetic images of shapes that cover one another;
-    they never end. A list mixes its sources in equal parts."""
+    they never end. A list mixes its sources in equal parts. null: nobody has the sharp images; if `blurry` and `sources` are null
+    too, `samples`."""
     blurry: str | None = None
     """A folder of blurry images. Each forms a pair with the image that has the same path below the folder `sharp`; only the
     suffixes may differ. null: `degrade` makes the blurry images on the device."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _default(cls, tree: Any) -> Any:
+        empty = isinstance(tree, dict) and all(tree.get(key) is None for key in ("sharp", "blurry", "sources"))
+        return tree | {"sharp": SAMPLES} if empty else tree
+
     @model_validator(mode="after")
     def _check_pairs(self) -> ImagesConfig:
-        if self.blurry is not None and (isinstance(self.sharp, list) or self.sharp in ("samples", "dead_leaves")):
-            raise ValueError("a blurry folder pairs with one folder of sharp images")
+        if self.blurry is not None and (isinstance(self.sharp, list) or self.sharp in (SAMPLES, DEAD_LEAVES)):
+            raise ValueError(
+                "a blurry folder pairs with one folder of sharp images; to mix several, list them as sources; if nobody has the"
+                " sharp images, sharp: null"
+            )
         if isinstance(self.sharp, list) and not self.sharp:
             raise ValueError("sharp is an empty list")
         return self
 
+    def _one_form(self, sources: Sequence[ImageSource] | None) -> None:
+        """Raises ValueError if the images are written in both forms."""
+        beside = [key for key in ("sharp", "blurry") if getattr(self, key) is not None]
+        if sources is not None and beside:
+            raise ValueError(f"{' and '.join(beside)} beside sources; list all images as sources, and set {beside[0]}: null")
+
+    def _short_form(self) -> list[ImageSource]:
+        """The sources that `sharp` and `blurry` name."""
+        names = self.sharp if isinstance(self.sharp, list) else [self.sharp]
+        return [ImageSource(sharp=sharp, blurry=self.blurry) for sharp in names]
+
 
 class ValidationImagesConfig(ImagesConfig):
     # The type admits a list, so that `_check_one_folder` can refuse it in its own words. The JSON schema admits only a string.
-    sharp: Annotated[str | list[str], WithJsonSchema({"type": "string"})] = "samples"
+    sharp: Annotated[str | list[str] | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})] = None
     """A folder as in `data.sharp`, or `samples`. Here `samples` are the photographs chelsea and coffee. Nothing that this project
-    ships is trained on them."""
+    ships is trained on them. null: nobody has the sharp images, and the student is compared with the teacher."""
+    sources: Annotated[list[ImageSource], Field(min_length=1)] | None = None
+    """Several sources, instead of `sharp` and `blurry`. Where some have sharp images, those decide which student is the best."""
 
     @field_validator("sharp")
     @classmethod
-    def _check_one_folder(cls, sharp: str | list[str]) -> str | list[str]:
-        if not isinstance(sharp, str) or sharp == "dead_leaves":
-            raise ValueError("validation images are one folder, or samples")
+    def _check_one_folder(cls, sharp: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(sharp, list) or sharp == DEAD_LEAVES:
+            raise ValueError("validation images are one folder, or samples; list several as sources")
         return sharp
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> ValidationImagesConfig:
+        self._one_form(self.sources)
+        if any(source.sharp == DEAD_LEAVES for source in self.sources or []):
+            raise ValueError("sources: validation images are folders, or samples")
+        return self
+
+    @property
+    def entries(self) -> list[ImageSource]:
+        """The sources, in whichever form they are written."""
+        return self._short_form() if self.sources is None else self.sources
+
+    @property
+    def has_sharp(self) -> bool:
+        """Whether any image has its sharp one. Then those images decide which student is the best."""
+        return any(source.sharp is not None for source in self.entries)
 
 
 class DataConfig(ImagesConfig):
+    sources: Annotated[list[TrainingSource], Field(min_length=1)] | None = None
+    """Several sources, instead of `sharp` and `blurry`: sharp photographs, pairs, and photographs whose sharp images nobody has.
+    Samples come from them in turn."""
     patch: Annotated[int, Field(ge=16)] = 256
     """Side of the square training patches, in pixels. A smaller image is extended to this size by reflection."""
     batch: Count = 8
     """Samples per optimiser step, summed over all GPUs."""
     images_per_epoch: Count | None = None
-    """Number of samples per epoch. After the last image, a new pass over the images begins. null: one pass over all images, or
-    over those of the largest source if `sharp` is a list."""
+    """Number of samples per epoch. After the last image, a new pass over the images begins. null: one pass over all
+    images, or as many as it takes to go through the largest of several sources."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Number of loader processes. They decode images and draw random numbers. Degrading, augmenting and the networks run on the
     device."""
@@ -56,6 +132,16 @@ class DataConfig(ImagesConfig):
     """Memory in which each loader process keeps decoded images, in MB. If all images fit, a process decodes each of them once."""
     val: ValidationImagesConfig = ValidationImagesConfig()
     """Images to validate on, and to score with `distill.evaluate`."""
+
+    @model_validator(mode="after")
+    def _check_sources(self) -> DataConfig:
+        self._one_form(self.sources)
+        return self
+
+    @property
+    def entries(self) -> list[TrainingSource]:
+        """The sources, in whichever form they are written."""
+        return [TrainingSource(**dict(source)) for source in self._short_form()] if self.sources is None else self.sources
 
 
 class AugmentConfig(Section):

@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from distill.config.degradations import Degradations
-from distill.config.images import AugmentConfig, DataConfig
+from distill.config.images import DEAD_LEAVES, AugmentConfig, DataConfig, ImageSource
 from distill.config.networks import StudentConfig, TeacherConfig, UNetConfig
 from distill.config.training import BenchConfig, EvalConfig, OptimizerConfig, RunConfig, StageConfig, VggConfig
 from distill.config.types import Section
@@ -48,16 +48,19 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_contradictions(self) -> Config:
-        needs_degrade = [key for key, d in (("data", self.data), ("data.val", self.data.val)) if d.blurry is None]
+        needs_degrade = [key for key, source in self.image_sources() if source.blurry is None]
         if needs_degrade and not self.degrade:
             raise ValueError(f"{needs_degrade[0]}.blurry is null and degrade is empty: give one, or nothing makes a blurry image")
         if self.degrade and not needs_degrade:
-            raise ValueError("degrade is given although data.blurry and data.val.blurry are folders; remove one")
+            raise ValueError(
+                "degrade is given although all images have their blurry files; remove one: degrade=[] or a blurry folder"
+            )
         if self.data.batch % self.optimizer.accumulate:
             raise ValueError(f"optimizer.accumulate: {self.optimizer.accumulate} does not divide data.batch: {self.data.batch}")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError("stages: two have the same name, and would write the same file")
+        self._check_something_to_learn()
         for index, stage in enumerate(self.stages):
             if self.teacher.mode == "none" and stage.kd > 0:
                 raise ValueError(f"stages.{index}.kd: {stage.kd:g} needs a teacher, but teacher.mode is none; set one of them")
@@ -65,17 +68,38 @@ class Config(Section):
                 raise ValueError("vgg.against: teacher needs a teacher, but teacher.mode is none")
         if self.teacher.mode == "cached":
             self._check_cacheable()
-        endless = "dead_leaves" in ([self.data.sharp] if isinstance(self.data.sharp, str) else self.data.sharp)
+        endless = any(source.sharp == DEAD_LEAVES for source in self.data.entries)
         if endless and self.data.images_per_epoch is None:
             raise ValueError("data.images_per_epoch: dead_leaves has no end; say how many images make an epoch")
         return self
 
+    def image_sources(self) -> list[tuple[str, ImageSource]]:
+        """(key, source) of all images, for training and validation. The key is `data`, or `data.sources.1` for one of a list."""
+        return [
+            (key if images.sources is None else f"{key}.sources.{index}", source)
+            for key, images in (("data", self.data), ("data.val", self.data.val))
+            for index, source in enumerate(images.entries)
+        ]
+
+    def _check_something_to_learn(self) -> None:
+        """Raises ValueError for a source without sharp images from which a stage, or validation, can learn nothing."""
+        for key, source in self.image_sources():
+            if source.sharp is not None:
+                continue
+            what = f"{key} ({source.folder}) has no sharp images"
+            if self.teacher.mode == "none":
+                raise ValueError(f"{what}, and teacher.mode is none: nothing says what they should be; set teacher.mode: online")
+            for index, stage in enumerate(self.stages):
+                if not key.startswith("data.val") and not stage.needs_target(self.vgg):
+                    raise ValueError(f"{what}, and stages.{index} learns from sharp images alone; give its kd a weight")
+
     def _check_cacheable(self) -> None:
-        if self.data.blurry is None:
-            raise ValueError(
-                "teacher.mode: cached needs data.blurry, a folder: a teacher's image can be kept only of a blur that is kept;"
-                " python -m distill.prepare makes one"
-            )
+        for key, source in self.image_sources():
+            if source.blurry is None and not key.startswith("data.val"):
+                raise ValueError(
+                    f"teacher.mode: cached needs {key}.blurry, a folder: a teacher's image can be kept only of a blur that is"
+                    f" kept, and the blur of {source.folder} is made anew for each sample; python -m distill.prepare makes one"
+                )
         photometric = {"gamma": (1.0, 1.0), "brightness": (0.0, 0.0), "shuffle_channels": 0.0}
         for key, neutral in photometric.items():
             if (value := getattr(self.augment, key)) != neutral:

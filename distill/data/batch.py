@@ -47,8 +47,12 @@ class Uncached:
 class Batch:
     """A batch as a loader yields it. Images are (B, 3, H, W) uint8. Each tensor of `draws` is (B,) and stays on the CPU."""
 
-    sharp: Tensor
+    sharp: Tensor | None
+    """None if no sample has a sharp image. Zeros for a single sample without one."""
     blurry: Tensor | None
+    """None if no sample has a blurry image on disk. Zeros for a single sample without one: `unpack` makes it."""
+    has_sharp: list[bool]
+    has_blurry: list[bool]
     draws: dict[str, Tensor]
     names: list[str]
     skipped: list[Skipped] = field(default_factory=list)
@@ -59,8 +63,8 @@ class Batch:
     `OnlineFiller.complete` writes their teacher images there."""
 
     def _with_images(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        blurry, teacher = (None if image is None else change(image) for image in (self.blurry, self.teacher))
-        return replace(self, sharp=change(self.sharp), blurry=blurry, teacher=teacher)
+        sharp, blurry, teacher = (None if image is None else change(image) for image in (self.sharp, self.blurry, self.teacher))
+        return replace(self, sharp=sharp, blurry=blurry, teacher=teacher)
 
     def images(self) -> list[Tensor]:
         """The sharp, blurry and teacher images, without those that are None."""
@@ -79,10 +83,10 @@ def to_tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
 
 
-def batch_of_one(name: str, sharp: Pixels, blurry: Pixels | None, draws: Draws, teacher: Pixels | None = None) -> Batch:
+def batch_of_one(name: str, sharp: Pixels | None, blurry: Pixels | None, draws: Draws, teacher: Pixels | None = None) -> Batch:
     values = {key: torch.tensor([value]) for key, value in draws.items()}
-    tensors = [None if pixels is None else to_tensor(pixels) for pixels in (blurry, teacher)]
-    return Batch(to_tensor(sharp), tensors[0], values, [name], teacher=tensors[1])
+    tensors = [None if pixels is None else to_tensor(pixels) for pixels in (sharp, blurry, teacher)]
+    return Batch(tensors[0], tensors[1], [sharp is not None], [blurry is not None], values, [name], teacher=tensors[2])
 
 
 def collate(samples: Sequence[Batch]) -> Batch:
@@ -90,8 +94,10 @@ def collate(samples: Sequence[Batch]) -> Batch:
     first = samples[0]
     return Batch(
         sharp=_stack([s.sharp for s in samples]),
-        blurry=None if first.blurry is None else _stack([s.blurry for s in samples if s.blurry is not None]),
-        teacher=None if first.teacher is None else _stack([s.teacher for s in samples if s.teacher is not None]),
+        blurry=_stack([s.blurry for s in samples]),
+        teacher=_stack([s.teacher for s in samples]),
+        has_sharp=[has for s in samples for has in s.has_sharp],
+        has_blurry=[has for s in samples for has in s.has_blurry],
         uncached={row: s.uncached[0] for row, s in enumerate(samples) if s.uncached},
         draws={key: torch.cat([s.draws[key] for s in samples]) for key in first.draws},
         names=[name for s in samples for name in s.names],
@@ -99,21 +105,35 @@ def collate(samples: Sequence[Batch]) -> Batch:
     )
 
 
-def _stack(images: Sequence[Tensor]) -> Tensor:
-    """(1, 3, H, W) each -> (B, 3, H, W), channels_last, because they are stacked as (H, W, 3).
+def _stack(images: Sequence[Tensor | None]) -> Tensor | None:
+    """(1, 3, H, W) each -> (B, 3, H, W), channels_last, because they are stacked as (H, W, 3). Zeros in place of an image that is
+    None; None if all are.
 
     In a loader worker, torch's default_collate stacks straight into memory that the worker shares with the training process. A
     batch that was stacked in the worker's own memory would have to be copied into shared memory afterwards.
     """
-    return default_collate([image[0].permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
+    present = [image for image in images if image is not None]
+    if not present:
+        return None
+    missing = torch.zeros_like(present[0])
+    return default_collate([(missing if image is None else image)[0].permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
-def unpack(batch: Batch, degradations: Sequence[Degradation]) -> tuple[Tensor, Tensor]:
+def unpack(batch: Batch, degradations: Sequence[Degradation]) -> tuple[Tensor | None, Tensor]:
     """Converts a batch on the device to (sharp, blurry), each (B, 3, H, W) in [0, 1], channels_last. `degradations` make the
-    blurry images if the batch has none."""
-    sharp = to_float(batch.sharp)
-    blurry = degrade(sharp, degradations, batch.draws) if batch.blurry is None else to_float(batch.blurry)
+    blurry images that are not on disk. `sharp` is None if no sample has a sharp image."""
+    sharp, blurry = (None if image is None else to_float(image) for image in (batch.sharp, batch.blurry))
+    if not all(batch.has_blurry):
+        assert sharp is not None, "blur is made of sharp images"
+        made = degrade(sharp, degradations, batch.draws)
+        blurry = made if blurry is None else torch.where(rows(batch.has_blurry, made.device), blurry, made)
+    assert blurry is not None
     return sharp, blurry
+
+
+def rows(which: Sequence[bool], device: torch.device) -> Tensor:
+    """(B, 1, 1, 1) bool on the device, without waiting for the copy."""
+    return torch.tensor(which)[:, None, None, None].to(device, non_blocking=True)
 
 
 def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from operator import attrgetter
 
 import numpy as np
 from cachetools import LRUCache
 from torch.utils.data import Dataset
 
-from distill.config import Config
+from distill.config import DEAD_LEAVES, Config
 from distill.data.batch import Batch, Draws, Skipped, Uncached, batch_of_one
 from distill.data.image_files import ImageError
 from distill.data.pixels import centre_crop, cut
 from distill.data.sampler import permutation, sample_generator
-from distill.data.sources import SAMPLES_FOR_VALIDATION, Source, list_images, training_sources
+from distill.data.sources import Source, training_sources, validation_images
 from distill.data.triplets import ImageFile, ImageFileReader, Triplet, TripletReader
 from distill.synthesis import augment, degrade
 from distill.synthesis.dead_leaves import dead_leaves
@@ -29,34 +30,48 @@ class TrainingPatches(Dataset[Batch]):
         Raises FileNotFoundError and ImageError if images are missing."""
         self.config = config
         self.sources = training_sources(config.data) if sources is None else sources
+        # (source, sample of that source) for the positions of one round, in which every source gives all its parts.
+        self._round = [(source, turn) for source in range(len(self.sources)) for turn in range(self.sources[source].parts)]
+        self._degrades = any(source.blurry is None for source in config.data.entries)
         self.reader = reader or ImageFileReader()
         # The triplets that were used last. Each loader worker has its own. If all images fit, a worker decodes each only once.
         self._recent: LRUCache[tuple[int, str], Triplet] = LRUCache(config.data.keep_mb * 1e6, getsizeof=attrgetter("nbytes"))
 
     def __len__(self) -> int:
-        """The number of samples in a training epoch. By default, as many as it takes to go through the largest source once: the
-        sources take turns, so each gives the same number of samples."""
+        """The number of samples in a training epoch. By default, as many as it takes to go through every source once: the
+        sources take turns, so the shorter ones begin again."""
         if self.config.data.images_per_epoch is not None:
             return self.config.data.images_per_epoch
-        return len(self.sources) * max(len(source.images) for source in self.sources if source.images is not None)
+        rounds = max(ceil(len(source.images) / source.parts) for source in self.sources if source.images is not None)
+        return len(self._round) * rounds
 
     @property
     def steps_per_epoch(self) -> int:
         return max(1, round(len(self) / self.config.data.batch))
 
+    def place(self, position: int) -> tuple[int, int]:
+        """(number of the source, place in its own stream) of a position in the stream of all samples."""
+        before, slot = divmod(position, len(self._round))
+        number, turn = self._round[slot]
+        return number, before * self.sources[number].parts + turn
+
+    def count_sharp(self, first: int, count: int) -> int:
+        """How many of `count` samples from position `first` on have a sharp image."""
+        return sum(self.sources[self.place(position)[0]].has_sharp for position in range(first, first + count))
+
     def __getitem__(self, position: int) -> Batch:
         """One sample as a batch of one. If its image cannot be used, the next image in the source's order takes its place. Raises
         ImageError if no image of the source can be used."""
-        number = position % len(self.sources)
+        number, place = self.place(position)
         source, seed = self.sources[number], self.config.run.seed
         if source.images is None:
             # The epoch of the random numbers is always 0: the number in its name already tells each image from all others.
-            name = f"dead_leaves/{position // len(self.sources)}"
+            name = f"{DEAD_LEAVES}/{place}" if source.number is None else f"{source.name}/{source.number}/{place}"
             leaves = dead_leaves(self.config.data.patch, sample_generator(seed, 0, name, "leaves"))
             return self._cut(name, 0, Triplet(leaves), None, [])
         # As in sampler.py, this epoch is one pass through the source's images. It is not the training epoch of `__len__`.
-        epoch, start = divmod(position // len(self.sources), len(source.images))
-        order = permutation(seed, epoch, len(source.images))
+        epoch, start = divmod(place, len(source.images))
+        order = permutation(seed, epoch, len(source.images), source.number)
         skipped: list[Skipped] = []
         for turn in range(len(source.images)):
             image = source.images[order[(start + turn) % len(source.images)]]
@@ -85,19 +100,18 @@ class TrainingPatches(Dataset[Batch]):
         seed, side = self.config.run.seed, self.config.data.patch
         crop = sample_generator(seed, epoch, name, "crop")
         # Along a side that is shorter than the patch, the place is 0, and `cut` pads the image.
-        top, left = (int(crop.integers(0, max(extent, side) - side + 1)) for extent in triplet.sharp.shape[:2])
+        top, left = (int(crop.integers(0, max(extent, side) - side + 1)) for extent in triplet.size)
         draws = augment.draw(self.config.augment, sample_generator(seed, epoch, name, "augment"))
-        if triplet.blurry is None:
+        if self._degrades:
             draws |= degrade.draw(self.config.degrade, sample_generator(seed, epoch, name, "degrade"))
         uncached: dict[int, Uncached] = {}
         teacher = triplet.teacher
         if self.reader.stores_targets and teacher is None:
             assert image is not None
-            teacher, uncached = np.zeros_like(triplet.sharp), {0: Uncached(image, top, left)}
+            teacher, uncached = np.zeros((*triplet.size, 3), np.uint8), {0: Uncached(image, top, left)}
         sharp, blurry, teacher = (
             None if whole is None else cut(whole, side, top, left) for whole in (triplet.sharp, triplet.blurry, teacher)
         )
-        assert sharp is not None
         return replace(batch_of_one(name, sharp, blurry, draws, teacher), skipped=skipped, uncached=uncached)
 
 
@@ -107,10 +121,8 @@ class ValidationImages(Dataset[Batch | Skipped]):
 
     def __init__(self, config: Config) -> None:
         """Raises FileNotFoundError and ImageError if the images that the configuration names are missing or do not pair."""
-        val = config.data.val
-        assert isinstance(val.sharp, str)
         self.config = config
-        self.images = list_images(val, val.sharp, SAMPLES_FOR_VALIDATION)
+        self.images = validation_images(config.data.val)
         if config.eval.images is not None and config.eval.images < len(self.images):
             chosen = np.linspace(0, len(self.images) - 1, config.eval.images).round().astype(int)
             self.images = [self.images[index] for index in chosen]
@@ -129,4 +141,5 @@ class ValidationImages(Dataset[Batch | Skipped]):
         if blurry is None:
             seed = self.config.run.seed if self.config.eval.seed is None else self.config.eval.seed
             draws = degrade.draw(self.config.degrade, sample_generator(seed, 0, image.stem, "validation"))
-        return batch_of_one(image.stem, centre_crop(triplet.sharp, crop), blurry, draws)
+        sharp = None if triplet.sharp is None else centre_crop(triplet.sharp, crop)
+        return batch_of_one(image.stem, sharp, blurry, draws)

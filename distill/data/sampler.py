@@ -4,8 +4,9 @@ Both are pure functions: the order of (seed, epoch, number of images), a sample'
 of a generator is carried along. An epoch here is one pass through the images of a source, each exactly once.
 
 Training takes the positions 0, 1, 2, ... of one endless stream, a batch at a time. Position p of a source of n images is image
-`permutation(seed, p // n, n)[p % n]`; with several sources, they take turns. A batch may begin in one epoch and end in the next,
-so that every batch is full. Resuming needs only a position. Each of several processes takes its part of every batch.
+`permutation(seed, p // n, n)[p % n]`. Several sources take turns: each gives as many samples in a row as it has parts. A batch
+may begin in one epoch and end in the next, so that every batch is full. Resuming needs only a position. Each of several
+processes takes its part of every batch.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ def sample_generator(seed: int, epoch: int, name: str, purpose: str) -> np.rando
     return np.random.default_rng([seed, epoch, name_hash, zlib.crc32(purpose.encode())])
 
 
-@lru_cache(maxsize=4)
-def permutation(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order in which an epoch visits `count` images: (count,) image numbers."""
-    return np.random.default_rng([seed, epoch, zlib.crc32(b"order")]).permutation(count)
+@lru_cache(maxsize=16)
+def permutation(seed: int, epoch: int, count: int, source: int | None = None) -> NDArray[np.int64]:
+    """The order in which an epoch visits `count` images: (count,) image numbers. Sources with different numbers have orders of
+    their own."""
+    own = [] if source is None else [source]
+    return np.random.default_rng([seed, epoch, zlib.crc32(b"order"), *own]).permutation(count)
 
 
 class StreamSampler(Sampler[list[int]]):

@@ -12,11 +12,19 @@ from distill.data.pixels import Pixels
 
 @dataclass(frozen=True)
 class Triplet:
-    """One sample's whole images, (H, W, 3) uint8, all of one size. A blurry or teacher image that is not on disk is None."""
+    """One sample's whole images, (H, W, 3) uint8, all of one size. An image that is not on disk is None, but never both the sharp
+    and the blurry one."""
 
-    sharp: Pixels
+    sharp: Pixels | None
     blurry: Pixels | None = None
     teacher: Pixels | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        pixels = self.blurry if self.sharp is None else self.sharp
+        assert pixels is not None
+        return pixels.shape[0], pixels.shape[1]
 
     @property
     def nbytes(self) -> int:
@@ -25,25 +33,37 @@ class Triplet:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A sharp image on disk and its blurry partner, if it has one."""
+    """An image on disk: a sharp one, a blurry one, or a pair of both."""
 
     stem: str
-    sharp: Path
+    sharp: Path | None
     blurry: Path | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file whose pixels are there: the sharp one if there is one."""
+        path = self.blurry if self.sharp is None else self.sharp
+        assert path is not None, "an image has a file"
+        return path
 
     def read(self) -> Triplet:
         """Raises ImageError for a file that cannot be used, and for a pair of different sizes."""
-        sharp = read_image(self.sharp)
+        sharp = None if self.sharp is None else read_image(self.sharp)
         if self.blurry is None:
             return Triplet(sharp)
-        return Triplet(sharp, check_size(read_image(self.blurry), self.blurry, sharp, self.sharp))
+        return self.with_blurry(sharp, read_image(self.blurry))
+
+    def with_blurry(self, sharp: Pixels | None, blurry: Pixels) -> Triplet:
+        """The triplet of the two files' pixels. Raises ImageError if their sizes differ."""
+        assert self.blurry is not None
+        return Triplet(sharp, blurry if sharp is None else check_size(blurry, self.blurry, sharp.shape[:2], self))
 
 
-def check_size(pixels: Pixels, path: Path, sharp: Pixels, sharp_path: Path) -> Pixels:
-    """Returns the pixels if they have the size of their sharp image. Raises ImageError if not."""
-    if pixels.shape != sharp.shape:
-        sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (pixels, sharp)]
-        raise ImageError(f"{sizes[0]} pixels, but its sharp image {sharp_path} has {sizes[1]}", path)
+def check_size(pixels: Pixels, path: Path, size: tuple[int, ...], image: ImageFile) -> Pixels:
+    """Returns the pixels if they have the height and width `size` of the image that they belong to. Raises ImageError if not."""
+    if pixels.shape[:2] != size:
+        partner = f"{'blurry' if image.sharp is None else 'sharp'} image {image.path}"
+        raise ImageError(f"{pixels.shape[1]}x{pixels.shape[0]} pixels, but its {partner} has {size[1]}x{size[0]}", path)
     return pixels
 
 

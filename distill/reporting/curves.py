@@ -8,10 +8,14 @@ from typing import Any
 
 from distill.config import LOSS_TERMS
 from distill.reporting.reading import Record, RunFolder, number
+from distill.scoring.evaluation import ROWS, TO_TEACHER
 
 MAX_POINTS = 500
 TRAINING = ("loss", *LOSS_TERMS, "images_per_s")
-VALIDATION = tuple(f"{row}_{measure}" for measure in ("psnr", "ssim") for row in ("blurry", "teacher", "student"))
+VALIDATION = (
+    *(f"{row.replace(' ', '_')}_{measure}" for measure in ("psnr", "ssim") for row in (*ROWS, *TO_TEACHER)),
+    "reproduced",
+)
 
 
 class Clock:

@@ -20,14 +20,16 @@ from distill.config import dump_config
 from distill.data.pixels import Pixels
 from distill.reporting import words
 from distill.reporting.curves import Clock, curves
-from distill.reporting.pictures import Gallery, ShownImage
-from distill.reporting.reading import RunFolder, gains, number
+from distill.reporting.facts import facts
+from distill.reporting.phrases import duration, parameters
+from distill.reporting.reading import Closeness, RunFolder, gains, number
+from distill.reporting.shown import Gallery, ShownImage
 from distill.scoring.evaluation import Score
 from distill.training.about import project
 
 TEMPLATE = files("distill.reporting") / "template"
 STYLES = ("report.css", "parts.css")
-SCRIPTS = ("dom.js", "charts.js", "viewer.js", "sections.js", "report.js")
+SCRIPTS = ("dom.js", "charts.js", "viewer.js", "images.js", "sections.js", "report.js")
 WEBP_QUALITY = 92
 # parts.css has the colours run0 to run5. If more runs are compared, the colours repeat.
 RUN_LOOKS = 6
@@ -47,7 +49,6 @@ def render(runs: Sequence[RunFolder], pictures: Gallery) -> bytes:
         "differences": differences(runs),
         "pictures": [_picture(picture) for picture in pictures.pictures],
         "pictureNotes": pictures.notes,
-        "rankedBy": pictures.ranked_by,
         "webpQuality": WEBP_QUALITY,
     }
     style, script = ("\n".join((TEMPLATE / name).read_text("utf-8") for name in names) for names in (STYLES, SCRIPTS))
@@ -78,27 +79,28 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _run(run: RunFolder, pictures: Gallery) -> dict[str, Any]:
-    scores, step = run.scores()
     kind, sentence = words.status(run)
-    check = words.teacher_check(run)
+    check, followed = words.teacher_check(run), run.to_teacher()
     clock, rates = Clock(run), [number(record, "images_per_s") for record in run.of("train")]
     measured = sorted(rate for rate in rates if rate is not None)
     return {
         "label": run.label,
         "status": {"kind": kind, "text": sentence},
         "lead": words.lead(run),
-        "facts": words.facts(run, pictures.teacher_parameters),
+        "facts": facts(run, pictures.teacher_parameters),
         "teacherCheck": None if check is None else {"kind": check[0], "text": check[1]},
         "warnings": words.warnings(run),
         "notes": words.notes(run),
-        "scores": {row: _score(score) for row, score in scores.items()},
-        "scoresStep": step,
+        "scores": {row: _score(score) for row, score in run.scores().items()},
+        "toTeacher": None if followed is None else _closeness(followed),
+        "scoresStep": run.scored_step,
         "images": _images(run),
+        "followed": _followed(run),
         "curves": curves(run),
         "steps": run.last_step,
-        "time": words.duration(clock.total) if run.of("train") else None,
+        "time": duration(clock.total) if run.of("train") else None,
         "imagesPerS": measured[len(measured) // 2] if measured else None,  # the median
-        "parameters": words.parameters(run.config.student),
+        "parameters": parameters(run.config.student),
         "teacherParameters": pictures.teacher_parameters,
         "config": dump_config(run.config),
     }
@@ -119,6 +121,19 @@ def _images(run: RunFolder) -> list[dict[str, Any]]:
     ]
 
 
+def _followed(run: RunFolder) -> list[dict[str, Any]]:
+    """One entry for each image without a sharp one, the least reproduced first, and last those on which the teacher changes
+    nothing."""
+    entries = [{"name": name, **_closeness(image)} for name, image in run.fidelity.items()]
+    return sorted(entries, key=lambda entry: math.inf if entry["reproduced"] is None else entry["reproduced"])
+
+
+def _closeness(image: Closeness) -> dict[str, Any]:
+    """The scores are keyed by what is compared with the teacher: blurry and student."""
+    scores = {row.removesuffix(" to teacher"): _score(score) for row, score in image.scores.items()}
+    return {"scores": scores, "reproduced": image.reproduced}
+
+
 def _score(score: Score) -> dict[str, float | None]:
     """The score in JSON's types. An infinite PSNR becomes None, because JSON has no infinity."""
     return {key: value if math.isfinite(value) else None for key, value in (("psnr", score.psnr), ("ssim", score.ssim))}
@@ -130,8 +145,20 @@ def _picture(picture: ShownImage) -> dict[str, Any]:
     for layer in picture.layers:
         psnr = layer.psnr if layer.psnr is not None and math.isfinite(layer.psnr) else None
         look = f"run{layer.run % RUN_LOOKS}" if layer.role == "student" else layer.role
-        layers.append({"role": layer.role, "look": look, "label": layer.label, "psnr": psnr, "src": _webp(layer.pixels)})
-    return {"name": picture.name, "rank": picture.rank, "gain": picture.gain, "width": width, "height": height, "layers": layers}
+        against = None if layer.against == "sharp" else layer.against
+        shown = {"role": layer.role, "look": look, "label": layer.label, "psnr": psnr, "against": against}
+        layers.append({**shown, "src": _webp(layer.pixels)})
+    return {
+        "name": picture.name,
+        "rank": picture.rank,
+        "gain": picture.gain,
+        "reproduced": picture.reproduced,
+        "rankedBy": picture.ranked_by,
+        "hasSharp": picture.has_sharp,
+        "width": width,
+        "height": height,
+        "layers": layers,
+    }
 
 
 def _webp(pixels: Pixels) -> str:

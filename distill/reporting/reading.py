@@ -6,13 +6,13 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distill.config import Config, load_config
-from distill.scoring.evaluation import ROWS, Evaluation, Score
+from distill.scoring.evaluation import REPRODUCED, ROWS, TO_TEACHER, Score, mean_score
 from distill.training.run_folder import CONFIG, EVALUATION, METRICS
 
 KINDS = ("start", "train", "val", "skipped")
@@ -23,8 +23,20 @@ Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Closeness:
+    """How close blurry input and student are to the teacher's image, for one image without a sharp one, or on average over
+    all."""
+
+    scores: dict[str, Score]
+    """{table row: score}. The table rows are TO_TEACHER."""
+    reproduced: float | None
+    """The share of the teacher's correction that the student reproduces, as in `scoring.evaluation`. None if the teacher changes
+    nothing, or if the share was not recorded."""
+
+
+@dataclass(frozen=True)
 class RunFolder:
-    """A run as its folder records it. `records` and `images` are empty if nothing was recorded."""
+    """A run as its folder records it. `records`, `images` and `fidelity` are empty if nothing was recorded."""
 
     path: Path
     label: str
@@ -35,7 +47,10 @@ class RunFolder:
     unreadable_lines: int
     """The number of unreadable lines in metrics.jsonl. A half-written last line is not counted."""
     images: dict[str, dict[str, Score]] = field(default_factory=dict)
-    """The scores in evaluation.csv: {image name: {table row: score}}. The table rows are ROWS: blurry, teacher and student."""
+    """The scores in evaluation.csv of images that have a sharp one: {image name: {table row: score}}. The table rows are ROWS:
+    blurry, teacher and student."""
+    fidelity: dict[str, Closeness] = field(default_factory=dict)
+    """What evaluation.csv holds of images without a sharp one, by image name."""
 
     def of(self, kind: str) -> list[Record]:
         return [record for record in self.records if record["kind"] == kind]
@@ -52,21 +67,42 @@ class RunFolder:
         return int(totals[-1]) if totals and totals[-1] is not None else None
 
     @property
+    def evaluated(self) -> bool:
+        """Whether evaluation.csv has any image."""
+        return bool(self.images or self.fidelity)
+
+    @property
     def complete(self) -> bool:
         # If the total is unknown, evaluation.csv decides: a run writes it at its end.
         total = self.total_steps
-        return bool(self.images) if total is None else self.last_step >= total and bool(self.of("val") or self.images)
+        return self.evaluated if total is None else self.last_step >= total and (bool(self.of("val")) or self.evaluated)
 
-    def scores(self) -> tuple[dict[str, Score], int | None]:
-        """The mean scores in the last validation, {table row: score}, and its step. If no validation is recorded, the means of
-        evaluation.csv, and None."""
+    @property
+    def scored_step(self) -> int | None:
+        """The step of the last validation. None if no validation is recorded; `scores` and `to_teacher` are of evaluation.csv
+        then."""
         validations = self.of("val")
-        if validations:
-            last = validations[-1]
-            values = {row: (number(last, f"{row}_psnr"), number(last, f"{row}_ssim")) for row in ROWS}
-            return {row: Score(*pair) for row, pair in values.items() if None not in pair}, last["step"]  # type: ignore[arg-type]
-        evaluation = Evaluation(self.images)
-        return {row: mean for row in ROWS if (mean := evaluation.mean(row)) is not None}, None
+        return validations[-1]["step"] if validations else None
+
+    def scores(self) -> dict[str, Score]:
+        """{table row: mean score} of the images that have a sharp one, in the last validation. If no validation is recorded, the
+        means of evaluation.csv."""
+        return self._means(ROWS, list(self.images.values()))
+
+    def to_teacher(self) -> Closeness | None:
+        """The same of the images without a sharp one. None if there are none. The share that is reproduced is over all of them,
+        so that evaluation.csv alone does not give it."""
+        scores = self._means(TO_TEACHER, [image.scores for image in self.fidelity.values()])
+        validations = self.of("val")
+        return Closeness(scores, number(validations[-1], "reproduced") if validations else None) if scores else None
+
+    def _means(self, rows: Sequence[str], images: Sequence[Mapping[str, Score]]) -> dict[str, Score]:
+        validations = self.of("val")
+        if not validations:
+            return {row: mean for row in rows if (mean := mean_score(images, row)) is not None}
+        keys = {row: row.replace(" ", "_") for row in rows}
+        values = {row: [number(validations[-1], f"{key}_{measure}") for measure in ("psnr", "ssim")] for row, key in keys.items()}
+        return {row: Score(psnr, ssim) for row, (psnr, ssim) in values.items() if psnr is not None and ssim is not None}
 
 
 def read_run(folder: Path, label: str | None = None) -> RunFolder:
@@ -77,9 +113,8 @@ def read_run(folder: Path, label: str | None = None) -> RunFolder:
     if not (folder / CONFIG).is_file():
         raise FileNotFoundError(f"{folder}: not a run folder; it has no {CONFIG}, which python -m distill.train writes first")
     records, unreadable = _read_metrics(folder / METRICS)
-    return RunFolder(
-        folder, label or _name(folder), load_config(folder / CONFIG), records, unreadable, read_evaluation(folder / EVALUATION)
-    )
+    config, scores = load_config(folder / CONFIG), folder / EVALUATION
+    return RunFolder(folder, label or _name(folder), config, records, unreadable, read_evaluation(scores), read_fidelity(scores))
 
 
 def read_runs(folders: list[Path]) -> list[RunFolder]:
@@ -103,6 +138,12 @@ def gains(images: dict[str, dict[str, Score]], row: str = "student") -> dict[str
         name: scores[row].psnr - scores["blurry"].psnr for name, scores in images.items() if {row, "blurry"} <= scores.keys()
     }
     return {name: gain for name, gain in scored.items() if math.isfinite(gain)}
+
+
+def shares(fidelity: Mapping[str, Closeness]) -> dict[str, float]:
+    """{image name: share of the teacher's correction that the student reproduces}, without images on which the teacher changes
+    nothing."""
+    return {name: image.reproduced for name, image in fidelity.items() if image.reproduced is not None}
 
 
 def number(record: Record, key: str) -> float | None:
@@ -142,22 +183,39 @@ def _record(line: str) -> Record | None:
 
 
 def read_evaluation(path: Path) -> dict[str, dict[str, Score]]:
-    if not path.is_file():
-        return {}
-    # Image names may have bytes that are not UTF-8; `Evaluation.write_csv` writes these bytes as they are.
-    reader = csv.DictReader(io.StringIO(path.read_bytes().decode(errors="surrogateescape"), newline=""))
-    return dict(_scored(reader))
+    """{image name: {table row: score}} of the images that have a sharp one. A table row without numbers was not evaluated and is
+    left out."""
+    scored = {line["Image"]: _scores(line, ROWS) for line in _lines(path)}
+    return {name: scores for name, scores in scored.items() if scores}
 
 
-def _scored(reader: csv.DictReader[str]) -> Iterator[tuple[str, dict[str, Score]]]:
-    """(image name, {table row: score}) for each line of the file. A table row without numbers was not evaluated and is left
-    out."""
-    for line in reader:
-        scores = {}
-        for row in ROWS:
-            try:
-                scores[row] = Score(float(line[f"PSNR ({row.title()})"]), float(line[f"SSIM ({row.title()})"]))
-            except (KeyError, TypeError, ValueError):
-                continue
-        if line.get("Image") and scores:
-            yield line["Image"], scores
+def read_fidelity(path: Path) -> dict[str, Closeness]:
+    """The images without a sharp one, by name."""
+    read = {line["Image"]: Closeness(_scores(line, TO_TEACHER), _finite(line.get(REPRODUCED))) for line in _lines(path)}
+    return {name: image for name, image in read.items() if image.scores}
+
+
+def _lines(path: Path) -> Iterator[dict[str, str]]:
+    """The lines of a CSV file that name an image. No lines if there is no such file."""
+    if path.is_file():
+        # Image names may have bytes that are not UTF-8; `Evaluation.write_csv` writes these bytes as they are.
+        reader = csv.DictReader(io.StringIO(path.read_bytes().decode(errors="surrogateescape"), newline=""))
+        yield from (line for line in reader if line.get("Image"))
+
+
+def _scores(line: dict[str, str], rows: Sequence[str]) -> dict[str, Score]:
+    scores = {}
+    for row in rows:
+        try:
+            scores[row] = Score(float(line[f"PSNR ({row.title()})"]), float(line[f"SSIM ({row.title()})"]))
+        except (KeyError, TypeError, ValueError):
+            continue
+    return scores
+
+
+def _finite(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

@@ -11,6 +11,8 @@ from skimage.metrics import structural_similarity
 from distill.data.pixels import Pixels
 
 SSIM_BORDER = 4
+# Stands for an infinite PSNR where a mean must be finite: about that of a photograph of 16 megapixels with one value off by one.
+LOSSLESS_DB = 120.0
 
 
 def psnr(image: Pixels, reference: Pixels) -> float:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from distill.networks.teacher import Teacher
-from distill.scoring.metrics import decibel
+from distill.scoring.evaluation import mean_psnr
+from distill.scoring.metrics import LOSSLESS_DB, decibel
 from distill.synthesis.eight_bit import quantize
 
 
@@ -18,8 +20,11 @@ from distill.synthesis.eight_bit import quantize
 class TeacherCheck:
     """The measurements of a check. PSNR is in dB, the mean over the images."""
 
-    blurry_psnr: float
-    teacher_psnr: float
+    blurry_psnr: float | None
+    """None if none of the images has a sharp one: then nobody can know whether the teacher helps."""
+    teacher_psnr: float | None
+    change_psnr: float
+    """The teacher's images compared with the blurry ones: how much it changes them."""
     half_error: float | None
     """How much half precision changes the teacher's correction: the RMS difference between its half-precision and full-precision
     images, divided by the RMS difference between its full-precision images and the blurry ones. None for a teacher in full
@@ -31,7 +36,9 @@ class TeacherCheck:
         if not self.finite:
             advice = "try teacher.precision: fp32" if self.half_error is not None else "its weights do not suit them"
             return f"the teacher's output is not finite on validation images; {advice}"
-        if self.teacher_psnr <= self.blurry_psnr:
+        if self.change_psnr >= LOSSLESS_DB:
+            return "the teacher changes nothing on the validation images; a student learns that from it"
+        if self.teacher_psnr is not None and self.blurry_psnr is not None and self.teacher_psnr <= self.blurry_psnr:
             return (
                 f"the teacher makes the validation images worse ({self.teacher_psnr:.2f} dB, its blurry input"
                 f" {self.blurry_psnr:.2f} dB), and a student learns that from it; give weights trained for this blur, or kd: 0"
@@ -42,31 +49,44 @@ class TeacherCheck:
             )
         return None
 
+    def in_words(self, picture: Path) -> str:
+        """What was measured, in one line. `picture` is the file that shows the images before training."""
+        if self.blurry_psnr is None or self.teacher_psnr is None:
+            return (
+                f"the teacher's images differ from the blurry ones by {self.change_psnr:.2f} dB; without sharp images nobody can"
+                f" know whether they are better: look at {picture}"
+            )
+        return f"blurry {self.blurry_psnr:.2f} dB, teacher {self.teacher_psnr:.2f} dB"
+
 
 # Measured with the embedded teacher on photographs: fp16 0.7 %, bf16 5.8 %.
 MAX_HALF_ERROR = 0.05
-# Upper limit of an image's PSNR. A blank page, which blur does not change, has infinite PSNR, and would make the mean infinite.
-LOSSLESS_DB = 120.0
 
 
-def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor]]) -> TeacherCheck:
-    """Measures the teacher on pairs (blurry, sharp). Both tensors are (1, 3, H, W) in [0, 1] on the teacher's device."""
+def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> TeacherCheck:
+    """Measures the teacher on pairs (blurry, sharp). Both tensors are (1, 3, H, W) in [0, 1] on the teacher's device; sharp is
+    None for an image that has no sharp one."""
     finite = True
-    blurry_db: list[float] = []
-    teacher_db: list[float] = []
+    scores: list[dict[str, float]] = []
+    changes: list[dict[str, float]] = []
     errors, corrections = [], []
     for blurry, sharp in pairs:
         restored = teacher(blurry)
         finite = finite and bool(restored.isfinite().all())
-        for scores, image in ((blurry_db, blurry), (teacher_db, quantize(restored))):
-            scores.append(min(decibel(float((image - sharp).square().mean())), LOSSLESS_DB))
+        changes.append({"change": _psnr(quantize(restored), blurry)})
+        if sharp is not None:
+            scores.append({"blurry": _psnr(blurry, sharp), "teacher": _psnr(quantize(restored), sharp)})
         if teacher.dtype != torch.float32:
             exact = _in_full_precision(teacher, blurry)
             errors.append(float((restored - exact).square().mean()))
             corrections.append(float((exact - blurry).square().mean()))
-    count = len(blurry_db)
     half_error = (sum(errors) / max(sum(corrections), 1e-12)) ** 0.5 if errors else None
-    return TeacherCheck(sum(blurry_db) / count, sum(teacher_db) / count, half_error, finite)
+    blurry_db, teacher_db = (mean_psnr(scores, row) if scores else None for row in ("blurry", "teacher"))
+    return TeacherCheck(blurry_db, teacher_db, mean_psnr(changes, "change"), half_error, finite)
+
+
+def _psnr(image: Tensor, reference: Tensor) -> float:
+    return decibel(float((image - reference).square().mean()))
 
 
 def _in_full_precision(teacher: Teacher, blurry: Tensor) -> Tensor:

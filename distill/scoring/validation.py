@@ -1,9 +1,10 @@
-"""Validation: PSNR and SSIM of blurry input, teacher and student on the same 8-bit images, and a picture of some of them."""
+"""Validation: blurry input, teacher and student compared on the same 8-bit images, and a picture of some of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import torch
@@ -17,54 +18,64 @@ from distill.data.pixels import Pixels, centre_crop, pad_to, side_by_side
 from distill.networks.architecture import inference_copy
 from distill.networks.teacher import Teacher
 from distill.runtime.ranks import Ranks
-from distill.scoring.evaluation import DISTANCE, Evaluation, Score, score
+from distill.scoring.evaluation import DISTANCE, Evaluation, Fidelity, Score, score, squared_error
 from distill.synthesis.eight_bit import to_uint8
 
 COLUMN_SIDE = 256
 
 
+# Teacher images of images without a sharp one are needed in every validation. So many bytes of them are kept in memory.
+KEPT_BYTES = 2**29
+
+
 @dataclass
 class _Part:
-    """What one rank has evaluated: `scores` and the picture's `rows` by the image's index, `skipped` by path."""
+    """What one rank has evaluated: `scores`, `fidelity` and the picture's `rows` by the image's index, `skipped` by path."""
 
     scores: dict[int, tuple[str, dict[str, Score]]] = field(default_factory=dict)
+    fidelity: dict[int, tuple[str, Fidelity]] = field(default_factory=dict)
     rows: dict[int, Pixels] = field(default_factory=dict)
     skipped: dict[str, Skipped] = field(default_factory=dict)
 
 
 class Validation:
-    """The validation images of a run, divided among its ranks. The scores of blurry input and teacher do not change, so they are
-    computed once."""
+    """The validation images of a run, divided among its ranks. Images that have a sharp one are compared with it, the others with
+    the teacher's image. What does not change from one evaluation to the next is computed once."""
 
     def __init__(
         self, config: Config, teacher: Teacher | None, device: torch.device, ranks: Ranks | None = None, distance: bool = False
     ) -> None:
-        """`distance`: also score the student against the teacher. Only the first evaluation can do this, because the images that
-        the teacher restored are not kept. Raises FileNotFoundError and ImageError if the images are not as the config says."""
+        """`distance`: also score the student against the teacher where there are sharp images. Only the first evaluation can do
+        this, because those images of the teacher are not kept. Raises FileNotFoundError and ImageError if the images are not as
+        the config says."""
         self.config, self.teacher, self.device, self.ranks = config, teacher, device, ranks or Ranks()
         self.distance = distance
         self.dataset = ValidationImages(config)
         self.skipped: dict[str, Skipped] = {}
         self._unchanging: dict[str, dict[str, Score]] = {}
         self._teacher_columns: dict[str, Pixels] = {}
+        self._teacher_images: dict[str, Pixels] = {}
+        # Of images without a sharp one: the blurry image compared with the teacher's, (score, squared error).
+        self._corrections: dict[str, tuple[Score, float]] = {}
 
-    def pairs(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """(name, blurry, sharp) of all images, (1, 3, H, W) in [0, 1] on the device. An image that cannot be used is left out and
-        added to `skipped`. Raises ImageError if no image can be used."""
-        for index in range(len(self.dataset)):
+    def pairs(self) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+        """(name, blurry, sharp) of all images, (1, 3, H, W) in [0, 1] on the device; sharp is None for an image without one, and
+        these come last. An image that cannot be used is left out and added to `skipped`. Raises ImageError if no image can be
+        used."""
+        for index in sorted(range(len(self.dataset)), key=lambda index: self.dataset.images[index].sharp is None):
             pair = self._pair(index)
             if pair is not None:
                 yield pair
         self._refuse_none()
 
-    def named(self, names: Collection[str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    def named(self, names: Collection[str]) -> Iterator[tuple[str, Tensor, Tensor | None]]:
         """The `pairs` of the images with these names only. Raises no error if none of them can be used."""
         for index, image in enumerate(self.dataset.images):
             pair = self._pair(index) if image.stem in names else None
             if pair is not None:
                 yield pair
 
-    def _pair(self, index: int) -> tuple[str, Tensor, Tensor] | None:
+    def _pair(self, index: int) -> tuple[str, Tensor, Tensor | None] | None:
         batch = self.dataset[index]
         if isinstance(batch, Skipped):
             self.skipped[batch.path] = batch
@@ -94,18 +105,46 @@ class Validation:
         for other in parts:
             self.skipped |= other.skipped
         self._refuse_none()
-        scores = {index: score for other in parts for index, score in other.scores.items()}
-        by_index = {index: row for other in parts for index, row in other.rows.items()}
+        scores, fidelity, by_index = dict(part.scores), dict(part.fidelity), dict(part.rows)
+        for other in parts:
+            scores, fidelity, by_index = scores | other.scores, fidelity | other.fidelity, by_index | other.rows
         rows = [by_index[index] for index in sorted(by_index)][: self.config.eval.samples]
         picture = np.concatenate(rows) if rows else None
-        return Evaluation({name: score for _, (name, score) in sorted(scores.items())}, picture)
+        return Evaluation(
+            {name: score for _, (name, score) in sorted(scores.items())},
+            picture,
+            {name: found for _, (name, found) in sorted(fidelity.items())},
+        )
 
-    def _evaluate_one(self, index: int, name: str, blurry: Tensor, sharp: Tensor, student: nn.Module, part: _Part) -> None:
-        reference, restored = to_pixels(sharp), to_pixels(student(blurry))
-        unchanging, by_teacher = self._score_unchanging(name, blurry, reference, len(part.rows))
+    @torch.no_grad()
+    def first_picture(self, student: nn.Module) -> Pixels:
+        """The first images as blurry | student | teacher, for a look before training. Raises ImageError if none can be used."""
+        assert self.teacher is not None
+        student, rows = inference_copy(student), []
+        for _, blurry, _ in islice(self.pairs(), self.config.eval.samples):
+            images = (blurry, student(blurry), self.teacher(blurry))
+            rows.append(side_by_side([_column(to_pixels(image)) for image in images]))
+        return np.concatenate(rows)
+
+    def _evaluate_one(self, index: int, name: str, blurry: Tensor, sharp: Tensor | None, student: nn.Module, part: _Part) -> None:
+        restored = to_pixels(student(blurry))
+        if sharp is None:
+            by_teacher = self._teacher_image(name, blurry)
+            if name not in self._corrections:
+                pixels = to_pixels(blurry)
+                self._corrections[name] = score(pixels, by_teacher), squared_error(pixels, by_teacher)
+            before, correction = self._corrections[name]
+            error = squared_error(restored, by_teacher)
+            part.fidelity[index] = name, Fidelity(before, score(restored, by_teacher), correction, error)
+            # Rows of images with a sharp one have a column more, so a picture shows those alone, if there are any.
+            if not self.config.data.val.has_sharp and len(part.rows) < self.config.eval.samples:
+                part.rows[index] = side_by_side([_column(pixels) for pixels in (to_pixels(blurry), restored, by_teacher)])
+            return
+        reference = to_pixels(sharp)
+        unchanging, teacher_image = self._score_unchanging(name, blurry, reference, len(part.rows))
         scores = unchanging | {"student": score(restored, reference)}
-        if self.distance and by_teacher is not None:
-            scores[DISTANCE] = score(restored, by_teacher)
+        if self.distance and teacher_image is not None:
+            scores[DISTANCE] = score(restored, teacher_image)
         part.scores[index] = name, scores
         # Teacher columns are kept only for images that got a row in the first evaluation. If such an image cannot be read in a
         # later evaluation, its row is free. An image without a teacher column must not take it: its row would lack a column.
@@ -114,6 +153,16 @@ class Validation:
             teachers = [self._teacher_columns[name]] if self.teacher is not None else []
             columns = [_column(to_pixels(blurry)), _column(restored), *teachers, _column(reference)]
             part.rows[index] = side_by_side(columns)
+
+    def _teacher_image(self, name: str, blurry: Tensor) -> Pixels:
+        """The teacher's image of an image without a sharp one, from memory if it is kept there."""
+        if (known := self._teacher_images.get(name)) is not None:
+            return known
+        assert self.teacher is not None, "the configuration refuses images without a sharp one if there is no teacher"
+        restored = to_pixels(self.teacher(blurry))
+        if sum(pixels.nbytes for pixels in self._teacher_images.values()) + restored.nbytes <= KEPT_BYTES:
+            self._teacher_images[name] = restored
+        return restored
 
     def _score_unchanging(
         self, name: str, blurry: Tensor, reference: Pixels, rows: int

@@ -67,6 +67,8 @@ def without_teacher(config: Config) -> Config | None:
     """The same configuration without its teacher; None if no teacher runs in the loop, or nothing is left to learn without."""
     if config.teacher.mode != "online" or not config.learns_from_teacher or config.vgg.against == "teacher":
         return None
+    if any(source.sharp is None for _, source in config.image_sources()):
+        return None
     stages = [stage.model_copy(update={"kd": 0.0, "l1": stage.l1 or 1.0}) for stage in config.stages]
     return config.model_copy(update={"teacher": config.teacher.model_copy(update={"mode": "none"}), "stages": stages})
 

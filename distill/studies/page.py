@@ -57,9 +57,11 @@ def _section(result: StudyResult, name: str, number: int) -> str:
     low, high = _range(found)
     lines = "".join(_strip(variant, name, low, high) for variant in strips)
     axis = f'<p class="axis"><span>{low:+.2f} dB</span><span>{high:+.2f} dB</span></p>' if found else ""
+    base = result.variants[0].outcomes.get(name)
+    of = " to the teacher's images" if base is not None and base.to_teacher else ""
     explanation = (
-        f"Mean difference in PSNR to {result.variants[0].name}, the line in the strip. The dot is the mean over seeds and"
-        " images, the bar its 95 % interval, and each tick is one seed."
+        f"Mean difference in PSNR{of}, compared with {result.variants[0].name}: the line in the strip. The dot is the mean over"
+        " seeds and images, the bar its 95 % interval, and each tick is one seed."
     )
     return (
         f'<section aria-labelledby="set{number}"><h2 id="set{number}">{escape(name)}</h2>'

@@ -13,7 +13,7 @@ from distill.config import StudyConfig
 from distill.reporting.reading import read_run
 from distill.scoring.evaluation import Evaluation
 from distill.studies.matching import TOLERANCE, Pilot, training_s
-from distill.studies.members import Member
+from distill.studies.members import Member, validation_config
 from distill.studies.scores import Scores, read_scores
 from distill.studies.statistics import Difference, difference
 
@@ -33,6 +33,8 @@ class Outcome:
     """To the first variant, by measure; empty for the first variant itself."""
     verdict: str
     """What follows from the differences in PSNR, and what does not."""
+    to_teacher: bool = False
+    """Whether the images have no sharp ones, so that all scores are those to the teacher's images."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,14 @@ def collect(study: StudyConfig, runs: Sequence[Member], pilots: Mapping[str, Pil
         for validation in study.validation:
             scores, reference = (read_scores(finished[name], validation) for name in (variant.name, first))
             if scores:
-                outcomes[validation.name] = _outcome(scores, reference if variant.name != first else None)
+                to_teacher = not validation_config(study, validation).data.val.has_sharp
+                outcomes[validation.name] = _outcome(scores, reference if variant.name != first else None, to_teacher)
         seeds = [member.seed for member in finished[variant.name]]
         results.append(VariantResult(variant.name, variant.set, seeds, costs[variant.name], outcomes))
     return StudyResult(study.base, study.match, study.seeds, results, list(failures))
 
 
-def _outcome(scores: dict[int, Scores], reference: dict[int, Scores] | None) -> Outcome:
+def _outcome(scores: dict[int, Scores], reference: dict[int, Scores] | None, to_teacher: bool) -> Outcome:
     means = {}
     for row in ("blurry", "teacher", "student"):
         found = [image[row] for table in scores.values() for image in table.values() if row in image]
@@ -107,14 +110,15 @@ def _outcome(scores: dict[int, Scores], reference: dict[int, Scores] | None) -> 
             tables = [Evaluation({name: dict(image) for name, image in table.items()}).mean(row) for table in scores.values()]
             means[row] = {m: fmean(getattr(score, m) for score in tables if score is not None) for m in MEASURES}
     if reference is None:
-        return Outcome(means, {}, "The others are compared with this one.")
+        return Outcome(means, {}, "The others are compared with this one.", to_teacher)
     pairs = {measure: difference(scores, reference, measure) for measure in MEASURES}
     differences = {measure: value for measure, value in pairs.items() if value is not None}
-    return Outcome(means, differences, verdict(differences.get("psnr")))
+    return Outcome(means, differences, verdict(differences.get("psnr"), to_teacher), to_teacher)
 
 
-def verdict(found: Difference | None) -> str:
-    """What a difference in PSNR, in dB, says and what it does not say."""
+def verdict(found: Difference | None, to_teacher: bool = False) -> str:
+    """What a difference in PSNR, in dB, says and what it does not say. `to_teacher`: it is the PSNR to the teacher's images,
+    which says nothing about which image is the better one."""
     if found is None:
         return "Nothing to compare: no seed is finished in both."
     seeds = len(found.by_seed)
@@ -131,7 +135,8 @@ def verdict(found: Difference | None) -> str:
         size = f"{abs(found.mean):.2f} dB ({abs_range(found)})"
         signs = {value > 0 for value in found.by_seed.values()}
         seed_note = "" if len(signs) == 1 else " Not every seed agrees."
-        return f"{'Better' if found.mean > 0 else 'Worse'} by {size}.{seed_note}{about}"
+        better, worse = ("Closer to the teacher", "Farther from the teacher") if to_teacher else ("Better", "Worse")
+        return f"{better if found.mean > 0 else worse} by {size}.{seed_note}{about}"
     return f"No difference could be shown; one of up to {found.possible:.2f} dB, either way, may be there.{about}"
 
 
@@ -176,9 +181,10 @@ def to_markdown(result: StudyResult) -> str:
 
 def _table(result: StudyResult, validation: str) -> str:
     first = result.variants[0]
-    rows = [f"### {validation}", "", f"PSNR in dB / SSIM; difference to {first.name}, 95 % interval, each seed's own", ""]
-    rows += ["| variant | seeds | student | difference | by seed | time | teacher | disk |", "|---|---|---|---|---|---|---|---|"]
     base = first.outcomes.get(validation)
+    of = " to the teacher's images" if base is not None and base.to_teacher else ""
+    rows = [f"### {validation}", "", f"PSNR in dB / SSIM{of}; difference to {first.name}, 95 % interval, each seed's own", ""]
+    rows += ["| variant | seeds | student | difference | by seed | time | teacher | disk |", "|---|---|---|---|---|---|---|---|"]
     for name in ("blurry", "teacher"):
         if base is not None and name in base.means:
             rows.append(f"| ({name}) | | {show_scores(base.means[name])} | | | | | |")

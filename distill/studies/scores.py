@@ -11,10 +11,10 @@ from distill.config import Config, StudyConfig, ValidationSet, dump_config
 from distill.data.datasets import ValidationImages
 from distill.networks.student_files import load_student
 from distill.networks.teacher import build_teacher
-from distill.reporting.reading import read_evaluation
+from distill.reporting.reading import read_evaluation, read_fidelity
 from distill.runtime.device import choose_device
 from distill.runtime.files import write_bytes
-from distill.scoring.evaluation import Evaluation, Score
+from distill.scoring.evaluation import TO_TEACHER, Evaluation, Score
 from distill.scoring.validation import Validation
 from distill.studies.members import Member, validation_config
 
@@ -69,6 +69,12 @@ def score_file(member: Member, validation: str) -> Path:
 
 
 def read_scores(runs: Sequence[Member], validation: ValidationSet) -> dict[int, Scores]:
-    """{seed: scores} of one variant's scored runs on a set."""
+    """{seed: scores} of one variant's scored runs on a set. If no image of the set has a sharp one, the scores of `blurry` and
+    `student` are those to the teacher's image."""
     files = {member.seed: score_file(member, validation.name) for member in runs}
-    return {seed: read_evaluation(path) for seed, path in files.items() if path.is_file()}
+    return {seed: read_evaluation(path) or _to_teacher(path) for seed, path in files.items() if path.is_file()}
+
+
+def _to_teacher(path: Path) -> Scores:
+    rows = dict(zip(TO_TEACHER, ("blurry", "student"), strict=True))
+    return {name: {rows[row]: score for row, score in image.scores.items()} for name, image in read_fidelity(path).items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import kornia
 import numpy as np
@@ -31,10 +32,10 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> dict[str, float]:
     }
 
 
-def augment(images: list[Tensor], config: AugmentConfig, draws: dict[str, Tensor]) -> list[Tensor]:
-    """Augments tensors, each (B, 3, P, P) in [0, 1]. A sample gets the same transform in every tensor. After each change of
-    gamma or brightness, the image is rounded to 8 bits again. `draws` are (B,) on the CPU."""
-    return [_photometric(_geometric(image, config, draws), config, draws) for image in images]
+def augment(images: Sequence[Tensor | None], config: AugmentConfig, draws: dict[str, Tensor]) -> list[Tensor | None]:
+    """Augments tensors, each (B, 3, P, P) in [0, 1]. None stays None. A sample gets the same transform in every tensor. After
+    each change of gamma or brightness, the image is rounded to 8 bits again. `draws` are (B,) on the CPU."""
+    return [None if image is None else _photometric(_geometric(image, config, draws), config, draws) for image in images]
 
 
 def _geometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor]) -> Tensor:

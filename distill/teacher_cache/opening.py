@@ -42,7 +42,7 @@ def open_for_training(
     if cache.manifest.header is None and cache.bare is None:
         if not compute:
             raise CacheError(f"{cache.folder}: there are no cached teacher images", mend="")
-        cache.manifest.write_header(new_header(identity, images, str(data.blurry), settings.tile))
+        cache.manifest.write_header(new_header(identity, images, data, settings.tile))
     cache.check_identity(identity)
     with progress_bar(len(images), "image", desc="checking the cache", leave=False) as bar:
         found = cache.compare(images, advance=bar.update)

@@ -1,4 +1,5 @@
-"""Packs a PNG cache into shards: safetensors files that hold the pixels of many triplets (sharp, blurry and teacher image).
+"""Packs a PNG cache into shards: safetensors files that hold the pixels of many triplets (sharp, if there is one, blurry and
+teacher image).
 Reading a triplet from a shard needs no decoding."""
 
 from __future__ import annotations
@@ -38,10 +39,12 @@ class _Packables(Dataset[_Packable]):
     def __getitem__(self, index: int) -> _Packable:
         image = self.images[index]
         known = self.cache.manifest.entries[image.stem]
-        try:
-            sharp, _ = Stamp.of(image.sharp)
-        except OSError as error:
-            raise unreadable(image.sharp, error) from error
+        sharp = None
+        if image.sharp is not None:
+            try:
+                sharp, _ = Stamp.of(image.sharp)
+            except OSError as error:
+                raise unreadable(image.sharp, error) from error
         entry = Entry(stem=image.stem, blurry=known.blurry, sharp=sharp, unreadable=known.unreadable)
         if known.output is None:
             return _Packable(entry, None)
@@ -71,7 +74,7 @@ def pack(cache: TeacherCache, images: Sequence[ImageFile], packed: TeacherCache,
             if packable.damaged is not None:
                 raise CacheError(packable.damaged, mend="--repair")
             waiting.append(packable)
-            size += 0 if packable.triplet is None else 3 * packable.triplet.sharp.nbytes
+            size += 0 if packable.triplet is None else packable.triplet.nbytes
             if size >= SHARD_BYTES:
                 yield _write(packed, number, waiting)
                 number, waiting, size = number + 1, [], 0

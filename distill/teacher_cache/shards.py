@@ -2,7 +2,8 @@
 memory map instead of decoding three PNGs.
 
 A shard is an ordinary safetensors file that holds many triplets: for each image the tensors `STEM/sharp`, `STEM/blurry` and
-`STEM/teacher`, each (H, W, 3) uint8. STEM is the image's path below its folder, without suffix.
+`STEM/teacher`, each (H, W, 3) uint8; without the first for an image that has no sharp one. STEM is the image's path below its
+folder, without suffix.
 """
 
 from __future__ import annotations
@@ -37,31 +38,36 @@ def shard_number(name: str) -> int:
 
 def write_shard(path: Path, triplets: Mapping[str, Triplet]) -> None:
     """Writes complete triplets, {stem: triplet}. The file appears whole or not at all. Raises WriteError."""
-    tensors = {f"{_name(stem)}/{kind}": pixels for stem, triplet in triplets.items() for kind, pixels in vars(triplet).items()}
+    tensors = {
+        f"{_name(stem)}/{kind}": pixels
+        for stem, triplet in triplets.items()
+        for kind, pixels in vars(triplet).items()
+        if pixels is not None
+    }
     write_bytes(path, save(tensors))
 
 
-def read_triplet(path: Path, stem: str) -> Triplet:
+def read_triplet(path: Path, stem: str, has_sharp: bool = True) -> Triplet:
     """Raises ImageError if the shard is missing or damaged, or does not hold this image."""
     try:
         status = path.stat()
         shard = _open(path, status.st_mtime_ns, status.st_ino)
-        tensors = {kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in ("sharp", "blurry", "teacher")}
+        kinds = ("sharp", "blurry", "teacher") if has_sharp else ("blurry", "teacher")
+        tensors = {kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in kinds}
     except Exception as error:  # noqa: BLE001 (for a dtype that numpy lacks, the error's type varies)
         reason = " ".join(str(error).split())[:200]
         raise ImageError(f"{stem} cannot be read from this shard: {reason}", path) from None
     shapes = {tensor.shape for tensor in tensors.values()}
     if len(shapes) > 1 or any(tensor.dtype != np.uint8 or tensor.shape[2:] != (3,) for tensor in tensors.values()):
         raise ImageError(f"what this shard holds of {stem} are no images of one size", path)
-    return Triplet(**tensors)
+    return Triplet(tensors.get("sharp"), tensors["blurry"], tensors["teacher"])
 
 
 def checksum(triplet: Triplet) -> int:
-    """crc32 of the sharp, blurry and teacher pixels, in this order."""
+    """crc32 of the sharp, if there is one, blurry and teacher pixels, in this order."""
     crc = 0
     for pixels in (triplet.sharp, triplet.blurry, triplet.teacher):
-        assert pixels is not None
-        crc = zlib.crc32(pixels.data, crc)
+        crc = crc if pixels is None else zlib.crc32(pixels.data, crc)
     return crc
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from distill.config import DataConfig
 from distill.data.find import NoImagesError, find_images
 from distill.data.image_files import ImageError, read_image, unreadable
 from distill.data.pixels import Pixels
@@ -97,11 +98,13 @@ class TeacherCache:
         """[(path, stamp)] of an entry's input files, then of its output if there is one."""
         assert image.blurry is not None, "a cache is of blurry images on disk"
         files = [(image.blurry, entry.blurry), (image.sharp, entry.sharp), (self.path_of(entry), entry.output)]
-        return [(path, stamp) for path, stamp in files if stamp is not None]
+        return [(path, stamp) for path, stamp in files if path is not None and stamp is not None]
 
     def _is_trusted(self, image: ImageFile) -> bool:
         entry = self.manifest.entries.get(image.stem)
-        return entry is not None and all(stamp.looks_like(path) for path, stamp in self._files_of(image, entry))
+        if entry is None or _packed_otherwise(image, entry):
+            return False
+        return all(stamp.looks_like(path) for path, stamp in self._files_of(image, entry))
 
     def _checksum(self, image: ImageFile) -> State:
         """The state of an image, found by reading and checksumming its files."""
@@ -110,7 +113,7 @@ class TeacherCache:
             return "missing"
         files = self._files_of(image, entry)
         inputs = files if entry.output is None else files[:-1]  # the output is the last of the files
-        if not all(stamp.equals(path) for path, stamp in inputs):
+        if _packed_otherwise(image, entry) or not all(stamp.equals(path) for path, stamp in inputs):
             return "changed"
         if entry.output is not None and not self.path_of(entry).exists():
             return "missing"
@@ -123,7 +126,7 @@ class TeacherCache:
         if entry.shard is None:
             return output.equals(self.path_of(entry))
         try:
-            return checksum(read_triplet(self.path_of(entry), entry.stem)) == output.crc32
+            return checksum(read_triplet(self.path_of(entry), entry.stem, entry.sharp is not None)) == output.crc32
         except ImageError:
             return False
 
@@ -195,7 +198,7 @@ class TeacherCache:
             reason = " ".join((entry.unreadable or "has no teacher image").split())[:200]
             raise ImageError(reason, image.blurry)
         if entry.shard is not None:
-            triplet = read_triplet(self.path_of(entry), entry.stem)
+            triplet = read_triplet(self.path_of(entry), entry.stem, entry.sharp is not None)
             if checksum(triplet) != entry.output.crc32:
                 raise ImageError(f"the packed images of {entry.stem} are damaged; pack them again", self.path_of(entry))
             return triplet
@@ -203,9 +206,9 @@ class TeacherCache:
 
     def _read_png(self, image: ImageFile, entry: Entry, output: Stamp) -> Triplet:
         assert image.blurry is not None
-        sharp = read_image(image.sharp)
+        sharp = None if image.sharp is None else read_image(image.sharp)
         blurry = read_image(image.blurry, read_checked(image.blurry, entry.blurry, "changed since it was cached"))
-        triplet = Triplet(sharp, check_size(blurry, image.blurry, sharp, image.sharp))
+        triplet = image.with_blurry(sharp, blurry)
         path = self.path_of(entry)
         try:
             teacher = read_image(path, read_checked(path, output, "damaged since it was cached"))
@@ -217,12 +220,17 @@ class TeacherCache:
 
     @staticmethod
     def _with_teacher(image: ImageFile, triplet: Triplet, teacher: Pixels, path: Path) -> Triplet:
-        return Triplet(triplet.sharp, triplet.blurry, check_size(teacher, path, triplet.sharp, image.sharp))
+        return Triplet(triplet.sharp, triplet.blurry, check_size(teacher, path, triplet.size, image))
 
     def _entry(self, stem: str) -> Entry | None:
         if stem not in self.manifest.entries and self.recompute:
             self.manifest.refresh()  # the training process appends lines while its loader workers read
         return self.manifest.entries.get(stem)
+
+
+def _packed_otherwise(image: ImageFile, entry: Entry) -> bool:
+    """Whether an image was packed with a sharp one that it does not have now, or the other way round."""
+    return entry.shard is not None and (entry.sharp is None) != (image.sharp is None)
 
 
 def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> None:
@@ -245,8 +253,9 @@ def _unlink(path: Path) -> None:
         path.unlink()
 
 
-def new_header(identity: Identity, images: Sequence[ImageFile], folder: str, tile: int) -> Header:
-    """The header of a PNG cache. `images` are those of `folder`, and `tile` is the side in pixels of the teacher's tiles."""
+def new_header(identity: Identity, images: Sequence[ImageFile], data: DataConfig, tile: int) -> Header:
+    """The header of a PNG cache. `images` are those of `data`, and `tile` is the side in pixels of the teacher's tiles."""
+    folder = ", ".join(str(source.blurry) for source in data.entries)
     stems = "".join(f"{image.stem}\n" for image in images)
     digest = hashlib.sha256(stems.encode(errors="surrogateescape")).hexdigest()
     inputs = Inputs(folder=folder, count=len(images), sha256=digest)

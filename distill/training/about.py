@@ -11,7 +11,7 @@ from torch import nn
 from distill.config import Config, RestormerConfig, UNetConfig, load_config
 from distill.networks.architecture import architecture, describe_network
 from distill.networks.student_files import About, read_student
-from distill.scoring.evaluation import ROWS, Evaluation
+from distill.scoring.evaluation import Evaluation
 from distill.training.run_folder import CONFIG
 from restormer.published import licence_note
 from restormer.weight_files import WeightsError
@@ -24,15 +24,12 @@ def about_training(config: Config, step: int, stage: str, evaluation: Evaluation
     """The `about` entries of a student after `step` updates. `stage` is the stage of the last update.
 
     They are the entries of `about_config`, `step` and `stage`. An `evaluation` of this student adds the number of images as
-    `validation_images`, and the mean PSNR in dB and the mean SSIM of blurry input, teacher and student, such as
-    `validation_student_psnr`.
+    `validation_images`, and its means, such as `validation_student_psnr` in dB.
     """
     about = about_config(config) | {"step": step, "stage": stage}
     if evaluation is not None:
-        about["validation_images"] = len(evaluation.images)
-        for row in ROWS:
-            if (score := evaluation.mean(row)) is not None:
-                about |= {f"validation_{row}_psnr": score.psnr, f"validation_{row}_ssim": score.ssim}
+        about["validation_images"] = len(evaluation.images) + len(evaluation.fidelity)
+        about |= {f"validation_{name}": value for name, value in evaluation.summary().items()}
     return about
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from distill.config import Config, ConfigError
 from distill.data.batch import Batch
 from distill.data.datasets import TrainingPatches
 from distill.data.loader import training_loader
-from distill.data.sources import training_sources
+from distill.data.sources import Source, cached_images, paired_with_itself, training_sources
 from distill.networks.fast_teacher import speed_up_for_training
 from distill.networks.student import build_student
 from distill.networks.teacher import Teacher, build_teacher
@@ -26,6 +26,7 @@ from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import open_for_training
 from distill.training.plan import Plan
 from distill.training.resume import resume_run
+from distill.training.run_folder import ROW_PICTURES, row_picture_file
 from distill.training.state import TrainingState, continue_optimizer, new_training_state
 
 logger = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) 
     Raises UserError, FileNotFoundError and WeightsError for what the user can mend.
     """
     sources = training_sources(config.data)
+    _refuse_self_pairs(sources, config)
     start = config.student if begins else config.student.model_copy(update={"init": None})
     with ranks.first_of_node_first():
         teacher = build_teacher(config.teacher, device)
@@ -82,10 +84,9 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) 
         student = build_student(start, config.run.seed)
     reader, filler = None, None
     if config.teacher.mode == "cached":
-        (source,) = sources
         assert teacher is not None
-        assert source.images is not None, "mode cached reads pairs of files"
-        reader, filler = open_for_training(config.teacher, config.data, teacher, source.images, device)
+        images = cached_images(config.data)
+        reader, filler = open_for_training(config.teacher, config.data, teacher, images, device)
     state = new_training_state(student, config.optimizer, device, ranks)
     continued = continue_optimizer(state.optimizer, state.student, start)
     validation = Validation(config, teacher, device, ranks)
@@ -94,15 +95,28 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) 
     return Run(config, ranks, dataset, teacher, filler, vgg, state, validation, continued)
 
 
+def _refuse_self_pairs(sources: Sequence[Source], config: Config) -> None:
+    """Raises ConfigError if a blurry image is its own sharp one, and a stage would learn from it to change nothing."""
+    if not any(stage.l1 > 0 or (stage.vgg > 0 and config.vgg.against == "sharp") for stage in config.stages):
+        return
+    for source in sources:
+        if (path := paired_with_itself(source.images or [])) is not None:
+            raise ConfigError(
+                f"data: {path} is its own sharp image, from which a student learns to change nothing; give the folder of sharp"
+                " images, or sharp: null if nobody has them"
+            )
+
+
 def _check_teacher(validation: Validation, config: Config) -> None:
     # Reads images even if no teacher is checked. `pairs` raises ImageError if no validation image can be used, and the run must
     # then fail before the first step.
+    # Images with a sharp one come first.
     pairs = [(blurry, sharp) for _, blurry, sharp in islice(validation.pairs(), CHECK_IMAGES)]
     if validation.teacher is None or config.teacher.check == "off" or not config.learns_from_teacher:
         return
     result = check_teacher(validation.teacher, pairs)
     half = "" if result.half_error is None else f", half precision changes its correction by {result.half_error:.2%}"
-    logger.info("teacher check: blurry %.2f dB, teacher %.2f dB%s", result.blurry_psnr, result.teacher_psnr, half)
+    logger.info("teacher check: %s%s", result.in_words(Path(config.run.dir) / ROW_PICTURES / row_picture_file(0)), half)
     complaint = result.complaint()
     if complaint is not None and config.teacher.check == "error":
         raise ConfigError(f"teacher.check: {complaint}")

@@ -19,9 +19,10 @@ from torch.utils.tensorboard.writer import SummaryWriter
 
 from distill.data.batch import Skipped
 from distill.data.image_files import write_image
+from distill.data.pixels import Pixels
 from distill.runtime.files import WriteError, append_bytes, write_bytes
 from distill.runtime.ranks import Ranks
-from distill.scoring.evaluation import ROWS, Evaluation
+from distill.scoring.evaluation import Evaluation
 from distill.training.run_folder import METRICS, ROW_PICTURES, TENSORBOARD, row_picture_file
 
 logger = logging.getLogger(__name__)
@@ -90,13 +91,17 @@ class RunLog:
         if not self._pending:
             return {}
         measured, names = zip(*self._pending, strict=True)
-        # A flush ends every epoch, so all steps since the last one are of one stage and have the same terms.
-        values = {name: torch.stack([terms[name].float() for terms in measured]).cpu() for name in measured[0]}
+        # A flush ends every epoch, so all steps since the last one are of one stage. Still, a step has a term that needs a sharp
+        # image only if one of its samples has one. NaN stands for a term that a step does not have.
+        names_of_terms = dict.fromkeys(name for terms in measured for name in terms)
+        missing = torch.tensor(torch.nan, device=measured[0]["finite"].device)
+        values = {name: torch.stack([terms.get(name, missing).float() for terms in measured]).cpu() for name in names_of_terms}
+        has = {name: torch.tensor([name in terms for terms in measured]) for name in values}
         finite, teacher_failed = (values.pop(name, None) for name in ("finite", "teacher_failed"))
         assert finite is not None
         record: dict[str, Any] = {"step": step, "time": _now(), **constants}
-        if finite.any():
-            record |= {name: float(value[finite > 0].mean()) for name, value in values.items()}
+        chosen = {name: value[(finite > 0) & has[name]] for name, value in values.items()}
+        record |= {name: float(value.mean()) for name, value in chosen.items() if len(value)}
         record |= {
             "rejected_updates": int((finite == 0).sum()),
             "images_per_s": self._images / (time.perf_counter() - self._since),
@@ -126,14 +131,16 @@ class RunLog:
     def validation(self, step: int, evaluation: Evaluation) -> None:
         """Writes the mean scores as a `val` record, and the picture to samples/."""
         record: dict[str, Any] = {"step": step}
-        for row in ROWS:
-            if (score := evaluation.mean(row)) is not None:
-                record |= {f"{row}_psnr": score.psnr, f"{row}_ssim": score.ssim}
+        record |= evaluation.summary()
         self._write(record, "val")
-        picture = evaluation.picture
-        if picture is not None and self.ranks.first:
+        if evaluation.picture is not None:
+            self.picture(step, evaluation.picture, "blurry|student|teacher" + "|sharp" * bool(evaluation.images))
+
+    def picture(self, step: int, picture: Pixels, columns: str) -> None:
+        """Writes a picture of validation images to samples/. `columns` names what it shows, from left to right."""
+        if self.ranks.first:
             self._try(ROW_PICTURES, lambda: write_image(self.folder / ROW_PICTURES / row_picture_file(step), picture))
-            self._show("add_image", "blurry|student|teacher|sharp", picture, step, dataformats="HWC")
+            self._show("add_image", columns, picture, step, dataformats="HWC")
 
     def _write(self, record: dict[str, Any], kind: str) -> None:
         """Writes a record to metrics.jsonl, and its numbers to TensorBoard."""

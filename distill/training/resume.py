@@ -13,7 +13,7 @@ from distill.networks.teacher import Teacher
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.plan import Plan
 from distill.training.run_folder import CHECKPOINT
-from distill.training.state import TrainingState
+from distill.training.state import NONE_YET, TrainingState
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | 
         "scaler": state.scaler.state_dict(),
         "teacher_failed": float(state.teacher_failed),
         "teacher_in_full_precision": teacher is not None and teacher.dtype == torch.float32,
-        "best_psnr": state.best_psnr,
+        "best": list(state.best),
         "validated_step": state.validated_step,
         "config": config.model_dump(mode="json"),
     }
@@ -79,9 +79,10 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
     if changes:
         logger.warning("the configuration has changed since the checkpoint: %s", in_words(changes))
     _load(content, state)
-    if any(key.startswith(VALIDATION_KEYS) for key in changes):
-        state.best_psnr = float("-inf")  # the saved one was measured on other images
-    if teacher is not None and not any(key in changes for key in TEACHER_KEYS):
+    other_teacher = any(key in changes for key in TEACHER_KEYS)
+    if any(key.startswith(VALIDATION_KEYS) for key in changes) or (other_teacher and not config.data.val.has_sharp):
+        state.best = NONE_YET  # the saved one was measured on other images, or by the distance to another teacher
+    if teacher is not None and not other_teacher:
         _load_teacher(content, state, teacher)
     if finished:
         logger.info("%s: the run is finished, and is evaluated again; --fresh starts over", folder)
@@ -98,7 +99,9 @@ def _load(content: dict[str, Any], state: TrainingState) -> None:
     state.optimizer.load_state_dict(content["optimizer"])
     if content["scaler"]:  # {} if the run did not use fp16
         state.scaler.load_state_dict(content["scaler"])
-    state.step, state.best_psnr, state.validated_step = content["step"], content["best_psnr"], content["validated_step"]
+    state.step, state.validated_step = content["step"], content["validated_step"]
+    measure, value = content["best"] if "best" in content else ("psnr", content["best_psnr"])  # as earlier versions wrote it
+    state.best = (measure, value)
 
 
 def _load_teacher(content: dict[str, Any], state: TrainingState, teacher: Teacher) -> None:

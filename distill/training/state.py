@@ -15,6 +15,8 @@ from distill.runtime.ranks import Ranks
 from restormer.weight_files import WeightsError, read_torch_file
 from unet.weights import UNetWeightsError, original_adam_state
 
+NONE_YET = ("psnr", float("-inf"))
+
 
 @dataclass
 class TrainingState:
@@ -35,7 +37,8 @@ class TrainingState:
     """0-dimensional, on the device: the share of a batch's teacher images that were not finite, averaged over the ranks, and the
     largest of any step so far. It is above 0 once a teacher image was not finite. Failures are averaged, not successes, because
     zeros average to exactly 0, and ones may average to 0.9999999."""
-    best_psnr: float = float("-inf")
+    best: tuple[str, float] = NONE_YET
+    """The measure by which students are ranked, and the best student's value (`Evaluation.ranking`)."""
     validated_step: int = 0
     """The last step that was validated. A run that was stopped during a validation starts with that validation when resumed."""
 

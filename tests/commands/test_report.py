@@ -18,7 +18,9 @@ from run_folders import (
     BEGAN,
     SECONDS_PER_STEP,
     STEPS,
+    make_mixed_run,
     make_run,
+    make_run_without_sharp,
     training_records,
     validation_images,
     write_evaluation,
@@ -30,13 +32,14 @@ from distill import report as report_command
 from distill.command import Interrupted
 from distill.config import Config, ConfigError
 from distill.data.image_files import read_image
-from distill.data.pixels import centre_crop
+from distill.data.pixels import centre_crop, side_by_side
 from distill.networks.student_files import load_student
 from distill.networks.teacher import build_teacher
 from distill.report import report
 from distill.reporting import pictures
+from distill.reporting.choice import choose
 from distill.reporting.curves import Clock, curves
-from distill.reporting.pictures import SHOWN_SIDE, choose, gallery
+from distill.reporting.pictures import SHOWN_SIDE, gallery
 from distill.reporting.reading import read_run, read_runs
 from distill.reporting.words import notes, status, teacher_check, warnings
 from distill.scoring.evaluation import ROWS
@@ -244,6 +247,85 @@ def test_where_the_images_are_gone_the_last_sample_picture_is_cut_up(tmp_path: P
         assert [layer.role for layer in picture.layers] == ["blurry", "student", "teacher", "sharp"]
         assert all(np.array_equal(layer.pixels, column) for layer, column in zip(picture.layers, row, strict=True))
     assert "cut from the run's last validation picture" in shown.notes[0]
+
+
+@pytest.fixture
+def unsharp(tmp_path: Path) -> Path:
+    """A run of which nobody has sharp images."""
+    make_run_without_sharp(tmp_path / "unsharp", validation_images(tmp_path / "blurry", NAMES))
+    return tmp_path / "unsharp"
+
+
+def test_without_sharp_images_pictures_are_scored_against_the_teacher(unsharp: Path) -> None:
+    read = read_run(unsharp)
+    student, teacher = load_student(unsharp / "student_model_v1.pth"), build_teacher(read.config.teacher, CPU)
+    expected = Validation(read.config, teacher, CPU).evaluate(student).fidelity
+    shown = gallery([read], 3, CPU).pictures
+    assert [(picture.name, picture.rank) for picture in shown] == [("c", "least"), ("b", "median"), ("a", "most")]
+    assert [picture.reproduced for picture in shown] == [0.7, 0.8, 0.9]
+    for picture in shown:
+        scores = expected[picture.name]
+        assert [layer.role for layer in picture.layers] == ["blurry", "student", "teacher"]
+        assert [layer.psnr for layer in picture.layers] == [
+            pytest.approx(scores.blurry.psnr, abs=1e-6),
+            pytest.approx(scores.student.psnr, abs=1e-6),
+            None,
+        ]
+        assert {layer.against for layer in picture.layers} == {"teacher"}
+
+
+def test_a_page_without_sharp_images_has_no_gain_and_no_sharp_picture(unsharp: Path) -> None:
+    shown = content(report([unsharp], images=2))
+    (run,), pictures = shown["runs"], shown["pictures"]
+    assert (run["scores"], run["images"]) == ({}, [])
+    assert run["toTeacher"]["reproduced"] == 0.8
+    assert [image["name"] for image in run["followed"]] == ["c", "b", "a"]
+    assert [(picture["gain"], picture["hasSharp"]) for picture in pictures] == 2 * [(None, False)]
+
+
+def test_of_both_kinds_half_of_the_pictures_each(tmp_path: Path, sharp: Path) -> None:
+    make_mixed_run(tmp_path / "mixed", sharp, validation_images(tmp_path / "blurry", NAMES))
+    shown = gallery([read_run(tmp_path / "mixed")], 4, CPU).pictures
+    assert [(picture.name, picture.rank) for picture in shown] == [
+        ("0/a", "worst"),
+        ("0/c", "best"),
+        ("1/c", "least"),
+        ("1/a", "most"),
+    ]
+    assert [picture.has_sharp for picture in shown] == [True, True, False, False]
+
+
+def test_of_runs_without_sharp_images_the_same_image_is_one_picture(unsharp: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    make_run_without_sharp(other, tmp_path / "blurry", optimizer={"lr": 0.5})
+    shown = gallery(read_runs([unsharp, other]), 2, CPU).pictures
+    assert [[layer.label for layer in picture.layers] for picture in shown] == 2 * [
+        ["blurry", "student of unsharp", "student of other", "teacher"]
+    ]
+    assert {picture.ranked_by for picture in shown} == {"unsharp"}
+
+
+def test_a_run_with_sharp_images_and_one_without_keep_their_pictures(unsharp: Path, run: Path) -> None:
+    """Both have images of the same names."""
+    shown = gallery(read_runs([run, unsharp]), 2, CPU).pictures
+    assert [(picture.name, picture.ranked_by, picture.has_sharp) for picture in shown] == [
+        ("a", "run", True),
+        ("c", "unsharp", False),
+    ]
+    report([run, unsharp], images=0)
+
+
+def test_before_the_first_student_the_first_sample_picture_is_shown_and_it_is_said(unsharp: Path, tmp_path: Path) -> None:
+    (unsharp / "student_model_v1.pth").unlink()
+    (unsharp / "evaluation.csv").unlink()
+    (unsharp / "samples").mkdir()
+    columns = np.random.default_rng(0).integers(0, 256, (3, COLUMN_SIDE, COLUMN_SIDE, 3), np.uint8)
+    Image.fromarray(side_by_side(list(columns))).save(unsharp / "samples" / "step_0000000.png")
+    shown = gallery([read_run(unsharp)], 6, CPU)
+    (picture,) = shown.pictures
+    assert [layer.role for layer in picture.layers] == ["blurry", "student", "teacher"]
+    assert all(np.array_equal(layer.pixels, column) for layer, column in zip(picture.layers, columns, strict=True))
+    assert "before the first step" in shown.notes[1]
 
 
 def test_too_little_memory_for_the_pictures_costs_no_page(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

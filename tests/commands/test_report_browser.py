@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,17 @@ import numpy as np
 import pytest
 from browser import CONTRASTS, HOSTILE, chromium, needs_chromium, place, unreadable
 from PIL import Image
-from run_folders import STEPS, make_run, training_records, validation_images, write_evaluation, write_records
+from run_folders import (
+    STEPS,
+    make_mixed_run,
+    make_run,
+    make_run_without_sharp,
+    training_records,
+    validation_images,
+    write_evaluation,
+    write_fidelity,
+    write_records,
+)
 
 from distill.report import report
 
@@ -21,7 +32,7 @@ pytestmark = needs_chromium
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of one run, and of two."""
+    """Reports of one run, of two, and of runs without sharp images."""
     root = tmp_path_factory.mktemp("browser")
     names = ["a", "b", "c", HOSTILE.replace("/", "")]
     sharp = validation_images(root / "sharp", names)
@@ -32,7 +43,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         write_records(root / name, odd)
     two = report([root / "run", root / "other"], root / "two.html", images=3, device="cpu")
     numbered = numbered_runs(root, sharp)
+    make_run_without_sharp(root / "unsharp", validation_images(root / "blurry", names[:3]))
+    write_fidelity(root / "unsharp", {"a": 0.9, "b": -0.25, "c": None})
+    make_mixed_run(root / "mixed", sharp, root / "blurry")
     return {
+        "unsharp": report([root / "unsharp"], images=2, device="cpu"),
+        "unsharp and others": report([root / "unsharp", root / "mixed", root / "run"], root / "all.html", images=0),
         "one": report([root / "run"], images=4, device="cpu"),
         "two": two,
         "whole images": report(numbered[:1], images=1, device="cpu"),
@@ -234,13 +250,13 @@ def test_every_section_has_a_name_of_its_own(place: Any, pages: dict[str, Path])
     assert named[-2:] == ["What was trained: run1", "What was trained: run2"]
 
 
-@pytest.mark.parametrize("which", ["one", "two"])
+@pytest.mark.parametrize("which", ["one", "two", "unsharp", "unsharp and others"])
 def test_nothing_is_wider_than_the_page_and_all_text_can_be_read(place: Any, pages: dict[str, Path], which: str) -> None:
     place.goto(pages[which].as_uri())
     place.evaluate("document.querySelectorAll('details').forEach((details) => { details.open = true; })")
     place.wait_for_selector(".numbers table")
     assert place.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
-    assert len(place.evaluate(CONTRASTS)) > 100
+    assert len(place.evaluate(CONTRASTS)) > 80
     assert unreadable(place) == []
 
 
@@ -261,6 +277,41 @@ def test_two_runs_are_overlaid_and_their_difference_is_named(place: Any, pages: 
     assert place.locator(".charts .chart").first.locator("polyline").count() == 2
     assert place.locator("table.settings tbody th").all_inner_texts() == ["optimizer.lr"]
     assert place.locator("#left-picture option").all_inner_texts()[1:3] == ["student of run", "student of other"]
+
+
+@pytest.fixture
+def tab(chromium: Any) -> Iterator[Any]:
+    """One tab of one size, for tests of what is said."""
+    tab = chromium.new_page()
+    yield tab
+    tab.close()
+
+
+def test_without_sharp_images_the_page_says_how_closely_the_student_follows(tab: Any, pages: dict[str, Path]) -> None:
+    tab.goto(pages["unsharp"].as_uri())
+    assert tab.locator(".tile").first.inner_text().split("\n")[:2] == ["Teacher\u2019s correction reproduced", "80 %"]
+    assert tab.locator("#left-picture option").all_inner_texts() == ["blurry", "student", "teacher"]
+    assert "b \u221225.0 % of the teacher\u2019s correction" in " ".join(tab.locator(".picture-name").inner_text().split())
+    assert tab.locator(".loupe .value").all_inner_texts()[0].endswith(" dB to teacher")
+    assert tab.locator(".finding.bad").inner_text().endswith("than the blurry input: b (\u221225.0 %).")
+    assert tab.get_by_text("The teacher changes nothing on c.").count() == 1
+    titles = [title.replace("\u2019", "'") for title in tab.locator(".charts figcaption strong").all_inner_texts()]
+    assert titles == ["Loss on training crops", "Teacher's correction reproduced", "PSNR to the teacher's pictures", "Speed"]
+    said = tab.locator("main").inner_text()
+    assert not any(claim in said for claim in ("Gain over", "higher is better", "got worse", "the worst", "to the sharp image"))
+
+
+def test_runs_with_and_without_sharp_images_share_a_table(tab: Any, pages: dict[str, Path]) -> None:
+    tab.goto(pages["unsharp and others"].as_uri())
+    results = tab.locator("table.figures").first
+    heads = [head.replace("\u2019", "'") for head in results.locator("thead th").all_inner_texts()]
+    assert heads[:5] == ["run", "PSNR, dB", "SSIM", "teacher's gain", "reproduced"]
+    rows = [
+        [cell.split("\n")[0] for cell in row.locator("td").all_inner_texts()[:4]] for row in results.locator("tbody tr").all()
+    ]
+    nothing = "\u2013"
+    assert [row[:3] == 3 * [nothing] for row in rows] == [True, False, False]
+    assert [row[3] for row in rows] == ["80.0 %", "80.0 %", nothing]
 
 
 def test_a_script_that_is_not_the_reports_own_does_not_run(chromium: Any, pages: dict[str, Path], tmp_path: Path) -> None:

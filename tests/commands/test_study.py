@@ -142,6 +142,19 @@ def test_every_run_is_validated_and_scored_on_the_same_images(
     assert [line.split(",")[1] for line in tables[0]] == [line.split(",")[1] for line in tables[1]]  # SSIM (Blurry)
 
 
+def test_a_set_without_sharp_images_compares_students_by_the_teachers(
+    study_tree: dict[str, Any], sharp_folder: Path, quick: list[str], no_pilots: None
+) -> None:
+    mine = {"name": "mine", "set": [f"data.val={{blurry: {sharp_folder}}}"]}
+    result = run_study(StudyConfig.model_validate(study_tree | {"seeds": [0], "validation": [mine]}))
+    outcome = result.variants[1].outcomes["mine"]
+    assert outcome.to_teacher
+    assert set(outcome.means) == {"blurry", "student"}
+    assert "Better" not in outcome.verdict
+    assert "PSNR in dB / SSIM to the teacher's images" in (Path(study_tree["dir"]) / "study.md").read_text()
+    assert "Mean difference in PSNR to the teacher&#x27;s images" in (Path(study_tree["dir"]) / "study.html").read_text()
+
+
 def test_a_variant_begins_with_anothers_student(study_tree: dict[str, Any], quick: list[str], no_pilots: None) -> None:
     study_tree["variants"][1] |= {"after": "alone"}
     run_study(StudyConfig.model_validate(study_tree))

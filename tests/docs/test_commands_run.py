@@ -64,6 +64,7 @@ def project(images: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.Monke
         if folder.startswith(("PAIRS", "data/GOPRO")):
             name = "blur" if "GOPRO" in folder else "blurry"
             shutil.copytree(blurry, tmp_path / Path(folder).with_name(name))
+    shutil.copytree(blurry, tmp_path / "PHOTOS" / "blurry")
     shutil.copy(blurry / "kodim01.png", tmp_path / "blurry.png")
     (tmp_path / "more" / "here").mkdir(parents=True)
     for name in ("scan.tif", "more/here/one.jpg"):

@@ -83,7 +83,8 @@ def test_a_checkpoint_loads_with_the_same_tensors(config: Config) -> None:
     found = {name: digest(part.state_dict()) for name, part in vars(state).items() if name in ("student", "ema", "optimizer")}
     assert found == {name: EXPECTED[name] for name in found}
     assert plan.as_dict() == EXPECTED["plan"]
-    for key in ("step", "best_psnr", "validated_step"):
+    assert state.best == ("psnr", EXPECTED["best_psnr"])
+    for key in ("step", "validated_step"):
         assert getattr(state, key) == EXPECTED[key]
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from run_folders import make_run, validation_images
+from run_folders import make_mixed_run, make_run, make_run_without_sharp, records_without_sharp, validation_images, write_records
 
 from distill.reporting import words
+from distill.reporting.facts import facts
+from distill.reporting.phrases import duration
 from distill.reporting.reading import read_run
-from distill.reporting.words import duration, facts, lead
+from distill.reporting.words import lead
 
 
 @pytest.fixture
@@ -58,3 +60,79 @@ def test_a_teacher_that_no_loss_asks_for_taught_nothing(tmp_path: Path) -> None:
     assert "from sharp originals alone" in lead(run)
     assert dict(facts(run, None))["Teacher"].endswith("only compared with: no loss asked for its images.")
     assert words.teacher_check(run) is None
+
+
+@pytest.fixture
+def unsharp(tmp_path: Path) -> Path:
+    """A run of which nobody has sharp images."""
+    make_run_without_sharp(tmp_path / "unsharp", validation_images(tmp_path / "blurry", ["a", "b"]))
+    return tmp_path / "unsharp"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    sharp, blurry = (validation_images(tmp_path / name, ["a", "b"]) for name in ("sharp", "blurry"))
+    make_mixed_run(tmp_path / "mixed", sharp, blurry, vgg={"weights": "random"}, stages=[{"name": "v1", "epochs": 4, "vgg": 0.5}])
+    return tmp_path / "mixed"
+
+
+def test_without_sharp_images_nothing_is_claimed_of_quality(unsharp: Path) -> None:
+    run = read_run(unsharp)
+    said = dict(facts(run, None))
+    assert "Nobody has sharp originals of these photographs: the student learned from the teacher's images alone." in lead(run)
+    assert lead(run).endswith("how closely the student follows the teacher, and not whether a picture became better.")
+    assert said["Training images"].startswith(f"Blurry photographs in {run.config.data.blurry}, of which nobody has sharp ones;")
+    assert said["Goal"] == "Stage v1, 4 epochs: be close to the teacher's image (weight 1), in mean absolute difference."
+    assert said["Validation"].endswith("80 pixels. The student is compared with the teacher.")
+    check = words.teacher_check(run)
+    assert check is not None
+    assert check[0] == "unknown"
+    assert "Numbers cannot say whether the teacher makes the validation photographs better" in check[1]
+    assert words.warnings(run) == []
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (-0.25, "it reproduces -25.0% of the teacher's correction"),
+        (-0.0001, "it reproduces 0.0% of the teacher's correction"),
+        (None, "The teacher changes nothing on the validation images"),
+    ],
+)
+def test_a_student_that_does_not_follow_is_a_warning(unsharp: Path, share: float | None, said: str) -> None:
+    known = [record for record in records_without_sharp() if "reproduced" not in record]
+    last = {key: value for key, value in records_without_sharp()[-1].items() if key != "reproduced"}
+    write_records(unsharp, [*known, last if share is None else last | {"reproduced": share}])
+    (warning,) = words.warnings(read_run(unsharp))
+    assert said in warning
+
+
+def test_a_run_of_both_kinds_tells_them_apart(mixed: Path) -> None:
+    run = read_run(mixed)
+    said = dict(facts(run, None))
+    assert "Nobody has sharp originals of some photographs" in lead(run)
+    assert "(1 of every 4 crops), and blurry photographs" in said["Training images"]
+    assert "(3 of every 4 crops); random crops" in said["Training images"]
+    assert said["Blur"].startswith("Made from the sharp images while training (where there are no blurry files): ")
+    assert said["Goal"] == (
+        "Stage v1, 4 epochs: be close to the sharp image where there is one (weight 1) and to the teacher's image (weight 1) and"
+        " to the sharp image as VGG16 sees it where there is one (weight 0.5), in mean absolute difference."
+    )
+    assert said["Validation"].endswith("Where there is no sharp photograph, the student is compared with the teacher.")
+    check = words.teacher_check(run)
+    assert check is not None
+    assert check[0] == "good"
+    assert check[1].startswith("The teacher improves the validation images that have sharp originals, by 4.00 dB")
+    assert "Numbers cannot say whether it improves the others." in check[1]
+
+
+def test_a_student_of_blurry_photographs_alone_may_be_validated_on_sharp_ones(tmp_path: Path) -> None:
+    sharp, blurry = (validation_images(tmp_path / name, ["a"]) for name in ("sharp", "blurry"))
+    data = {"sharp": None, "blurry": str(blurry), "val": {"sharp": str(sharp)}}
+    make_run(tmp_path / "run", sharp, data=data)
+    run = read_run(tmp_path / "run")
+    assert "the student learned from the teacher's images alone" in lead(run)
+    assert "whether a picture became better" not in lead(run)
+    check = words.teacher_check(run)
+    assert check is not None
+    assert check[0] == "good"

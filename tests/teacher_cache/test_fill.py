@@ -21,7 +21,7 @@ from distill.config import Config, parse_config
 from distill.data.batch import Batch
 from distill.data.datasets import TrainingPatches
 from distill.data.loader import training_loader
-from distill.data.sources import list_images, training_sources
+from distill.data.sources import cached_images, training_sources
 from distill.data.triplets import ImageFile
 from distill.networks.student import build_student
 from distill.networks.teacher import Teacher, build_teacher
@@ -176,7 +176,7 @@ def test_a_changed_input_is_computed_again_while_training(pairs_tree: dict[str, 
     batch = first_batch(parse_config(pairs_tree))
     assert len(set(batch.names)) == 6
     assert cache.png_path("2").read_bytes() != before
-    images = list_images(config.data, str(config.data.sharp), ())
+    images = cached_images(config.data)
     assert TeacherCache(cache.folder).compare(images, thorough=True).complaint() is None
 
 
@@ -230,7 +230,7 @@ def test_a_large_image_is_restored_in_tiles_nearly_as_in_one(embedded: Teacher) 
 
 def test_images_of_one_size_are_restored_together(pairs_tree: dict[str, Any], embedded: Teacher) -> None:
     config = parse_config(pairs_tree)
-    images = list_images(config.data, str(config.data.sharp), ())  # of six heights
+    images = cached_images(config.data)  # of six heights
     sizes: list[tuple[int, ...]] = []
     forward = embedded.network.forward
     embedded.network.forward = lambda x: sizes.append(tuple(x.shape)) or forward(x)  # type: ignore[func-returns-value]

@@ -18,7 +18,7 @@ from trees import flip_byte
 from distill.cache import build_cache, pack_cache
 from distill.config import Config, parse_config
 from distill.data.image_files import ImageError, read_image
-from distill.data.sources import list_images
+from distill.data.sources import cached_images
 from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, build_teacher, identify
 from distill.teacher_cache import store as teacher_cache
@@ -33,7 +33,7 @@ def built(pairs_tree: dict[str, Any]) -> Built:
     config = parse_config(pairs_tree)
     build_cache(config)
     assert isinstance(config.data.sharp, str)
-    return config, list_images(config.data, config.data.sharp, ())
+    return config, cached_images(config.data)
 
 
 @pytest.fixture(params=["png", "packed"])
@@ -172,7 +172,7 @@ def test_an_unreadable_input_is_known_and_skipped_with_its_reason(pairs_tree: di
     (tmp_path / "blurry" / "1.png").write_bytes(b"")
     cache = build_cache(config)
     assert isinstance(config.data.sharp, str)
-    images = list_images(config.data, config.data.sharp, ())
+    images = cached_images(config.data)
     assert cache.manifest.entries["1"].unreadable == "an empty file"
     assert cache.compare(images, thorough=True).complaint() is None
     with pytest.raises(ImageError, match=r"1\.png: an empty file"):
@@ -252,7 +252,7 @@ def test_an_image_that_the_teacher_turns_into_nan_is_noted_and_skipped(
     monkeypatch.setattr(Teacher, "forward", poisoned)
     cache = build_cache(config)
     assert [stem for stem, entry in cache.manifest.entries.items() if entry.output is None] == ["2"]
-    images = list_images(config.data, str(config.data.sharp), ())
+    images = cached_images(config.data)
     with pytest.raises(ImageError, match=r"2\.png: the teacher's image of it is not finite"):
         cache.read(images[2])
     monkeypatch.undo()

@@ -44,7 +44,14 @@ def largest_difference(first: Config, second: Config, part: str) -> float:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_two_ranks_are_one_process_with_the_same_global_batch(config_file: Path, tmp_path: Path, accumulate: int) -> None:
+def test_two_ranks_are_one_process_with_the_same_global_batch(
+    tiny_tree: dict[str, Any], config_file: Path, tmp_path: Path, sharp_folder: Path, accumulate: int
+) -> None:
+    """With `accumulate`, of sources of which one has no sharp images: a part is one sample, with a sharp image or without."""
+    if accumulate == 2:
+        sources = [{"sharp": str(sharp_folder)}, {"blurry": str(sharp_folder), "parts": 2}]
+        tiny_tree["data"] |= {"sharp": None, "sources": sources}
+        write_config(tiny_tree, config_file)
     parts, lr = f"optimizer.accumulate={accumulate}", "optimizer.lr=1.0e-4"
     alone = load_config(config_file, overrides(tmp_path / "one", lr))
     together = load_config(config_file, overrides(tmp_path / "two", lr, parts))

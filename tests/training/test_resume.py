@@ -45,7 +45,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(tiny_tree: dict[str, Any], tmp_path: 
     assert 0 < checkpoint(stopped)["step"] < 8
     train(stopped)
     assert same_bits(checkpoint(straight), checkpoint(stopped))
-    for key in ("step", "plan", "best_psnr", "validated_step", "teacher_failed"):
+    for key in ("step", "plan", "best", "validated_step", "teacher_failed"):
         assert checkpoint(straight)[key] == checkpoint(stopped)[key]
     assert records(straight.run.dir, "val") == records(stopped.run.dir, "val")
 
@@ -260,7 +260,7 @@ def test_the_best_student_gives_way_to_a_better_one_on_the_same_images_alone(tin
     config = changed(tiny_tree)
     with pytest.raises(Interrupted):
         train(config, gate=StopAt(12))  # in the second epoch
-    save_checkpoint(Path(config.run.dir), checkpoint(config) | {"best_psnr": 99.0})
+    save_checkpoint(Path(config.run.dir), checkpoint(config) | {"best": ["psnr", 99.0]})
     best = Path(config.run.dir) / "student_best.pth"
     best.unlink()
     train(changed(tiny_tree, eval={"crop": crop}))

@@ -33,6 +33,13 @@ function signed(value, digits) {
   return (rounded > 0 ? "+" : "") + fixed(rounded === 0 ? 0 : rounded, digits);
 }
 
+/** A share in percent. A share that rounds to zero has no sign. */
+function percent(share, digits) {
+  if (share === null || share === undefined) return MISSING;
+  const rounded = Number((100 * share).toFixed(digits));
+  return `${fixed(rounded === 0 ? 0 : rounded, digits)} %`;
+}
+
 /** A number with three significant digits. */
 function significant(value) {
   if (value === null || value === undefined) return MISSING;

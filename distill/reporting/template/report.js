@@ -17,8 +17,7 @@ function build(content) {
   }
   if (single) {
     const run = content.runs[0];
-    if (Object.keys(run.scores).length) parts.push(section("Scores", SCORES_EXPLAINED, scoreTable(run)));
-    parts.push(gainSection(run));
+    parts.push(...scoreSections(run), gainSection(run), followedSection(run));
   }
   parts.push(trainingCharts(content.runs), ...content.runs.map((run) => setup(run, !single)));
   parts.push(h("footer", {}, `Written ${content.created} by ${content.project}, python -m distill.report. This file fetches nothing.`));

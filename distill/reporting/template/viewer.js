@@ -2,8 +2,8 @@
 
 const ZOOMS = [["2", "2×"], ["4", "4×"], ["8", "8×"]];
 
-/** Shows blurry, student, teacher and sharp: two of them with a divider between, and a magnified detail of each. */
-function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
+/** Shows blurry, student, teacher and, if there is one, sharp: two of them with a divider between, and a magnified detail of each. */
+function viewer({ pictures, pictureNotes, webpQuality }) {
   const state = { picture: pictures[0], ...firstSides(pictures[0]), zoom: 4, x: 0.33, y: 0.36 };
   const under = h("img", { class: "layer", alt: "", draggable: "false" });
   const over = h("img", { class: "layer over", alt: "", draggable: "false" });
@@ -89,7 +89,7 @@ function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
     );
     stage.style.aspectRatio = `${picture.width} / ${picture.height}`;
     thumbs.forEach((thumb, index) => thumb.setAttribute("aria-pressed", String(pictures[index] === picture)));
-    caption.replaceChildren(h("strong", {}, picture.name), gainText(picture, rankedBy));
+    caption.replaceChildren(h("strong", {}, picture.name), placeText(picture, pictures));
     loupe.replaceChildren(...picture.layers.map(loupeCell));
     showLayers();
     moveDetail(state.x, state.y);
@@ -101,7 +101,7 @@ function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
     image.src = layer.src;
     const canvas = h("canvas", { role: "img", "aria-label": `Detail of ${layer.label}` });
     canvas.source = image;
-    const score = layer.psnr === null ? "" : `${fixed(layer.psnr, 2)} dB`;
+    const score = layer.psnr === null ? "" : `${fixed(layer.psnr, 2)} dB${layer.against === null ? "" : ` to ${layer.against}`}`;
     return h(
       "figure",
       {},
@@ -163,7 +163,7 @@ function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
       { type: "button", class: "thumb", onclick: () => showPicture(pictures[index]) },
       h("img", { src: student.src, alt: "" }),
       h("span", { class: "thumb-name" }, picture.name),
-      h("span", { class: "thumb-gain" }, picture.rank ? `${picture.rank} ` : "", picture.gain === null ? "" : `${signed(picture.gain, 2)} dB`),
+      h("span", { class: "thumb-gain" }, picture.rank ? `${picture.rank} ` : "", valueText(picture)),
     );
   }
 
@@ -199,7 +199,7 @@ function viewer({ pictures, pictureNotes, webpQuality, rankedBy }) {
     h(
       "p",
       { class: "small" },
-      `Centres of validation images, stored as WebP of quality ${webpQuality}. PSNR (dB, higher is better) is of the whole validation image before that.`,
+      `Centres of validation images, stored as WebP of quality ${webpQuality}. ${psnrText(pictures)}`,
     ),
     pictureNotes.map((note) => h("p", { class: "small" }, note)),
   );
@@ -213,9 +213,29 @@ function firstSides(picture) {
   return students.length > 1 ? { left: students[0], right: students[1] } : { left: 0, right: 1 };
 }
 
-function gainText(picture, rankedBy) {
-  if (picture.gain === null) return "";
-  const rank = { worst: "the worst of all images", median: "the median of all images", best: "the best of all images" }[picture.rank];
-  const verb = picture.gain < 0 ? "got worse" : "gained";
-  return ` ${verb} by ${fixed(Math.abs(picture.gain), 2)} dB`.replace("gained by", "gained") + (rank ? `, ${rank}` : "") + (rankedBy ? ` (${rankedBy})` : "");
+/** The gain of a picture that has a sharp one, and of the others the share of the teacher’s correction that is reproduced. */
+function valueText({ gain, reproduced }) {
+  if (gain !== null) return `${signed(gain, 2)} dB`;
+  return reproduced === null ? "" : percent(reproduced, 0);
+}
+
+/** What the dB below a picture are. */
+function psnrText(pictures) {
+  const [sharp, others] = [pictures.some((picture) => picture.hasSharp), pictures.some((picture) => !picture.hasSharp)];
+  const whole = "of the whole validation image before that";
+  const toSharp = `PSNR (dB, higher is better) is ${whole}.`;
+  const toTeacher = "says how close a picture is to the teacher’s, and not which is better";
+  if (!others) return toSharp;
+  return sharp ? `${toSharp} PSNR “to teacher” ${toTeacher}.` : `PSNR (dB) is ${whole}; it ${toTeacher}.`;
+}
+
+function placeText(picture, pictures) {
+  const { gain, reproduced, rankedBy } = picture;
+  if (gain === null && reproduced === null) return "";
+  const both = new Set(pictures.map(({ hasSharp }) => hasSharp)).size > 1;
+  const of = `of all images${both ? (picture.hasSharp ? " with sharp originals" : " without sharp originals") : ""}`;
+  const rank = picture.rank ? `, the ${picture.rank} ${of}` : "";
+  const by = rankedBy ? ` (${rankedBy})` : "";
+  if (gain === null) return ` ${percent(reproduced, 1)} of the teacher’s correction reproduced${rank}${by}`;
+  return ` ${gain < 0 ? "got worse by" : "gained"} ${fixed(Math.abs(gain), 2)} dB${rank}${by}`;
 }
