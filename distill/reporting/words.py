@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 import torch
 
 from distill.config import Config, DataConfig, ImagesConfig, RestormerConfig, StageConfig, UNetConfig, VggConfig
-from distill.config.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
+from distill.config.degradations import Defocus, Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
 from distill.networks.architecture import architecture, build_network
 from distill.reporting.curves import Clock
 from distill.reporting.reading import RunFolder, gains, number
@@ -174,6 +174,8 @@ def _degradation(step: Degradation) -> str:
     match step:
         case GaussianBlur():
             text = f"Gaussian blur of {between(step.sigma)} pixels (sigma)"
+        case Defocus():
+            text = f"defocus of {between(step.radius)} pixels (radius of a disc)"
         case MotionBlur():
             text = f"motion blur of {between(step.length)} pixels in any direction"
         case Rescale():
