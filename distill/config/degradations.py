@@ -21,6 +21,13 @@ class GaussianBlur(_Degradation):
     """Standard deviation in pixels."""
 
 
+class Defocus(_Degradation):
+    kind: Literal["defocus"]
+    """Blurs as a lens out of focus does: each point becomes a disc of even brightness."""
+    radius: range_of(0.5, 25)  # type: ignore[valid-type]
+    """Radius of the disc in pixels."""
+
+
 class MotionBlur(_Degradation):
     kind: Literal["motion_blur"]
     """Blurs along a straight line."""
@@ -52,7 +59,7 @@ class Jpeg(_Degradation):
     """JPEG quality on libjpeg's scale."""
 
 
-Degradation = Annotated[GaussianBlur | MotionBlur | Rescale | Noise | Jpeg, Field(discriminator="kind")]
+Degradation = Annotated[GaussianBlur | Defocus | MotionBlur | Rescale | Noise | Jpeg, Field(discriminator="kind")]
 
 _ORIGINAL = {"kind": "rescale", "factor": [4.0, 4.0], "antialias": False}
 DEGRADE_PRESETS: dict[str, list[dict[str, Any]]] = {

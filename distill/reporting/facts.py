@@ -12,7 +12,7 @@ from distill.config import (
     StageConfig,
     UNetConfig,
 )
-from distill.config.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
+from distill.config.degradations import Defocus, Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
 from distill.reporting.curves import Clock
 from distill.reporting.phrases import capitalized, counted, duration, moment, parameters, short_number
 from distill.reporting.reading import RunFolder, number
@@ -76,6 +76,8 @@ def _degradation(step: Degradation) -> str:
     match step:
         case GaussianBlur():
             text = f"Gaussian blur of {between(step.sigma)} pixels (sigma)"
+        case Defocus():
+            text = f"defocus of {between(step.radius)} pixels (radius of a disc)"
         case MotionBlur():
             text = f"motion blur of {between(step.length)} pixels in any direction"
         case Rescale():

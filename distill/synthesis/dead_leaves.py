@@ -6,6 +6,8 @@ Huang, IJCV 2001). Restoration networks trained on such images work on photograp
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -14,9 +16,14 @@ Floats = NDArray[np.float32]
 
 # Leaves are drawn at twice the size and averaged. This antialiases edges, as a camera's pixels do.
 SUPERSAMPLING = 2
-# Total area of the leaves, as a multiple of the area they fall on. About 0.2 % of that area, exp(-6), should stay bare ground.
+# A leaf has one of these numbers of corners, 4 twice as often as each other one. 24 corners pass for an ellipse.
+CORNERS = np.array([3, 4, 4, 5, 6, 24])
+# Mean area of a leaf of radius 1, a polygon whose corners lie on a circle of this radius.
+UNIT_AREA = float(np.mean(CORNERS / 2 * np.sin(2 * np.pi / CORNERS)))
+# Total area of the leaves, as a multiple of the area they fall on. About 0.2 % of that area, exp(-6), stays bare ground.
 COVERS = 6
-# At most this many leaves fall. In a large image of small leaves they are not enough for COVERS, and more ground stays bare.
+# At most this many leaves fall in one layer. One layer of small leaves is not enough for COVERS in a large image. One of the
+# largest leaves always is: it needs less than 400.
 MAX_LEAVES = 1500
 
 
@@ -33,19 +40,13 @@ def dead_leaves(side: int, rng: np.random.Generator) -> NDArray[np.uint8]:
 
 def _draw_leaves(canvas: int, rng: np.random.Generator) -> NDArray[np.int32]:
     """The number of the topmost leaf at each pixel, (canvas, canvas). 0 is the ground."""
-    # The smallest and largest radius of this image's leaves, in pixels of the canvas, and the mean area of the leaves.
-    smallest = SUPERSAMPLING * np.exp(rng.uniform(np.log(1.0), np.log(8.0)))
-    largest = max(canvas * rng.uniform(0.3, 0.8), 2 * smallest)
-    mean_area = 2 * np.pi * np.log(largest / smallest) / (smallest**-2 - largest**-2)
     margin = canvas / 4  # centres also lie beside the canvas, up to this distance: their leaves can reach into it
-    count = int(min(MAX_LEAVES, COVERS * (canvas + 2 * margin) ** 2 / mean_area))
-
-    # Radii with density proportional to r**-3, by inversion of the distribution function.
-    radius = (smallest**-2 - rng.random(count) * (smallest**-2 - largest**-2)) ** -0.5
+    radius = _radii(canvas, COVERS * (canvas + 2 * margin) ** 2, rng)
+    count = len(radius)
     centre = rng.uniform(-margin, canvas + margin, (count, 2))
     angle = rng.uniform(0, 2 * np.pi, count)
     stretch = np.exp(rng.normal(0, 0.35, count))  # a leaf is this much longer and this much narrower, with the same area
-    corners = rng.choice([3, 4, 4, 5, 6, 24], count)  # 24 corners pass for an ellipse
+    corners = rng.choice(CORNERS, count)
 
     # Half of the leaves fall beside the canvas and are not drawn. The outlines of the others are computed together for all leaves
     # with the same number of corners: leaf by leaf, the outlines would take most of the time. No leaf reaches farther from its
@@ -66,6 +67,28 @@ def _draw_leaves(canvas: int, rng: np.random.Generator) -> NDArray[np.int32]:
     for number in np.flatnonzero(lands).tolist():
         draw.polygon(outlines[number], fill=number + 1)
     return np.asarray(image, dtype=np.int32)
+
+
+def _radii(canvas: int, area: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Radii of leaves with this total area, in pixels of the canvas, in the order in which the leaves fall.
+
+    They follow a power law, with density proportional to r**-3: each octave of radii has the same total area. If that takes more
+    than MAX_LEAVES leaves, the rest of the area falls first, as a layer of leaves whose smallest radius is twice as large, and so
+    on. Between small leaves, larger leaves then show and not the ground.
+    """
+    smallest = SUPERSAMPLING * np.exp(rng.uniform(np.log(1.0), np.log(8.0)))
+    largest = max(canvas * rng.uniform(0.3, 0.8), 2 * smallest)
+    layers: list[NDArray[np.float64]] = []
+    while True:
+        mean_area = 2 * UNIT_AREA * np.log(largest / smallest) / (smallest**-2 - largest**-2)
+        needed = math.ceil(area / mean_area)
+        count = min(needed, MAX_LEAVES)
+        # By inversion of the distribution function.
+        layers.insert(0, (smallest**-2 - rng.random(count) * (smallest**-2 - largest**-2)) ** -0.5)
+        if count == needed:
+            return np.concatenate(layers)
+        area -= count * mean_area
+        smallest *= 2
 
 
 def _paint(leaf: NDArray[np.int32], rng: np.random.Generator) -> Floats:

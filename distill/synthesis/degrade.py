@@ -14,9 +14,10 @@ import kornia
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import reduce
 from torch import Tensor
 
-from distill.config.degradations import Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
+from distill.config.degradations import Defocus, Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
 from distill.synthesis.eight_bit import quantize
 
 Draws = dict[str, Tensor]
@@ -39,6 +40,8 @@ def _range(step: Degradation) -> tuple[float, float]:
     match step:
         case GaussianBlur() | Noise():
             return step.sigma
+        case Defocus():
+            return step.radius
         case MotionBlur():
             return step.length
         case Rescale():
@@ -67,6 +70,8 @@ def _apply(step: Degradation, image: Tensor, draws: Draws) -> Tensor:
     match step:
         case GaussianBlur():
             return _gaussian_blur(image, strength, step.sigma[1])
+        case Defocus():
+            return _defocus(image, strength, step.radius[1])
         case MotionBlur():
             return _motion_blur(image, strength, draws["angle"].float(), step.length[1])
         case Rescale():
@@ -82,6 +87,24 @@ def _gaussian_blur(image: Tensor, sigma: Tensor, largest: float) -> Tensor:
     # would depend on the others in its batch.
     radius = min(math.ceil(3 * largest), min(image.shape[-2:]) - 1)
     return kornia.filters.gaussian_blur2d(image, 2 * radius + 1, sigma[:, None].expand(-1, 2), border_type="reflect")
+
+
+def _defocus(image: Tensor, radius: Tensor, largest: float) -> Tensor:
+    reach = min(math.ceil(largest - 0.5), min(image.shape[-2:]) - 1)
+    kernels = _discs(radius, reach).to(image.device, non_blocking=True)
+    return kornia.filters.filter2d(image, kernels, border_type="reflect")
+
+
+def _discs(radius: Tensor, reach: int) -> Tensor:
+    """Kernels of discs, (B, 2 * reach + 1, 2 * reach + 1), each of sum 1: the share of each pixel that the disc covers."""
+    # Each pixel is divided into cells. A cell that the edge of the disc crosses counts in part, so that the kernel follows the
+    # radius without steps.
+    cells, size = 8, 2 * reach + 1
+    place = (torch.arange(size * cells) + 0.5) / cells - size / 2
+    distance = torch.hypot(place[:, None], place)
+    covered = ((radius[:, None, None] - distance) * cells + 0.5).clamp(0, 1)
+    share = reduce(covered, "b (h y) (w x) -> b h w", "mean", y=cells, x=cells)
+    return share / share.sum(dim=(1, 2), keepdim=True)
 
 
 def _motion_blur(image: Tensor, length: Tensor, angle: Tensor, longest: float) -> Tensor:

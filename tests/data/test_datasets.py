@@ -24,6 +24,7 @@ from distill.synthesis.degrade import degrade
 
 EVERYTHING = [
     {"kind": "gaussian_blur", "sigma": [0.5, 3.0], "probability": 0.7},
+    {"kind": "defocus", "radius": [0.8, 4.0], "probability": 0.5},
     {"kind": "motion_blur", "length": [3, 15], "probability": 0.7},
     {"kind": "rescale", "factor": [1, 4], "probability": 0.5},
     {"kind": "noise", "sigma": [0, 20]},

@@ -40,6 +40,7 @@ def test_numbers_of_parameters_have_three_digits(run: Path, monkeypatch: pytest.
 def test_every_degradation_is_told(tmp_path: Path) -> None:
     recipe = [
         {"kind": "gaussian_blur", "sigma": [1, 1]},
+        {"kind": "defocus", "radius": [1, 4]},
         {"kind": "motion_blur", "length": [3, 13]},
         {"kind": "rescale", "factor": [2, 4]},
         {"kind": "noise", "sigma": [0, 5], "probability": 0.5},
@@ -47,9 +48,9 @@ def test_every_degradation_is_told(tmp_path: Path) -> None:
     ]
     make_run(tmp_path / "run", validation_images(tmp_path / "sharp", ["a"]), degrade=recipe)
     assert dict(facts(read_run(tmp_path / "run"), None))["Blur"] == (
-        "Made from the sharp images while training: Gaussian blur of 1 pixels (sigma), then motion blur of 3 to 13 pixels in any"
-        " direction, then reduction by a factor of 2 to 4 and enlargement again, then noise of 0 to 5 of 255 levels, for 50% of"
-        " the images, then JPEG compression of quality 30 to 95."
+        "Made from the sharp images while training: Gaussian blur of 1 pixels (sigma), then defocus of 1 to 4 pixels (radius of a"
+        " disc), then motion blur of 3 to 13 pixels in any direction, then reduction by a factor of 2 to 4 and enlargement again,"
+        " then noise of 0 to 5 of 255 levels, for 50% of the images, then JPEG compression of quality 30 to 95."
     )
 
 

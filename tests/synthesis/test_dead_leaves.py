@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from distill.synthesis.dead_leaves import dead_leaves
+from distill.synthesis.dead_leaves import SUPERSAMPLING, _draw_leaves, dead_leaves
 
 
 def test_a_seed_is_an_image() -> None:
@@ -27,6 +28,14 @@ def test_the_power_spectrum_falls_as_a_photographs() -> None:
         profile = [power[(f >= low) & (f < high)].mean() for low, high in bands]
         slopes.append(np.polyfit(np.log([low for low, _ in bands]), np.log(profile), 1)[0])
     assert -3 < np.mean(slopes) < -1.2
+
+
+@pytest.mark.parametrize(("side", "images"), [(96, 24), (256, 8)])
+def test_hardly_any_ground_stays_bare(side: int, images: int) -> None:
+    """Also where the leaves are so small that thousands of them are needed."""
+    bare = [(_draw_leaves(side * SUPERSAMPLING, np.random.default_rng(seed)) == 0).mean() for seed in range(images)]
+    assert np.mean(bare) < 0.01
+    assert max(bare) < 0.03
 
 
 def test_brightness_and_colour_vary_between_images_and_use_the_range() -> None:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import TypeAdapter
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter
 from skimage import data
 
 from distill.config.degradations import Degradation, Degradations
-from distill.synthesis.degrade import degrade, draw
+from distill.synthesis.degrade import _discs, degrade, draw
 
 
 def steps(*descriptions: dict[str, Any]) -> list[Any]:
@@ -49,6 +49,48 @@ def test_gaussian_blur_equals_scipys_with_each_samples_own_sigma(photo: torch.Te
         expected = gaussian_filter(photo[row].numpy().astype(np.float64), (0, sigma, sigma), mode="mirror", radius=(0, 8, 8))
         # the rounding to 8 bits may fall either way
         assert np.abs(out[row] - expected.transpose(1, 2, 0) * 255).max() <= 0.51
+
+
+def disc(radius: float, reach: int) -> np.ndarray:
+    """The share of each pixel that a disc covers, counted on a fine grid, as a kernel of sum 1."""
+    fine, size = 101, 2 * reach + 1
+    place = (np.arange(size * fine) + 0.5) / fine - size / 2
+    inside = np.hypot(place[:, None], place) <= radius
+    share = inside.reshape(size, fine, size, fine).mean(axis=(1, 3))
+    return share / share.sum()
+
+
+def test_defocus_equals_scipys_convolution_with_each_samples_own_disc(photo: torch.Tensor) -> None:
+    defocus = steps({"kind": "defocus", "radius": [0.8, 4]})
+    draws = draws_of(defocus, 4)
+    out = levels(degrade(photo, defocus, draws))
+    radii = draws["degrade.0.strength"].tolist()
+    assert len(set(radii)) == 4
+    assert all(0.8 <= radius <= 4 for radius in radii)
+    for row, radius in enumerate(radii):
+        expected = convolve(photo[row].numpy().astype(np.float64), disc(radius, 6)[None], mode="mirror")
+        # the rounding to 8 bits may fall either way, and the kernel is exact to 0.5 %
+        assert np.abs(out[row] - expected.transpose(1, 2, 0) * 255).max() <= 0.75
+
+
+def test_a_disc_grows_with_its_radius_without_steps() -> None:
+    radii = torch.linspace(0.5, 4.0, 351)
+    kernels = _discs(radii, 4)
+    assert torch.allclose(kernels.sum(dim=(1, 2)), torch.ones(351))
+    assert float(kernels[0, 4, 4]) == 1  # a disc of radius 0.5 lies within one pixel
+    # a radius that is larger by 0.01 moves little weight from the middle outward, but some
+    moved = (kernels[1:] - kernels[:-1]).abs().sum(dim=(1, 2))
+    assert float(moved.max()) < 0.05
+    assert float(moved[1:].min()) > 0
+
+
+def test_defocus_of_a_sample_does_not_depend_on_its_batch(photo: torch.Tensor) -> None:
+    defocus = steps({"kind": "defocus", "radius": [0.5, 6]})
+    draws = draws_of(defocus, 4)
+    together = degrade(photo, defocus, draws)
+    for row in range(4):
+        alone = degrade(photo[row : row + 1], defocus, {key: value[row : row + 1] for key, value in draws.items()})
+        assert torch.equal(alone[0], together[row])
 
 
 def test_rescale_equals_pils_bicubic(photo: torch.Tensor) -> None:
@@ -151,5 +193,14 @@ def test_probability_decides_per_sample(photo: torch.Tensor) -> None:
 
 
 def test_blur_wider_than_the_image_is_cut_to_it() -> None:
-    wide = steps({"kind": "gaussian_blur", "sigma": [20, 20]}, {"kind": "motion_blur", "length": [99, 99]})
+    wide = steps(
+        {"kind": "gaussian_blur", "sigma": [20, 20]},
+        {"kind": "defocus", "radius": [25, 25]},
+        {"kind": "motion_blur", "length": [99, 99]},
+    )
     assert degrade(torch.rand(2, 3, 16, 16), wide, draws_of(wide, 2)).isfinite().all()
+
+
+def test_the_smallest_defocus_changes_nothing(photo: torch.Tensor) -> None:
+    smallest = steps({"kind": "defocus", "radius": [0.5, 0.5]})
+    assert torch.equal(degrade(photo, smallest, draws_of(smallest, 4)), degrade(photo, [], {}))

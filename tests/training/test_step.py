@@ -221,6 +221,7 @@ def test_the_schedules() -> None:
 
 NO_NOISE = [
     {"kind": "gaussian_blur", "sigma": [0.5, 3.0], "probability": 0.7},
+    {"kind": "defocus", "radius": [0.8, 4.0], "probability": 0.7},
     {"kind": "motion_blur", "length": [3, 15]},
     {"kind": "rescale", "factor": [1, 4]},
     {"kind": "jpeg", "quality": [30, 95]},
