@@ -15,7 +15,7 @@ from distill.command import run_command
 from distill.config import load_config
 from distill.data.datasets import TrainingPatches
 from distill.data.loader import training_loader
-from distill.data.sources import training_sources
+from distill.data.sources import cached_images, training_sources
 from distill.networks.teacher import build_teacher
 from distill.teacher_cache.opening import open_for_training
 
@@ -29,7 +29,7 @@ def main() -> None:
     sources, reader, device = training_sources(config.data), None, torch.device("cpu")
     if config.teacher.mode == "cached":
         teacher = build_teacher(config.teacher, device)
-        reader, _ = open_for_training(config.teacher, config.data, teacher, sources[0].images, device)
+        reader, _ = open_for_training(config.teacher, config.data, teacher, cached_images(config.data), device)
     dataset = TrainingPatches(config, sources, reader)
     rates = []
     with closing(training_loader(dataset, 0, (ROUNDS + 1) * BATCHES, pin=False)) as loader:
