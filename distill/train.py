@@ -36,7 +36,7 @@ from distill.training.log import RunLog
 from distill.training.plan import Plan, learning_rate
 from distill.training.resume import save_run
 from distill.training.run_folder import BEST, CONFIG, EVALUATION, clear_run, stage_file
-from distill.training.step import training_step
+from distill.training.step import Images, make_images, training_step
 from distill.training.update import DivergedError
 
 logger = logging.getLogger(__name__)
@@ -122,14 +122,14 @@ def _run_steps(
     config, state = run.config, run.state
     evaluation = _validate(run, plan, log, pause)  # not None if the run was stopped before this step was validated
     with progress_bar(plan.total_steps, "step", silent=not run.ranks.first, initial=state.step) as bar:
-        for batch in batches:
+        for batch, images in _images_of_steps(run, plan, batches):
             for bad in log.skipped(state.step, batch.skipped):
                 tqdm.write(f"skipped {bad.path}: {bad.reason}", file=sys.stderr)
             stage = plan.stage_at(state.step)
             lr = learning_rate(config.optimizer, state.step, plan.total_steps)
             sharp_in_step = run.dataset.count_sharp(plan.position_at(state.step), plan.batch)
             state.student.train()
-            measured = training_step(batch, state, run.teacher, run.vgg, stage, lr, config, sharp_in_step)
+            measured = training_step(images, state, run.vgg, stage, lr, config, sharp_in_step)
             log.add(measured, images=config.data.batch, names=batch.names)
             bar.update()
 
@@ -145,6 +145,16 @@ def _run_steps(
     if evaluation is None:  # the last step is always validated: no step was left, and the run was already finished
         evaluation = run.validation.evaluate(state.kept, pause)
     return evaluation
+
+
+def _images_of_steps(run: Run, plan: Plan, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Images]]:
+    """For each remaining step its batch and its images. The plan says whether they are those of the step before, turned anew. If
+    the run was stopped in the middle of such steps, the first batch has been used before, and the teacher is asked again."""
+    for batch in batches:
+        first = run.state.step
+        images = make_images(batch, run.teacher, plan.stage_at(first), run.config)
+        for repeat in range(plan.repeat_at(first), min(plan.reuse, plan.repeat_at(first) + plan.total_steps - first)):
+            yield batch, images.turned_again(batch, repeat, run.config.augment)
 
 
 class _Checkpoints:

@@ -33,7 +33,7 @@ from distill.teacher_cache.fill import fill
 from distill.teacher_cache.store import TeacherCache, new_header
 from distill.training.plan import learning_rate
 from distill.training.state import TrainingState, new_training_state
-from distill.training.step import training_step
+from distill.training.step import make_images, training_step
 
 # Batches that each loader worker makes ahead of use (torch's prefetch_factor).
 PREFETCHED = 2
@@ -223,7 +223,8 @@ def _student(config: Config, device: torch.device) -> tuple[TrainingState, VggFe
 
 def _step(batch: Batch, state: TrainingState, teacher: nn.Module | None, vgg: VggFeatures | None, config: Config) -> None:
     lr = learning_rate(config.optimizer, state.step, 10**9)  # in so long a run, a cosine schedule does not fall
-    training_step(batch, state, teacher, vgg, config.stages[0], lr, config)  # type: ignore[arg-type]
+    images = make_images(batch, teacher, config.stages[0], config)  # type: ignore[arg-type]
+    training_step(images, state, vgg, config.stages[0], lr, config)
 
 
 def _cached_config(config: Config, folder: Path, device: torch.device) -> Config:

@@ -23,6 +23,10 @@ class TeacherConfig(Section):
     """`auto` is fp16 on CUDA and fp32 elsewhere. On a CPU, half precision is slower than fp32."""
     micro_batch: Count | None = None
     """Largest number of patches that the teacher restores at once. null: the whole batch. Limits memory, changes no result."""
+    reuse: Count = 1
+    """Mode `online`: number of steps in a row that use the same patches and the same teacher's images, flipped and turned anew
+    for each step as `augment` allows. The teacher runs in the first of them only. Data echoing is the name of this in
+    arXiv:1907.05550. A flipped image of the teacher is not exactly its image of the flipped patch."""
     compile: bool = False
     """On CUDA: compile the network's blocks with torch.compile, for the shape of the batches that it gets in training. Inputs of
     other shapes go through the network that is not compiled. Compiling takes a minute at the start. Results differ only by

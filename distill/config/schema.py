@@ -73,6 +73,16 @@ class Config(Section):
             raise ValueError("data.images_per_epoch: dead_leaves has no end; say how many images make an epoch")
         return self
 
+    @model_validator(mode="after")
+    def _check_reuse(self) -> Config:
+        reuse = f"teacher.reuse: {self.teacher.reuse}"
+        if self.teacher.reuse > 1 and self.teacher.mode != "online":
+            raise ValueError(f"{reuse} does nothing with teacher.mode: {self.teacher.mode}; set teacher.reuse: 1")
+        for index, stage in enumerate(self.stages):
+            if self.teacher.reuse > 1 and not stage.needs_target(self.vgg):
+                raise ValueError(f"{reuse} saves nothing in stages.{index}, which does not learn from the teacher; set it to 1")
+        return self
+
     def image_sources(self) -> list[tuple[str, ImageSource]]:
         """(key, source) of all images, for training and validation. The key is `data`, or `data.sources.1` for one of a list."""
         return [

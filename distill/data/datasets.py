@@ -102,6 +102,8 @@ class TrainingPatches(Dataset[Batch]):
         # Along a side that is shorter than the patch, the place is 0, and `cut` pads the image.
         top, left = (int(crop.integers(0, max(extent, side) - side + 1)) for extent in triplet.size)
         draws = augment.draw(self.config.augment, sample_generator(seed, epoch, name, "augment"))
+        for repeat in range(1, self.config.teacher.reuse):
+            draws |= augment.draw_again(self.config.augment, sample_generator(seed, epoch, name, f"augment {repeat}"), repeat)
         if self._degrades:
             draws |= degrade.draw(self.config.degrade, sample_generator(seed, epoch, name, "degrade"))
         uncached: dict[int, Uncached] = {}

@@ -32,16 +32,31 @@ def draw(config: AugmentConfig, rng: np.random.Generator) -> dict[str, float]:
     }
 
 
+def draw_again(config: AugmentConfig, rng: np.random.Generator, repeat: int) -> dict[str, float]:
+    """The random numbers with which `turn_again` flips and turns one sample when it is used for the `repeat`-th time again."""
+    drawn = draw(config, rng)
+    return {f"again.{repeat}.{name}": drawn[f"augment.{name}"] for name in ("flip_horizontal", "flip_vertical", "quarter_turns")}
+
+
+def turn_again(
+    images: Sequence[Tensor | None], config: AugmentConfig, draws: dict[str, Tensor], repeat: int
+) -> list[Tensor | None]:
+    """Flips and turns images that `augment` has made, as `draw_again` says. None stays None."""
+    return [None if image is None else _geometric(image, config, draws, f"again.{repeat}") for image in images]
+
+
 def augment(images: Sequence[Tensor | None], config: AugmentConfig, draws: dict[str, Tensor]) -> list[Tensor | None]:
     """Augments tensors, each (B, 3, P, P) in [0, 1]. None stays None. A sample gets the same transform in every tensor. After
     each change of gamma or brightness, the image is rounded to 8 bits again. `draws` are (B,) on the CPU."""
-    return [None if image is None else _photometric(_geometric(image, config, draws), config, draws) for image in images]
+    return [
+        None if image is None else _photometric(_geometric(image, config, draws, "augment"), config, draws) for image in images
+    ]
 
 
-def _geometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor]) -> Tensor:
+def _geometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor], purpose: str) -> Tensor:
     def rows(key: str, value: int = 1) -> Tensor:
         """(B, 1, 1, 1) bool: the samples that drew this value."""
-        return (draws[f"augment.{key}"] == value).to(image.device, non_blocking=True)[:, None, None, None]
+        return (draws[f"{purpose}.{key}"] == value).to(image.device, non_blocking=True)[:, None, None, None]
 
     if config.flip:
         image = torch.where(rows("flip_horizontal"), kornia.geometry.transform.hflip(image), image)

@@ -126,8 +126,9 @@ def _check_teacher(validation: Validation, config: Config) -> None:
 
 def load_checkpoint_or_start(run: Run) -> Plan:
     """Loads the run folder's checkpoint, if there is one, into the run's state. Returns the plan of the resumed or new run."""
-    start = Plan(run.config.stages, run.dataset.steps_per_epoch, run.config.data.batch)
-    resumed = resume_run(run.folder, run.state, start, run.teacher, run.config)
+    config = run.config
+    start = Plan(config.stages, run.dataset.steps_per_epoch, config.data.batch, config.teacher.reuse)
+    resumed = resume_run(run.folder, run.state, start, run.teacher, config)
     if resumed is None and run.continued is not None:
         logger.info("student.init: %s", run.continued)
     return resumed or start
@@ -144,6 +145,7 @@ def speed_up_networks(run: Run) -> None:
 
 
 def remaining_batches(run: Run, plan: Plan, pin: bool) -> Generator[Batch]:
-    """This rank's part of every batch from the current step to the last. `pin` puts the batches into pinned memory."""
+    """This rank's part of every batch that is loaded from the current step to the last. `pin` puts the batches into pinned
+    memory."""
     step, ranks = run.state.step, run.ranks
-    return training_loader(run.dataset, plan.position_at(step), plan.total_steps - step, pin, ranks.rank, ranks.count)
+    return training_loader(run.dataset, plan.position_at(step), plan.loads_from(step), pin, ranks.rank, ranks.count)

@@ -1,4 +1,5 @@
-"""The plan of a run. It gives each step its epoch, its stage and its position in the endless stream of samples (sampler.py)."""
+"""The plan of a run. It gives each step its epoch, its stage, its position in the endless stream of samples (sampler.py), and
+whether it loads these samples and asks the teacher about them, or uses those of the step before again."""
 
 from __future__ import annotations
 
@@ -22,6 +23,8 @@ class Plan:
     """An epoch is this number of steps. It need not be one exact pass through the images."""
     batch: int
     """Samples per step, over all ranks."""
+    reuse: int = 1
+    """The number of steps in a row that use the same samples. Such a group begins at `step`, and every `reuse` steps after it."""
     step: int = 0
     """The step from which this plan holds."""
     position: int = 0
@@ -41,7 +44,18 @@ class Plan:
 
     def position_at(self, step: int) -> int:
         """The stream position of the first sample of the update from `step` to `step + 1`."""
-        return self.position + (step - self.step) * self.batch
+        return self.position + (step - self.step) // self.reuse * self.batch
+
+    def repeat_at(self, step: int) -> int:
+        """How many times the samples of the update from `step` to `step + 1` have been used before. If 0, they are loaded, and
+        the teacher is asked."""
+        return (step - self.step) % self.reuse
+
+    def loads_from(self, step: int) -> int:
+        """How many batches are loaded for the updates from `step` to the end. If `step` is in the middle of a group, its samples
+        are loaded again."""
+        left = self.total_steps - step
+        return math.ceil((left + self.repeat_at(step)) / self.reuse) if left > 0 else 0
 
     def stage_at(self, step: int) -> StageConfig:
         """The stage of the update from `step` to `step + 1`."""
@@ -58,15 +72,17 @@ class Plan:
     def validates(self, step: int, every_epochs: int) -> bool:
         return step > 0 and (self.ends_stage(step) or (self.ends_epoch(step) and self.epoch_at(step) % every_epochs == 0))
 
-    def changed(self, step: int, steps_per_epoch: int, batch: int) -> Plan:
-        """The plan from `step` on, with this number of steps per epoch and this batch size. No sample is left out or comes twice.
-        The unfinished share of the epoch stays the same, rounded to whole steps, at least one."""
-        if (steps_per_epoch, batch) == (self.steps_per_epoch, self.batch):
+    def changed(self, step: int, steps_per_epoch: int, batch: int, reuse: int = 1) -> Plan:
+        """The plan from `step` on, with this number of steps per epoch, this batch size and this reuse. No sample is left out or
+        comes twice, but a group that `step` is in the middle of ends there. The unfinished share of the epoch stays the same,
+        rounded to whole steps, at least one."""
+        if (steps_per_epoch, batch, reuse) == (self.steps_per_epoch, self.batch, self.reuse):
             return self
         epoch, done = self.epoch_at(step), (step - self.epoch_began) % self.steps_per_epoch
         left = max(1, round((1 - done / self.steps_per_epoch) * steps_per_epoch))
         began = step + left - steps_per_epoch
-        return Plan(self.stages, steps_per_epoch, batch, step, self.position_at(step), epoch, began)
+        position = self.position_at(step) + (self.batch if self.repeat_at(step) else 0)
+        return Plan(self.stages, steps_per_epoch, batch, reuse, step, position, epoch, began)
 
     def as_dict(self) -> dict[str, Any]:
         """All fields except the stages, which are read from the configuration again."""

@@ -65,7 +65,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
     _check_same_run(folder, changes)
     step: int = content["step"]
     before = Plan(stages=plan.stages, **content["plan"])
-    plan = before.changed(step, plan.steps_per_epoch, plan.batch)
+    plan = before.changed(step, plan.steps_per_epoch, plan.batch, plan.reuse)
     if plan.batch != before.batch:
         logger.warning(
             "from step %d on a step takes %d samples, not %d; epochs stay what they are", step, plan.batch, before.batch

@@ -32,7 +32,7 @@ from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import open_for_training
 from distill.teacher_cache.store import TeacherCache
 from distill.training.state import new_training_state
-from distill.training.step import training_step
+from distill.training.step import make_images, training_step
 
 CPU = torch.device("cpu")
 # Rounding to 8 bits, and what a matrix product of another size sums in another order.
@@ -80,7 +80,8 @@ def first_batch(config: Config) -> Batch:
 def first_losses(config: Config, batch: Batch) -> dict[str, Tensor]:
     state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, CPU)
     vgg = VggFeatures(config.vgg)
-    return training_step(batch, state, the_teacher(config), vgg, config.stages[0], 1e-3, config)
+    images = make_images(batch, the_teacher(config), config.stages[0], config)
+    return training_step(images, state, vgg, config.stages[0], 1e-3, config)
 
 
 @pytest.mark.parametrize("how", ["distill.cache", "computed while training"])

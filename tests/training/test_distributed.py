@@ -47,8 +47,10 @@ def largest_difference(first: Config, second: Config, part: str) -> float:
 def test_two_ranks_are_one_process_with_the_same_global_batch(
     tiny_tree: dict[str, Any], config_file: Path, tmp_path: Path, sharp_folder: Path, accumulate: int
 ) -> None:
-    """With `accumulate`, of sources of which one has no sharp images: a part is one sample, with a sharp image or without."""
+    """With `accumulate`, of sources of which one has no sharp images: a part is one sample, with a sharp image or without. And
+    with two steps for each image of the teacher."""
     if accumulate == 2:
+        tiny_tree["teacher"]["reuse"] = 2
         sources = [{"sharp": str(sharp_folder)}, {"blurry": str(sharp_folder), "parts": 2}]
         tiny_tree["data"] |= {"sharp": None, "sources": sources}
         write_config(tiny_tree, config_file)

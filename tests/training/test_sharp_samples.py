@@ -21,7 +21,7 @@ from distill.runtime.ranks import Ranks
 from distill.training.log import RunLog
 from distill.training.losses import distillation_loss, sharp_samples
 from distill.training.state import TrainingState, new_training_state
-from distill.training.step import training_step
+from distill.training.step import make_images, training_step
 
 CPU = torch.device("cpu")
 BOTH = StageConfig(name="s", epochs=1, l1=1.0, kd=1.0)
@@ -104,7 +104,8 @@ def mixed(tiny_config: Callable[..., Config], sharp_folder: Path) -> Callable[..
 def step(config: Config, batch: Batch | None = None) -> tuple[dict[str, Tensor], TrainingState]:
     batch = batch or next(training_loader(TrainingPatches(config), 0, 1, pin=False))
     state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, CPU)
-    return training_step(batch, state, build_teacher(config.teacher, CPU), None, config.stages[0], 1e-3, config), state
+    stage, teacher = config.stages[0], build_teacher(config.teacher, CPU)
+    return training_step(make_images(batch, teacher, stage, config), state, None, stage, 1e-3, config), state
 
 
 def test_accumulated_parts_are_one_step(mixed: Callable[..., Config]) -> None:

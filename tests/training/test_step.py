@@ -22,7 +22,7 @@ from distill.networks.vgg import VggFeatures
 from distill.runtime.ranks import Ranks
 from distill.training.plan import learning_rate
 from distill.training.state import TrainingState, new_training_state
-from distill.training.step import training_step
+from distill.training.step import make_images, training_step
 
 CPU = torch.device("cpu")
 
@@ -35,11 +35,19 @@ def new_state(config: Config) -> TrainingState:
     return new_training_state(build_student(config.student, config.run.seed), config.optimizer, CPU)
 
 
+def one_step(
+    batch: Batch, state: TrainingState, teacher: nn.Module | None, config: Config, vgg: VggFeatures | None = None
+) -> dict[str, Tensor]:
+    stage = config.stages[0]
+    images = make_images(batch, teacher, stage, config)  # type: ignore[arg-type]
+    return training_step(images, state, vgg, stage, 1e-3, config)
+
+
 def run(
     config: Config, state: TrainingState, teacher: nn.Module | None, steps: int = 1, batch: Batch | None = None
 ) -> dict[str, Tensor]:
     for _ in range(steps):
-        measured = training_step(batch or first_batch(config), state, teacher, None, config.stages[0], 1e-3, config)  # type: ignore[arg-type]
+        measured = one_step(batch or first_batch(config), state, teacher, config)
     return measured
 
 
@@ -139,7 +147,7 @@ def test_a_patch_whose_teacher_is_not_finite_loses_that_term_alone(
 
         plain = config.model_copy(update={"augment": AugmentConfig(flip=False, rotate=False)})
         hook = teacher.network.register_forward_hook(spoil)
-        measured = training_step(batch, state, teacher, vgg, config.stages[0], 1e-3, plain)
+        measured = one_step(batch, state, teacher, plain, vgg)
         hook.remove()
         return measured, state
 
@@ -240,7 +248,7 @@ def test_a_step_reads_nothing_back(tiny_config: Callable[..., Config], monkeypat
     device = torch.device("meta")
     state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, device)
     teacher = build_teacher(config.teacher, device)
-    measured = training_step(first_batch(config).to(device), state, teacher, None, config.stages[0], 1e-3, config)
+    measured = one_step(first_batch(config).to(device), state, teacher, config)
     assert measured.keys() == {"l1", "kd", "loss", "gradient_norm", "finite", "teacher_failed"}
     assert all(value.device == device for value in measured.values())
     assert state.step == 1
@@ -262,7 +270,7 @@ def test_a_step_waits_for_nothing_on_a_gpu(tiny_config: Callable[..., Config], a
     for number, batch in enumerate(on_device(training_loader(TrainingPatches(config), 0, 4, pin=True), device)):
         torch.cuda.set_sync_debug_mode("error" if number >= 2 else "default")
         try:
-            training_step(batch, state, teacher, None, config.stages[0], 1e-3, config)
+            one_step(batch, state, teacher, config)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -275,5 +283,5 @@ def test_mixed_precision_learns_on_a_gpu(tiny_config: Callable[..., Config], amp
     state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, device)
     teacher = build_teacher(config.teacher, device)
     batch = first_batch(config).to(device)
-    losses = [float(training_step(batch, state, teacher, None, config.stages[0], 1e-3, config)["loss"]) for _ in range(40)]
+    losses = [float(one_step(batch, state, teacher, config)["loss"]) for _ in range(40)]
     assert losses[-1] < losses[0]
