@@ -26,7 +26,7 @@ from distill.runtime.device import choose_device, describe_device
 from distill.runtime.files import locked, write_bytes
 from distill.runtime.progress import progress_bar
 from distill.runtime.ranks import Ranks
-from distill.scoring.evaluation import Evaluation
+from distill.scoring.evaluation import Evaluation, Measure
 from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import cache_lock
 from distill.training.about import about_training
@@ -36,6 +36,7 @@ from distill.training.log import RunLog
 from distill.training.plan import Plan, learning_rate
 from distill.training.resume import save_run
 from distill.training.run_folder import BEST, CONFIG, EVALUATION, clear_run, stage_file
+from distill.training.state import NONE_YET
 from distill.training.step import Images, make_images, training_step
 from distill.training.update import DivergedError
 
@@ -109,9 +110,10 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
 
 
 def _show_before_training(run: Run, log: RunLog) -> None:
-    """If there are no sharp images, writes a picture before the first step: a look at it is all that tells whether the teacher
-    helps."""
-    if run.state.step == 0 and run.ranks.first and not run.config.data.val.has_sharp:
+    """If there are validation images without a sharp one, writes a picture of them before the first step: a look at it is all
+    that tells whether the teacher helps."""
+    without_sharp = any(image.sharp is None for image in run.validation.dataset.images)
+    if run.state.step == 0 and run.ranks.first and without_sharp:
         log.picture(0, run.validation.first_picture(run.state.kept), "blurry|student|teacher")
 
 
@@ -199,6 +201,8 @@ def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
     if run.teacher is not None and run.teacher.dtype != torch.float32 and float(run.state.teacher_failed) > 0:
         precision = str(run.teacher.dtype).removeprefix("torch.")
         run.teacher.use_full_precision()
+        if not run.config.data.val.has_sharp:
+            run.state.best = NONE_YET  # measured by the distance to the images that the teacher made before
         logger.warning(
             "WARNING: the teacher leaves the range of %s: images of it were left out of kd; it goes on in fp32", precision
         )
@@ -225,9 +229,10 @@ def _validate(run: Run, plan: Plan, log: RunLog, pause: Callable[[], None]) -> E
     log.validation(state.step, evaluation)
     log.restart_clock()
     state.validated_step = state.step
-    measure, value = evaluation.ranking()
-    best = measure != state.best[0] or value > state.best[1]
-    if best:
+    measure: Measure = "psnr" if config.data.val.has_sharp else "reproduced"
+    value = evaluation.ranking(measure)
+    best = value is not None and (measure != state.best[0] or value > state.best[1])
+    if best and value is not None:
         state.best = (measure, value)
     if run.ranks.first:
         if best:

@@ -231,20 +231,20 @@ def _cached_config(config: Config, folder: Path, device: torch.device) -> Config
     """Writes pairs of a patch's size to `folder`. Returns the configuration of the same run, but on those pairs and with cached
     teacher images. The cache itself is not filled here."""
     dataset = TrainingPatches(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}))
+    has_sharp = any(source.has_sharp for source in dataset.sources)
     written = 0
     with closing(training_loader(dataset, 0, 10**9, pin=False)) as loader:
         for batch in loader:
             sharp, blurry = unpack(batch.to(device), config.degrade)
-            images = {"blurry": blurry} if sharp is None else {"sharp": sharp, "blurry": blurry}
+            # In place of a sharp image that there is not, the blurry one: that costs the same time.
+            images = {"blurry": blurry} | ({"sharp": blurry if sharp is None else sharp} if has_sharp else {})
             for name, image in images.items():
                 for number, pixels in enumerate(to_uint8(image).permute(0, 2, 3, 1).cpu().numpy(), start=written):
                     write_image(folder / name / f"{number:04d}.png", pixels)
             written += len(blurry)
             if written >= CACHED_IMAGES:
                 break
-    # A sample without a sharp image got zeros for it if another one of its batch has a sharp image: that costs the same time.
-    sharp_folder = folder / "sharp"
-    pairs = {"sharp": str(sharp_folder) if sharp_folder.exists() else None, "blurry": str(folder / "blurry"), "sources": None}
+    pairs = {"sharp": str(folder / "sharp") if has_sharp else None, "blurry": str(folder / "blurry"), "sources": None}
     data = config.data.model_copy(update={**pairs, "val": config.data.val.model_copy(update=pairs), "images_per_epoch": None})
     teacher = config.teacher.model_copy(update={"mode": "cached", "cache": str(folder / "teacher")})
     return config.model_copy(update={"data": data, "teacher": teacher, "degrade": []})

@@ -37,7 +37,8 @@ class ImageSource(Section):
 
 class TrainingSource(ImageSource):
     sharp: str | None = None
-    """A folder of sharp images, `samples` or `dead_leaves`. null: there are none, and `kd` alone learns from this source."""
+    """A folder of sharp images, `samples` or `dead_leaves`. null: there are none, and only the teacher says what
+    they should be."""
     parts: Count = 1
     """How many samples come from this source, in proportion to the `parts` of the others."""
 
@@ -46,8 +47,8 @@ class ImagesConfig(Section):
     sharp: str | list[str] | None = None
     """A folder of sharp images, `samples` or `dead_leaves`. A folder is searched recursively, and `*` in its path matches folder
     names. `samples` are photographs that scikit-image ships. `dead_leaves` are synthetic images of shapes that cover one another;
-    they never end. A list mixes its sources in equal parts. null: nobody has the sharp images; if `blurry` and `sources` are null
-    too, `samples`."""
+    they never end. A list mixes its sources in equal parts. null: nobody has the sharp images. `samples` if no images are given
+    at all."""
     blurry: str | None = None
     """A folder of blurry images. Each forms a pair with the image that has the same path below the folder `sharp`; only the
     suffixes may differ. null: `degrade` makes the blurry images on the device."""
@@ -55,8 +56,11 @@ class ImagesConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _default(cls, tree: Any) -> Any:
-        empty = isinstance(tree, dict) and all(tree.get(key) is None for key in ("sharp", "blurry", "sources"))
-        return tree | {"sharp": SAMPLES} if empty else tree
+        if not isinstance(tree, dict) or any(tree.get(key) is not None for key in ("sharp", "blurry", "sources")):
+            return tree
+        if "sharp" in tree:
+            raise ValueError("sharp is null, and there is no blurry folder either: give one of them, or sources")
+        return tree | {"sharp": SAMPLES}
 
     @model_validator(mode="after")
     def _check_pairs(self) -> ImagesConfig:
@@ -117,7 +121,8 @@ class ValidationImagesConfig(ImagesConfig):
 class DataConfig(ImagesConfig):
     sources: Annotated[list[TrainingSource], Field(min_length=1)] | None = None
     """Several sources, instead of `sharp` and `blurry`: sharp photographs, pairs, and photographs whose sharp images nobody has.
-    Samples come from them in turn."""
+    Samples come from them in turn. A source's place in the list is part of its images' names, on which their random numbers and
+    a teacher cache depend."""
     patch: Annotated[int, Field(ge=16)] = 256
     """Side of the square training patches, in pixels. A smaller image is extended to this size by reflection."""
     batch: Count = 8
@@ -142,6 +147,11 @@ class DataConfig(ImagesConfig):
     def entries(self) -> list[TrainingSource]:
         """The sources, in whichever form they are written."""
         return [TrainingSource(**dict(source)) for source in self._short_form()] if self.sources is None else self.sources
+
+    @property
+    def has_sharp(self) -> bool:
+        """Whether any training image has its sharp one."""
+        return any(source.sharp is not None for source in self.entries)
 
 
 class AugmentConfig(Section):

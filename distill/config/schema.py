@@ -102,6 +102,8 @@ class Config(Section):
             for index, stage in enumerate(self.stages):
                 if not key.startswith("data.val") and not stage.needs_target(self.vgg):
                     raise ValueError(f"{what}, and stages.{index} learns from sharp images alone; give its kd a weight")
+                if not self.data.has_sharp and stage.vgg > 0 and self.vgg.against == "sharp":
+                    raise ValueError(f"{what}, but stages.{index}.vgg compares with them; set vgg.against: teacher, or vgg: 0")
 
     def _check_cacheable(self) -> None:
         for key, source in self.image_sources():

@@ -81,7 +81,7 @@ class TrainingPatches(Dataset[Batch]):
             except ImageError as error:
                 skipped.append(Skipped.of(error))
         first = skipped[0]
-        raise ImageError(f"{source.name}: none of its {len(source.images)} images can be used; {first.path}: {first.reason}")
+        raise ImageError(f"{source.label}: none of its {len(source.images)} images can be used; {first.path}: {first.reason}")
 
     def _read(self, number: int, image: ImageFile) -> Triplet:
         """The triplet of an image of source `number`, from memory or from the reader. Raises ImageError."""
@@ -126,8 +126,7 @@ class ValidationImages(Dataset[Batch | Skipped]):
         self.config = config
         self.images = validation_images(config.data.val)
         if config.eval.images is not None and config.eval.images < len(self.images):
-            chosen = np.linspace(0, len(self.images) - 1, config.eval.images).round().astype(int)
-            self.images = [self.images[index] for index in chosen]
+            self.images = _some_of_each_kind(self.images, config.eval.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -142,6 +141,21 @@ class ValidationImages(Dataset[Batch | Skipped]):
         blurry = None if triplet.blurry is None else centre_crop(triplet.blurry, crop)
         if blurry is None:
             seed = self.config.run.seed if self.config.eval.seed is None else self.config.eval.seed
-            draws = degrade.draw(self.config.degrade, sample_generator(seed, 0, image.stem, "validation"))
+            # Without the source's number, so that an image has the same blur whether it stands in a list or not.
+            stem = image.stem if self.config.data.val.sources is None else image.stem.partition("/")[2]
+            draws = degrade.draw(self.config.degrade, sample_generator(seed, 0, stem, "validation"))
         sharp = None if triplet.sharp is None else centre_crop(triplet.sharp, crop)
         return batch_of_one(image.stem, sharp, blurry, draws)
+
+
+def _some_of_each_kind(images: Sequence[ImageFile], count: int) -> list[ImageFile]:
+    """`count` images at even intervals: of those with a sharp one and of those without in proportion, and at least one with a
+    sharp one if there is any."""
+    with_sharp = [image for image in images if image.sharp is not None]
+    without = [image for image in images if image.sharp is None]
+    share = max(min(len(with_sharp), 1), round(count * len(with_sharp) / len(images)))
+    return [*_evenly(with_sharp, share), *_evenly(without, count - share)]
+
+
+def _evenly(images: Sequence[ImageFile], count: int) -> list[ImageFile]:
+    return [images[index] for index in np.linspace(0, len(images) - 1, count).round().astype(int)]

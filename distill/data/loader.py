@@ -1,4 +1,4 @@
-"""Loads batches in worker processes. After Ctrl-C or SIGTERM, the workers live until the main process has saved. They end
+"""Loads batches in worker processes. After Ctrl-C, SIGTERM or SIGHUP, the workers live until the main process has saved. They end
 when it ends."""
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ def load(dataset: Dataset[Any], workers: int, **options: Any) -> Generator[Any]:
 
 
 def _start_worker(_: int) -> None:
-    # Ctrl-C and a scheduler's SIGTERM reach the whole process group. The main process then saves, ends, and ends its workers.
-    # If a worker died before the main process has saved, the main process's current step would fail. After SIGTERM, the
-    # alarm ends the worker in WORKER_GRACE_S seconds.
+    # Ctrl-C, a scheduler's SIGTERM and a closed terminal's SIGHUP reach the whole process group. The main process then saves,
+    # ends, and ends its workers. If a worker died before the main process has saved, the main process's current step would fail.
+    # After SIGTERM or SIGHUP, the alarm ends the worker in WORKER_GRACE_S seconds.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_S))
+    for name in ("SIGTERM", "SIGHUP"):
+        if (signum := getattr(signal, name, None)) is not None and signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, lambda *_: signal.alarm(WORKER_GRACE_S))
     torch.set_num_threads(1)
 
 

@@ -66,6 +66,11 @@ class Source:
     """Its place in the list `data.sources`, so that two sources of the same length have orders of their own. None in the short
     form."""
 
+    @property
+    def label(self) -> str:
+        """How messages name the source."""
+        return self.name if self.number is None else f"data.sources.{self.number}"
+
 
 def training_sources(data: DataConfig) -> list[Source]:
     """The sources of training images. Raises FileNotFoundError and ImageError if images are missing."""

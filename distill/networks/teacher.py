@@ -20,6 +20,8 @@ from distill.errors import shown
 from restormer.weights import infer_architecture, load_restormer
 
 logger = logging.getLogger(__name__)
+# Why an image that the teacher restored cannot be used.
+NOT_FINITE = "the teacher's image of it is not finite; teacher.precision: fp32 is the one that can mend this"
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 

@@ -175,7 +175,7 @@ def _from_row_pictures(run: RunFolder, count: int) -> tuple[Path | None, list[Sh
             continue
         # n columns have n - 1 gaps between them. A picture of a run without a teacher or without sharp images has three columns.
         columns = (pixels.shape[1] + COLUMN_GAP) // (COLUMN_SIDE + COLUMN_GAP)
-        has_sharp = run.config.data.val.has_sharp
+        has_sharp = run.config.data.val.has_sharp and path.name != row_picture_file(0)
         roles = ["blurry", "student", *["teacher"] * (columns == 4 or not has_sharp), *["sharp"] * has_sharp]
         if columns != len(roles):
             continue

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from distill.data.pixels import Pixels
 from distill.runtime.files import write_bytes
 from distill.scoring.metrics import LOSSLESS_DB, psnr, ssim
 
+Measure = Literal["psnr", "reproduced"]
 ROWS = ("blurry", "teacher", "student")
 DISTANCE = "student to teacher"
 # The table rows of images without a sharp one.
@@ -69,7 +71,8 @@ class Evaluation:
 
     def mean(self, row: str) -> Score | None:
         """A table row's mean PSNR and mean SSIM over the images with a sharp one, as `mean_score`."""
-        return mean_score(self.images.values(), row)
+        rows = ROWS if row in ROWS else (row,)
+        return mean_score([{r: s for r, s in image.items() if r in rows} for image in self.images.values()], row)
 
     def mean_to_teacher(self, row: str) -> Score | None:
         """The same for a row of TO_TEACHER, over the images without a sharp one."""
@@ -80,15 +83,22 @@ class Evaluation:
         """As the function `reproduced`. None also if there are no images without a sharp one."""
         return reproduced(self.fidelity.values())
 
-    def ranking(self) -> tuple[str, float]:
-        """(name of a measure, value) that decides which of a run's students is the best: the student's mean PSNR if any image has
-        a sharp one, else the share of the teacher's correction that it reproduces. Where the teacher changes nothing, the student
-        that changes least is the best."""
-        score = self.mean("student")
-        if score is not None:
-            return "psnr", score.psnr
+    def ranking(self, measure: Measure) -> float | None:
+        """What decides which of a run's students is the best. None if no image of that kind could be evaluated.
+
+        `psnr`: the student's mean PSNR over the images with a sharp one. An infinite one counts as LOSSLESS_DB, and the images
+        are always the same: those that are blurry at all. `reproduced`: the share of the teacher's correction that the student
+        reproduces; where the teacher changes nothing, the student that changes least is the best.
+        """
+        if measure == "psnr":
+            students = {name: image["student"].psnr for name, image in self.images.items() if "student" in image}
+            blurred = [name for name in students if math.isfinite(self.images[name].get("blurry", Score(0, 0)).psnr)]
+            values = [min(students[name], LOSSLESS_DB) for name in blurred or students]
+            return float(np.mean(values)) if values else None
+        if not self.fidelity:
+            return None
         share = self.reproduced
-        return "reproduced", -math.fsum(image.student_error for image in self.fidelity.values()) if share is None else share
+        return -math.fsum(image.student_error for image in self.fidelity.values()) if share is None else share
 
     def summary(self) -> dict[str, float]:
         """The means by name, such as `student_psnr`, `blurry_to_teacher_ssim` and `reproduced`; those that there are."""
@@ -116,7 +126,8 @@ class Evaluation:
         share = self.reproduced
         if share is None:
             return "the teacher changes nothing on these images: there is nothing to reproduce"
-        return f"the student reproduces {share:.1%} of the teacher's correction"
+        percent = round(100 * share, 1) + 0.0  # adding 0.0 turns -0.0 into 0.0
+        return f"the student reproduces {percent:.1f}% of the teacher's correction"
 
     def headline(self) -> str:
         """The student's scores in one line."""

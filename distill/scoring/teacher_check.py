@@ -49,14 +49,18 @@ class TeacherCheck:
             )
         return None
 
-    def in_words(self, picture: Path) -> str:
-        """What was measured, in one line. `picture` is the file that shows the images before training."""
-        if self.blurry_psnr is None or self.teacher_psnr is None:
-            return (
-                f"the teacher's images differ from the blurry ones by {self.change_psnr:.2f} dB; without sharp images nobody can"
-                f" know whether they are better: look at {picture}"
+    def in_words(self, picture: Path | None) -> str:
+        """What was measured, in one line. `picture` is the file that shows images without a sharp one before training; None if
+        there are none."""
+        parts = []
+        if self.blurry_psnr is not None and self.teacher_psnr is not None:
+            parts.append(f"blurry {self.blurry_psnr:.2f} dB, teacher {self.teacher_psnr:.2f} dB")
+        if picture is not None:
+            parts.append(
+                f"the teacher changes the images to {self.change_psnr:.1f} dB of what they were (PSNR; lower is more); without"
+                f" sharp images nobody can know whether that is better: look at {picture}"
             )
-        return f"blurry {self.blurry_psnr:.2f} dB, teacher {self.teacher_psnr:.2f} dB"
+        return "; ".join(parts)
 
 
 # Measured with the embedded teacher on photographs: fp16 0.7 %, bf16 5.8 %.

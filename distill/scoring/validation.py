@@ -16,7 +16,7 @@ from distill.data.datasets import ValidationImages
 from distill.data.image_files import ImageError
 from distill.data.pixels import Pixels, centre_crop, pad_to, side_by_side
 from distill.networks.architecture import inference_copy
-from distill.networks.teacher import Teacher
+from distill.networks.teacher import NOT_FINITE, Teacher
 from distill.runtime.ranks import Ranks
 from distill.scoring.evaluation import DISTANCE, Evaluation, Fidelity, Score, score, squared_error
 from distill.synthesis.eight_bit import to_uint8
@@ -57,13 +57,13 @@ class Validation:
         self._teacher_images: dict[str, Pixels] = {}
         # Of images without a sharp one: the blurry image compared with the teacher's, (score, squared error).
         self._corrections: dict[str, tuple[Score, float]] = {}
+        self._teacher_dtype = None if teacher is None else teacher.dtype
 
-    def pairs(self) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-        """(name, blurry, sharp) of all images, (1, 3, H, W) in [0, 1] on the device; sharp is None for an image without one, and
-        these come last. An image that cannot be used is left out and added to `skipped`. Raises ImageError if no image can be
-        used."""
-        for index in sorted(range(len(self.dataset)), key=lambda index: self.dataset.images[index].sharp is None):
-            pair = self._pair(index)
+    def pairs(self, has_sharp: bool | None = None) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+        """(name, blurry, sharp) of all images, or of those with a sharp one, or without: (1, 3, H, W) in [0, 1] on the device.
+        An image that cannot be used is left out and added to `skipped`. Raises ImageError if no image can be used."""
+        for index, image in enumerate(self.dataset.images):
+            pair = self._pair(index) if has_sharp is None or has_sharp == (image.sharp is not None) else None
             if pair is not None:
                 yield pair
         self._refuse_none()
@@ -93,6 +93,7 @@ class Validation:
         """Scores a copy of the student. Each rank scores its share of the images, and returns the scores of all images. `pause`
         is called before each image and may raise. It may also communicate between ranks: every rank calls it equally often, even
         if a rank has one image fewer."""
+        self._forget_another_precision()
         part, student = _Part(), inference_copy(student)
         for turn in range(self.ranks.turns(len(self.dataset))):
             pause()
@@ -116,12 +117,20 @@ class Validation:
             {name: found for _, (name, found) in sorted(fidelity.items())},
         )
 
+    def _forget_another_precision(self) -> None:
+        """Forgets what the teacher made in half precision once it goes on in full precision."""
+        if self.teacher is not None and self.teacher.dtype != self._teacher_dtype:
+            self._teacher_dtype = self.teacher.dtype
+            for known in (self._unchanging, self._teacher_columns, self._teacher_images, self._corrections):
+                known.clear()
+
     @torch.no_grad()
     def first_picture(self, student: nn.Module) -> Pixels:
-        """The first images as blurry | student | teacher, for a look before training. Raises ImageError if none can be used."""
+        """The first images without a sharp one as blurry | student | teacher, for a look before training. Raises ImageError if
+        none can be used."""
         assert self.teacher is not None
         student, rows = inference_copy(student), []
-        for _, blurry, _ in islice(self.pairs(), self.config.eval.samples):
+        for _, blurry, _ in islice(self.pairs(has_sharp=False), self.config.eval.samples):
             images = (blurry, student(blurry), self.teacher(blurry))
             rows.append(side_by_side([_column(to_pixels(image)) for image in images]))
         return np.concatenate(rows)
@@ -130,6 +139,10 @@ class Validation:
         restored = to_pixels(student(blurry))
         if sharp is None:
             by_teacher = self._teacher_image(name, blurry)
+            if by_teacher is None:
+                path = str(self.dataset.images[index].path)
+                self.skipped[path] = Skipped(path, NOT_FINITE)
+                return
             if name not in self._corrections:
                 pixels = to_pixels(blurry)
                 self._corrections[name] = score(pixels, by_teacher), squared_error(pixels, by_teacher)
@@ -154,12 +167,15 @@ class Validation:
             columns = [_column(to_pixels(blurry)), _column(restored), *teachers, _column(reference)]
             part.rows[index] = side_by_side(columns)
 
-    def _teacher_image(self, name: str, blurry: Tensor) -> Pixels:
-        """The teacher's image of an image without a sharp one, from memory if it is kept there."""
+    def _teacher_image(self, name: str, blurry: Tensor) -> Pixels | None:
+        """The teacher's image of an image without a sharp one, from memory if it is kept there. None if it is not finite."""
         if (known := self._teacher_images.get(name)) is not None:
             return known
         assert self.teacher is not None, "the configuration refuses images without a sharp one if there is no teacher"
-        restored = to_pixels(self.teacher(blurry))
+        image = self.teacher(blurry)
+        if not image.isfinite().all():
+            return None
+        restored = to_pixels(image)
         if sum(pixels.nbytes for pixels in self._teacher_images.values()) + restored.nbytes <= KEPT_BYTES:
             self._teacher_images[name] = restored
         return restored

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from distill.config import Config, StudyConfig, ValidationSet, dump_config
+from distill.config import Config, StudyConfig, ValidationSet, dump_config, load_config
 from distill.data.datasets import ValidationImages
 from distill.networks.student_files import load_student
 from distill.networks.teacher import build_teacher
@@ -52,14 +52,13 @@ class ScoreBoard:
         """Scores a finished run on the sets on which it is not scored yet. Raises WriteError, and what reading images raises."""
         for name, config in self.configs.items():
             path, record = score_file(member, name), score_file(member, name).with_suffix(".yaml")
-            known = record.read_text() if record.is_file() else ""
-            scored_on = dump_config(config)
-            if path.is_file() and known == scored_on and path.stat().st_mtime >= member.student.stat().st_mtime:
+            known = load_config(record) if record.is_file() else None
+            if path.is_file() and known == config and path.stat().st_mtime >= member.student.stat().st_mtime:
                 continue
             if name not in self._scorers:
                 self._scorers[name] = self._make(config)
             self._scorers[name].score(member.student).write_csv(path, DIGITS)
-            write_bytes(record, scored_on.encode())
+            write_bytes(record, dump_config(config).encode())
 
 
 def score_file(member: Member, validation: str) -> Path:

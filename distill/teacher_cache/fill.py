@@ -18,7 +18,7 @@ from distill.data.image_files import encode_png
 from distill.data.loader import load
 from distill.data.pixels import Pixels
 from distill.data.triplets import ImageFile
-from distill.networks.teacher import Teacher
+from distill.networks.teacher import NOT_FINITE, Teacher
 from distill.networks.tiles import apply_in_tiles
 from distill.runtime.files import write_bytes
 from distill.synthesis.eight_bit import to_float, to_uint8
@@ -28,7 +28,6 @@ from distill.teacher_cache.store import TeacherCache
 
 WRITERS = 2
 MAX_QUEUED_WRITES = 16
-NOT_FINITE = "the teacher's image of it is not finite; teacher.precision: fp32 is the one that can mend this"
 
 
 def restore(teacher: Teacher, images: Tensor, tile: int, device: torch.device) -> tuple[Tensor, list[bool]]:

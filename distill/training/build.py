@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from distill.training.state import TrainingState, continue_optimizer, new_traini
 
 logger = logging.getLogger(__name__)
 
-# Number of validation images on which the teacher is checked.
+# Number of validation images with a sharp one, and of those without, on which the teacher is checked.
 CHECK_IMAGES = 4
 
 
@@ -77,6 +77,9 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) 
     """
     sources = training_sources(config.data)
     _refuse_self_pairs(sources, config)
+    for index, stage in enumerate(config.stages):
+        if stage.l1 > 0 and not config.data.has_sharp:
+            logger.info("stages.%d.l1 has no effect: no training image has a sharp one", index)
     start = config.student if begins else config.student.model_copy(update={"init": None})
     with ranks.first_of_node_first():
         teacher = build_teacher(config.teacher, device)
@@ -110,13 +113,14 @@ def _refuse_self_pairs(sources: Sequence[Source], config: Config) -> None:
 def _check_teacher(validation: Validation, config: Config) -> None:
     # Reads images even if no teacher is checked. `pairs` raises ImageError if no validation image can be used, and the run must
     # then fail before the first step.
-    # Images with a sharp one come first.
-    pairs = [(blurry, sharp) for _, blurry, sharp in islice(validation.pairs(), CHECK_IMAGES)]
+    kinds = (islice(validation.pairs(has_sharp), CHECK_IMAGES) for has_sharp in (True, False))
+    pairs = [(blurry, sharp) for _, blurry, sharp in chain(*kinds)]
     if validation.teacher is None or config.teacher.check == "off" or not config.learns_from_teacher:
         return
     result = check_teacher(validation.teacher, pairs)
     half = "" if result.half_error is None else f", half precision changes its correction by {result.half_error:.2%}"
-    logger.info("teacher check: %s%s", result.in_words(Path(config.run.dir) / ROW_PICTURES / row_picture_file(0)), half)
+    picture = Path(config.run.dir) / ROW_PICTURES / row_picture_file(0) if any(sharp is None for _, sharp in pairs) else None
+    logger.info("teacher check: %s%s", result.in_words(picture), half)
     complaint = result.complaint()
     if complaint is not None and config.teacher.check == "error":
         raise ConfigError(f"teacher.check: {complaint}")

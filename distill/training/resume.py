@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from distill.config import Config, ConfigError, parse_config
-from distill.networks.teacher import Teacher
+from distill.networks.teacher import Teacher, identify
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.plan import Plan
 from distill.training.run_folder import CHECKPOINT
@@ -44,6 +44,8 @@ def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | 
         "teacher_failed": float(state.teacher_failed),
         "teacher_in_full_precision": teacher is not None and teacher.dtype == torch.float32,
         "best": list(state.best),
+        # Only how close a student came to its teacher depends on the teacher.
+        "teacher": identify(teacher).model_dump() if teacher is not None and not config.data.val.has_sharp else None,
         "validated_step": state.validated_step,
         "config": config.model_dump(mode="json"),
     }
@@ -80,7 +82,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
         logger.warning("the configuration has changed since the checkpoint: %s", in_words(changes))
     _load(content, state)
     other_teacher = any(key in changes for key in TEACHER_KEYS)
-    if any(key.startswith(VALIDATION_KEYS) for key in changes) or (other_teacher and not config.data.val.has_sharp):
+    if any(key.startswith(VALIDATION_KEYS) for key in changes) or _follows_another(content, teacher, config):
         state.best = NONE_YET  # the saved one was measured on other images, or by the distance to another teacher
     if teacher is not None and not other_teacher:
         _load_teacher(content, state, teacher)
@@ -102,6 +104,13 @@ def _load(content: dict[str, Any], state: TrainingState) -> None:
     state.step, state.validated_step = content["step"], content["validated_step"]
     measure, value = content["best"] if "best" in content else ("psnr", content["best_psnr"])  # as earlier versions wrote it
     state.best = (measure, value)
+
+
+def _follows_another(content: dict[str, Any], teacher: Teacher | None, config: Config) -> bool:
+    """Whether students are ranked by how close they come to a teacher that is not the checkpoint's."""
+    if config.data.val.has_sharp or teacher is None:
+        return False
+    return bool(content.get("teacher") != identify(teacher).model_dump())
 
 
 def _load_teacher(content: dict[str, Any], state: TrainingState, teacher: Teacher) -> None:

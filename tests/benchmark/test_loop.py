@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from distill.benchmark import loop
 from distill.benchmark.loop import LoopFigures, measure_loop
-from distill.config import parse_config
+from distill.config import Config, parse_config
+from distill.data.sources import cached_images
 
 
 def figures(online: list[float], cached: list[float]) -> LoopFigures:
@@ -35,3 +40,15 @@ def test_a_configuration_of_any_mode_is_measured_online_and_cached(pairs_tree: d
         assert len(getattr(measured, name)) == 2, name
         assert min(getattr(measured, name)) > 0, name
     assert measured.fill_ms_per_image > 0
+
+
+def test_pairs_of_several_sources_are_written_whatever_a_batch_has(
+    tiny_config: Callable[..., Config], sharp_folder: Path, tmp_path: Path
+) -> None:
+    """With a batch of one sample, every second batch has no sharp image."""
+    sources = [{"blurry": str(sharp_folder)}, {"sharp": str(sharp_folder)}]
+    config = tiny_config(data={"sharp": None, "sources": sources, "batch": 1})
+    pairs = loop._cached_config(config, tmp_path, torch.device("cpu"))
+    images = cached_images(pairs.data)
+    assert len(images) == loop.CACHED_IMAGES
+    assert all(image.sharp is not None for image in images)

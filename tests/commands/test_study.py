@@ -108,7 +108,7 @@ def test_variants_that_differ_in_name_alone_differ_by_nothing(
 
 
 def test_a_variant_that_does_not_learn_is_told_apart(study_tree: dict[str, Any], quick: list[str], no_pilots: None) -> None:
-    study_tree["set"] = ["optimizer.lr=0.01", "stages.0.epochs=12", "eval.every_epochs=12", "teacher.mode=none", "stages.0.kd=0"]
+    study_tree["set"] = ["optimizer.lr=0.003", "stages.0.epochs=12", "eval.every_epochs=12", "teacher.mode=none", "stages.0.kd=0"]
     study_tree["seeds"] = [0, 1, 2, 3]
     study_tree["variants"] = [{"name": "learns"}, {"name": "does_not", "set": ["optimizer.lr=1.0e-9"]}]
     result = run_study(StudyConfig.model_validate(study_tree))

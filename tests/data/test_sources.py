@@ -128,6 +128,12 @@ def test_a_bad_blurry_file_is_replaced_by_one_of_its_source(
             },
             r"data.val \(b\) has no sharp images, and teacher.mode is none",
         ),
+        ({"data": {"sharp": None}}, "data: sharp is null, and there is no blurry folder either"),
+        ({"data": {"sharp": "a", "val": {"sharp": None}}}, "data.val: sharp is null, and there is no blurry folder either"),
+        (
+            {"data": {"blurry": "b"}, "stages": [{"name": "s", "epochs": 1, "vgg": 1.0}]},
+            r"data \(b\) has no sharp images, but stages.0.vgg compares with them; set vgg.against: teacher",
+        ),
         (
             {"data": {"sources": [{"blurry": "b"}, {"sharp": "a"}]}, "teacher": {"mode": "cached"}},
             "teacher.mode: cached needs data.sources.1.blurry, .* the blur of a is made anew",
@@ -163,6 +169,32 @@ def test_validation_images_of_several_sources(tiny_config: Callable[..., Config]
     batches = [batch for index in range(16) if isinstance(batch := images[index], Batch)]
     assert [batch.has_sharp[0] for batch in batches] == [True] * 11 + [False] * 5
     assert len({batch.names[0] for batch in batches}) == 16
+
+
+@pytest.mark.parametrize(("count", "sharp"), [(1, 1), (4, 1), (10, 3)])
+def test_a_choice_of_validation_images_has_both_kinds(
+    tiny_config: Callable[..., Config], sources: list[dict[str, Any]], sharp_folder: Path, count: int, sharp: int
+) -> None:
+    """Otherwise it would be chance which measure decides. Of 16 images 5 have a sharp one."""
+    listed = [
+        {"blurry": str(sharp_folder)},
+        {key: sources[1][key] for key in ("sharp", "blurry")},
+        {"blurry": sources[2]["blurry"]},
+    ]
+    images = ValidationImages(tiny_config(data={"val": {"sharp": None, "sources": listed}}, eval={"images": count})).images
+    assert len(images) == count
+    assert sum(image.sharp is not None for image in images) == sharp
+
+
+def test_validation_blur_is_the_same_in_a_list(tiny_config: Callable[..., Config], sharp_folder: Path) -> None:
+    listed = [{"blurry": str(sharp_folder)}, {"sharp": str(sharp_folder)}]
+    alone = ValidationImages(tiny_config())
+    later = ValidationImages(tiny_config(data={"val": {"sharp": None, "sources": listed}}))
+    for index in range(6):
+        one, other = alone[index], later[6 + index]
+        assert isinstance(one, Batch)
+        assert isinstance(other, Batch)
+        assert one.draws == other.draws
 
 
 def test_an_image_that_is_its_own_sharp_image_is_refused_for_validation(

@@ -49,18 +49,19 @@ def test_the_share_is_one_minus_a_ratio_of_sums() -> None:
     assert reproduced([]) is None
 
 
-def test_what_decides_is_the_sharp_images_score_where_there_is_one() -> None:
+def test_each_kind_of_image_has_its_measure_and_its_table() -> None:
     alone = Evaluation(fidelity={"a": fidelity(40, 10)})
-    assert alone.ranking() == ("reproduced", 0.75)
-    both = Evaluation({"s": {"student": Score(28.0, 0.8)}}, fidelity=alone.fidelity)
-    assert both.ranking() == ("psnr", 28.0)
+    assert alone.ranking("reproduced") == 0.75
+    assert alone.ranking("psnr") is None
+    both = Evaluation({"s": {"blurry": Score(25.0, 0.7), "student": Score(28.0, 0.8)}}, fidelity=alone.fidelity)
+    assert both.ranking("psnr") == 28.0
     assert both.table().splitlines()[0] == "1 validation images"
     assert both.table().splitlines()[-1] == "the student reproduces 75.0% of the teacher's correction"
 
 
 def test_where_the_teacher_changes_nothing_the_student_that_changes_least_is_the_best() -> None:
     still, moved = (Evaluation(fidelity={"a": fidelity(0, error)}) for error in (1.0, 2.0))
-    assert still.ranking() > moved.ranking()
+    assert still.ranking("reproduced") > moved.ranking("reproduced")  # type: ignore[operator]
     assert "the teacher changes nothing" in still.table()
 
 
@@ -123,7 +124,47 @@ def test_the_check_of_a_teacher_says_what_nobody_can_know() -> None:
     result = check_teacher(Teacher(Brighter(3.0)), [(blurry, None)])
     assert (result.blurry_psnr, result.teacher_psnr) == (None, None)
     assert result.complaint() is None
-    assert "nobody can know whether they are better: look at first.png" in result.in_words(Path("first.png"))
+    assert "nobody can know whether that is better: look at first.png" in result.in_words(Path("first.png"))
+
+
+def test_a_student_that_is_better_on_every_image_ranks_higher() -> None:
+    """Also if it is perfect on one of them, whose PSNR is infinite then."""
+    images = [{"a": 28.0, "b": 60.0}, {"a": 30.0, "b": float("inf")}]
+    worse, better = (
+        Evaluation({name: {"blurry": Score(20.0, 0.5), "student": Score(psnr, 0.9)} for name, psnr in image.items()})
+        for image in images
+    )
+    assert better.ranking("psnr") > worse.ranking("psnr")  # type: ignore[operator]
+
+
+def test_a_distance_to_the_teacher_of_nothing_leaves_the_other_rows_as_they_are() -> None:
+    row = {"blurry": Score(20.0, 0.5), "teacher": Score(30.0, 0.9), "student": Score(30.0, 0.9)}
+    images = {"a": row | {"student to teacher": Score(float("inf"), 1.0)}, "b": row | {"student": Score(26.0, 0.8)}}
+    assert Evaluation(images).mean("student") == Score(28.0, pytest.approx(0.85))
+
+
+def test_a_teacher_that_leaves_half_precision_is_asked_again(blurry_only: Config) -> None:
+    network = Brighter(10.0)
+    teacher, student = Teacher(network, torch.bfloat16), Brighter(7.0)
+    validation = Validation(blurry_only, teacher, CPU)
+    validation.evaluate(student)
+    teacher.use_full_precision()
+    after = validation.evaluate(student)
+    assert network.calls == 12
+    assert after.fidelity == Validation(blurry_only, teacher, CPU).evaluate(student).fidelity
+
+
+def test_an_image_of_which_the_teacher_makes_nothing_finite_is_skipped_and_named(blurry_only: Config) -> None:
+    class Fails(Brighter):
+        def forward(self, image: Tensor) -> Tensor:
+            return super().forward(image) * (torch.nan if self.calls == 2 else 1)
+
+    validation = Validation(blurry_only, Teacher(Fails(10.0)), CPU)
+    evaluation = validation.evaluate(Brighter(7.0))
+    assert list(evaluation.fidelity) == ["0", "2", "3", "4", "sub/5"]
+    ((path, skipped),) = validation.skipped.items()
+    assert path.endswith("1.png")
+    assert "not finite" in skipped.reason
 
 
 @pytest.mark.parametrize(("add", "complaint"), [(float("nan"), "not finite"), (0.0, "changes nothing")])

@@ -365,7 +365,7 @@ def test_a_signal_during_saving_lets_it_finish_and_saves_once(
     assert checkpoint(config)["step"] == 4
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_ends_with_its_status_and_the_run_goes_on(
     tiny_tree: dict[str, Any], tmp_path: Path, signum: int
 ) -> None:
@@ -373,7 +373,7 @@ def test_a_signal_saves_and_ends_with_its_status_and_the_run_goes_on(
     file = write_config(tiny_tree, tmp_path / "tiny.yaml")
     process = start("train", file, "data.workers=1", "run.log_steps=1", "stages.0.epochs=500")
     metrics = tmp_path / "run" / "metrics.jsonl"
-    wait_until(lambda: metrics.exists() and metrics.read_text().count("\n") >= 3, process)
+    wait_until(lambda: metrics.exists() and metrics.read_text().count('"train"') >= 3, process)
     os.killpg(process.pid, signum)
     said = finish(process, status=128 + signum)
     assert "Traceback" not in said
