@@ -2,9 +2,9 @@
 
     python docs/hidden_degradations.py PHOTOS/bsds500_val hidden
 
-writes hidden/gaussian, hidden/motion_jpeg, hidden/noise and hidden/lens. They are made with scipy and Pillow and not by `degrade`,
-so that nothing of a training recipe's own arithmetic is in them. No recipe has `lens`: red and blue are magnified differently, the
-whole is softened, and then sharpened until edges have halos.
+writes hidden/gaussian, hidden/motion_jpeg, hidden/noise and hidden/lens. They are made with scipy and Pillow, not by `degrade`:
+nothing of a training recipe's own arithmetic is in them. No recipe has `lens`: red and blue are magnified differently, the whole
+is softened, and then sharpened until edges have halos.
 """
 
 from __future__ import annotations
