@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 
 PLACES = {place: commands for place, commands in all_commands().items() if place != "CONTRIBUTING.md"}  # .ci/run's own steps
 SHARP_FOLDERS = (
-    *(f"PHOTOS/{name}" for name in ("train", "val", "test", "kodak24", "bsds500_train")),
+    *(f"PHOTOS/{name}" for name in ("train", "val", "test", "kodak24", "bsds500_train", "bsds500_val")),
     *("photos", "PAIRS/train/sharp", "PAIRS/val/sharp", "data/DIV2K_train_HR", "data/DIV2K_valid_HR"),
     *(f"data/GOPRO_Large/{part}/street/sharp" for part in ("train", "test")),
 )
