@@ -106,6 +106,7 @@ def _teacher(config: Config, size: int | None) -> str:
     which = "the small Restormer that comes with this project" if name == EMBEDDED else f"Restormer with the weights {name}"
     which = f"the published Restormer, {name}" if name in PUBLISHED else which
     how = "it restored every batch inside the training loop" if teacher.mode == "online" else "its images were computed before"
+    how = how if teacher.reuse == 1 else f"it restored one batch for every {teacher.reuse} steps inside the training loop"
     how = how if config.learns_from_teacher else "only compared with: no loss asked for its images"
     count = "" if size is None else f", {short_number(size)} parameters"
     return f"{capitalized(which)}{count}; frozen, {how}."

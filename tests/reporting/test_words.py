@@ -63,6 +63,12 @@ def test_a_teacher_that_no_loss_asks_for_taught_nothing(tmp_path: Path) -> None:
     assert words.teacher_check(run) is None
 
 
+def test_the_steps_that_share_a_teachers_image_are_said(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", validation_images(tmp_path / "sharp", ["a"]), teacher={"mode": "online", "reuse": 4})
+    told = dict(facts(read_run(tmp_path / "run"), None))["Teacher"]
+    assert told.endswith("frozen, it restored one batch for every 4 steps inside the training loop.")
+
+
 @pytest.fixture
 def unsharp(tmp_path: Path) -> Path:
     """A run of which nobody has sharp images."""
