@@ -30,7 +30,7 @@ def student_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[
     come."""
 
     def install(calls: set[int]) -> list[list[str]]:
-        build, step = run_building.build_student, train_command.training_step
+        build, prepare = run_building.build_student, train_command.make_images
         count, batches = itertools.count(1), []
 
         def fail(student: nn.Module, _: Any, image: torch.Tensor) -> torch.Tensor | None:
@@ -43,10 +43,10 @@ def student_fails(monkeypatch: pytest.MonkeyPatch) -> Callable[[set[int]], list[
 
         def watched(batch: Any, *rest: Any) -> Any:
             batches.append(batch.names)
-            return step(batch, *rest)
+            return prepare(batch, *rest)
 
         monkeypatch.setattr(run_building, "build_student", hooked)
-        monkeypatch.setattr(train_command, "training_step", watched)
+        monkeypatch.setattr(train_command, "make_images", watched)
         return batches
 
     return install

@@ -209,13 +209,13 @@ def test_another_batch_size_goes_on_with_the_next_sample(
 ) -> None:
     """16 images an epoch, two epochs: three steps of 4, and the other 20 images in steps of 2; stopped and changed once more."""
     seen: list[str] = []
-    step = train_command.training_step
+    prepare = train_command.make_images
 
     def watched(batch: Any, *rest: Any) -> Any:
         seen.extend(batch.names)
-        return step(batch, *rest)
+        return prepare(batch, *rest)
 
-    monkeypatch.setattr(train_command, "training_step", watched)
+    monkeypatch.setattr(train_command, "make_images", watched)
     straight = changed(tiny_tree, run={"dir": tiny_tree["run"]["dir"] + "_straight"})
     train(straight)
     expected, seen = seen, []
