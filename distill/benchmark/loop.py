@@ -46,7 +46,7 @@ class LoopFigures:
     """Milliseconds per step, one value per round.
 
     `online` and `cached` are whole loops with their loaders. `degrade_augment`, `teacher` and `student_step` are the parts of an
-    online step on the device. Each is timed on one batch, repeatedly.
+    online step on the device. Each is timed on one batch, repeatedly. With `teacher.reuse`, a step's part of them is meant.
     """
 
     batch: int
@@ -89,6 +89,7 @@ def measure_loop(config: Config, device_name: str) -> LoopFigures:
     teacher = build_teacher(config.teacher, device)
     assert teacher is not None
     speed_up_for_training(teacher, config, Ranks())
+    reuse = config.teacher.reuse
     figures = LoopFigures(config.data.batch)
     with TemporaryDirectory() as folder:
         cached_config = _cached_config(config, Path(folder), device)
@@ -99,8 +100,8 @@ def measure_loop(config: Config, device_name: str) -> LoopFigures:
         with closing(online.loader), closing(cached.loader):
             for round_number in range(config.bench.rounds + 1):
                 measured = {
-                    "degrade_augment": parts.time(parts.degrade_augment),
-                    "teacher": parts.time(parts.restore),
+                    "degrade_augment": parts.time(parts.degrade_augment) / reuse,
+                    "teacher": parts.time(parts.restore) / reuse,
                     "student_step": parts.time(parts.student_step),
                     "online": _with_peak(online.step_ms, figures, device),
                     "cached": cached.step_ms(),
@@ -138,15 +139,15 @@ class _Loop:
         """Milliseconds per whole step, loading included."""
 
         def step(batch: Batch) -> None:
-            _step(batch, self.state, self.teacher, self.vgg, self.config)
+            _steps(batch, self.state, self.teacher, self.vgg, self.config)
 
-        return self._ms_per_batch(step)
+        return self._ms_per_step(step)
 
     def loading_ms(self) -> float:
-        """Milliseconds per batch for loading and for the copy to the device, without training."""
-        return self._ms_per_batch(lambda batch: None)
+        """Milliseconds per step for loading and for the copy to the device, without training."""
+        return self._ms_per_step(lambda batch: None)
 
-    def _ms_per_batch(self, use: Callable[[Batch], None]) -> float:
+    def _ms_per_step(self, use: Callable[[Batch], None]) -> float:
         steps = self.config.bench.steps
 
         def go(count: int) -> None:
@@ -155,7 +156,7 @@ class _Loop:
 
         # Not timed: uses up the batches that the workers made while something else was measured.
         go(PREFETCHED * self.config.data.workers + 1)
-        return _timed(lambda: go(steps), self.device) / steps
+        return _timed(lambda: go(steps), self.device) / steps / self.config.teacher.reuse
 
 
 class _Parts:
@@ -169,7 +170,8 @@ class _Parts:
         # computes nothing.
         pixels = None if sharp is None else to_uint8(sharp)
         self.images = replace(batch, sharp=pixels, blurry=to_uint8(self.blurry), has_blurry=[True] * len(batch.names))
-        self.plain = config.model_copy(update={"augment": AugmentConfig(flip=False, rotate=False)})
+        once = config.teacher.model_copy(update={"reuse": 1})
+        self.plain = config.model_copy(update={"augment": AugmentConfig(flip=False, rotate=False), "teacher": once})
         self.known = _Known(target)
         self.state, self.vgg = _student(config, device)
 
@@ -184,7 +186,7 @@ class _Parts:
             self.teacher(part)
 
     def student_step(self) -> None:
-        _step(self.images, self.state, self.known, self.vgg, self.plain)
+        _steps(self.images, self.state, self.known, self.vgg, self.plain)
 
     def time(self, part: Callable[[], object]) -> float:
         """Mean milliseconds per call."""
@@ -221,10 +223,12 @@ def _student(config: Config, device: torch.device) -> tuple[TrainingState, VggFe
     return state, VggFeatures(config.vgg).to(device) if config.stages[0].vgg > 0 else None
 
 
-def _step(batch: Batch, state: TrainingState, teacher: nn.Module | None, vgg: VggFeatures | None, config: Config) -> None:
+def _steps(batch: Batch, state: TrainingState, teacher: nn.Module | None, vgg: VggFeatures | None, config: Config) -> None:
+    """The `teacher.reuse` steps that use one batch."""
     lr = learning_rate(config.optimizer, state.step, 10**9)  # in so long a run, a cosine schedule does not fall
     images = make_images(batch, teacher, config.stages[0], config)  # type: ignore[arg-type]
-    training_step(images, state, vgg, config.stages[0], lr, config)
+    for repeat in range(config.teacher.reuse):
+        training_step(images.turned_again(batch, repeat, config.augment), state, vgg, config.stages[0], lr, config)
 
 
 def _cached_config(config: Config, folder: Path, device: torch.device) -> Config:
@@ -246,7 +250,7 @@ def _cached_config(config: Config, folder: Path, device: torch.device) -> Config
                 break
     pairs = {"sharp": str(folder / "sharp") if has_sharp else None, "blurry": str(folder / "blurry"), "sources": None}
     data = config.data.model_copy(update={**pairs, "val": config.data.val.model_copy(update=pairs), "images_per_epoch": None})
-    teacher = config.teacher.model_copy(update={"mode": "cached", "cache": str(folder / "teacher")})
+    teacher = config.teacher.model_copy(update={"mode": "cached", "reuse": 1, "cache": str(folder / "teacher")})
     return config.model_copy(update={"data": data, "teacher": teacher, "degrade": []})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,28 @@ def test_pairs_of_several_sources_are_written_whatever_a_batch_has(
     images = cached_images(pairs.data)
     assert len(images) == loop.CACHED_IMAGES
     assert all(image.sharp is not None for image in images)
+
+
+def test_a_step_is_a_step_where_several_use_one_image_of_the_teacher(
+    tiny_config: Callable[..., Config], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(teacher={"mode": "online", "weights": "embedded", "reuse": 3}, bench={"steps": 4})
+    calls: list[str] = []
+
+    def counted(name: str) -> None:
+        original = getattr(loop, name)
+        monkeypatch.setattr(loop, name, lambda *given: calls.append(name) or original(*given))
+
+    def timed(work: Callable[[], object], device: torch.device) -> float:
+        work()
+        return 120.0
+
+    counted("make_images")
+    counted("training_step")
+    monkeypatch.setattr(loop, "_timed", timed)
+    cpu = torch.device("cpu")
+    measured = loop._Loop(config, cpu, loop.build_teacher(config.teacher, cpu))
+    with closing(measured.loader):
+        assert measured.step_ms() == 120 / 4 / 3
+    assert calls[:4] == ["make_images"] + ["training_step"] * 3
+    assert calls.count("training_step") == 3 * calls.count("make_images")
