@@ -99,8 +99,9 @@ class TrainingPatches(Dataset[Batch]):
         """Cuts a patch at the same random place from all images of the triplet, and draws the sample's random numbers."""
         seed, side = self.config.run.seed, self.config.data.patch
         crop = sample_generator(seed, epoch, name, "crop")
+        block = 1 if image is None else image.block
         # Along a side that is shorter than the patch, the place is 0, and `cut` pads the image.
-        top, left = (int(crop.integers(0, max(extent, side) - side + 1)) for extent in triplet.size)
+        top, left = (int(crop.integers(0, max(extent, side) - side + 1)) // block * block for extent in triplet.size)
         draws = augment.draw(self.config.augment, sample_generator(seed, epoch, name, "augment"))
         for repeat in range(1, self.config.teacher.reuse):
             draws |= augment.draw_again(self.config.augment, sample_generator(seed, epoch, name, f"augment {repeat}"), repeat)
@@ -138,13 +139,13 @@ class ValidationImages(Dataset[Batch | Skipped]):
         except ImageError as error:
             return Skipped.of(error)
         draws: Draws = {}
-        blurry = None if triplet.blurry is None else centre_crop(triplet.blurry, crop)
+        blurry = None if triplet.blurry is None else centre_crop(triplet.blurry, crop, image.block)
         if blurry is None:
             seed = self.config.run.seed if self.config.eval.seed is None else self.config.eval.seed
             # Without the source's number, so that an image has the same blur whether it stands in a list or not.
             stem = image.stem if self.config.data.val.sources is None else image.stem.partition("/")[2]
             draws = degrade.draw(self.config.degrade, sample_generator(seed, 0, stem, "validation"))
-        sharp = None if triplet.sharp is None else centre_crop(triplet.sharp, crop)
+        sharp = None if triplet.sharp is None else centre_crop(triplet.sharp, crop, image.block)
         return batch_of_one(image.stem, sharp, blurry, draws)
 
 

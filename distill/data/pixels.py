@@ -24,12 +24,12 @@ def pad_to(pixels: Pixels, side: int) -> Pixels:
     return np.pad(pixels, ((0, max(0, side - height)), (0, max(0, side - width)), (0, 0)), mode="reflect")
 
 
-def centre_crop(pixels: Pixels, side: int | None) -> Pixels:
-    """The central part of at most side x side pixels. None keeps the whole image."""
+def centre_crop(pixels: Pixels, side: int | None, block: int = 1) -> Pixels:
+    """The central part of at most side x side pixels, beginning at multiples of `block`. None keeps the whole image."""
     if side is None:
         return pixels
     height, width = pixels.shape[:2]
-    top, left = max(0, (height - side) // 2), max(0, (width - side) // 2)
+    top, left = (max(0, (extent - side) // 2) // block * block for extent in (height, width))
     return pixels[top : top + side, left : left + side]
 
 

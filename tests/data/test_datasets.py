@@ -9,15 +9,18 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from distill.config import Config
+from distill.data import datasets
 from distill.data.batch import Batch, Skipped
 from distill.data.datasets import TrainingPatches, ValidationImages
 from distill.data.image_files import ImageError
 from distill.data.loader import training_loader
+from distill.data.pixels import cut
 from distill.data.triplets import ImageFile, Triplet
 from distill.synthesis.augment import augment
 from distill.synthesis.degrade import degrade
@@ -223,3 +226,27 @@ def test_validation_takes_centres_and_an_even_choice(tiny_config: Callable[..., 
     assert len(images) == 2
     assert [b.names[0] for b in images] == ["0", "sub/5"]  # type: ignore[attr-defined]
     assert all(b.sharp.shape == (1, 3, 48, 48) for b in images)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("suffix", "step"), [(".jpg", 8), (".JPEG", 8), (".png", 1)])
+def test_crops_keep_to_the_blocks_of_a_blurry_jpeg(
+    tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, step: int
+) -> None:
+    for number in range(4):
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (70, 77, 3), np.uint8)).save(
+            tmp_path / f"{number}{suffix}"
+        )
+    places: list[int] = []
+    monkeypatch.setattr(
+        datasets, "cut", lambda pixels, side, top, left: places.extend((top, left)) or cut(pixels, side, top, left)
+    )
+    images = {"sharp": None, "blurry": str(tmp_path)}
+    config = tiny_config(data=images | {"val": images}, degrade=[], eval={"crop": 41})
+    batches(config, 0, 10)
+    assert len(set(places)) > 3
+    assert any(place % 8 for place in places) == (step == 1)
+    (first, *_) = ValidationImages(config)
+    whole = np.asarray(Image.open(tmp_path / f"0{suffix}"))
+    top, left = (14, 18) if step == 1 else (8, 16)  # of 70 - 41 and 77 - 41 pixels around the centre
+    assert isinstance(first, Batch)
+    np.testing.assert_array_equal(first.blurry[0].permute(1, 2, 0), whole[top : top + 41, left : left + 41])
