@@ -11,7 +11,7 @@ from pathlib import Path
 
 from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config
-from distill.networks.student_files import load_student
+from distill.networks.student_files import GENERAL_STUDENT, load_student, locate_network
 from distill.networks.teacher import build_teacher
 from distill.runtime.device import choose_device
 from distill.runtime.progress import progress_bar
@@ -27,13 +27,14 @@ EXAMPLE = """example:
 """
 
 
-def evaluate(config: Config, weights: Path | None = None, csv: Path | None = None) -> Evaluation:
+def evaluate(config: Config, weights: Path | str | None = None, csv: Path | None = None) -> Evaluation:
     """Scores a student file on the configuration's validation images. Under torchrun, rank 0 alone writes the CSV file, with one
     line per image.
 
-    `weights` defaults to the student that the last stage wrote. `csv` defaults to evaluation.csv in the run folder, or to
-    evaluation_NAME.csv there if `weights` is NAME.pth, because the report reads evaluation.csv as the run's own scores. Raises
-    FileNotFoundError, ImageError and WeightsError. Raises WriteError only after all scores are computed.
+    `weights` is a file, or a name as in `distill.restore`. It defaults to the student that the last stage wrote. `csv` defaults
+    to evaluation.csv in the run folder, or to evaluation_NAME.csv there if `weights` is NAME.pth, because the report reads
+    evaluation.csv as the run's own scores. Raises FileNotFoundError, ImageError and WeightsError. Raises WriteError only after
+    all scores are computed.
     """
     evaluation = _score(config, weights)
     if Ranks.of_environment().first:
@@ -41,20 +42,20 @@ def evaluate(config: Config, weights: Path | None = None, csv: Path | None = Non
     return evaluation
 
 
-def _csv_of(config: Config, weights: Path | None) -> Path:
-    return Path(config.run.dir) / (EVALUATION if weights is None else evaluation_file(weights.stem))
+def _csv_of(config: Config, weights: Path | str | None) -> Path:
+    return Path(config.run.dir) / (EVALUATION if weights is None else evaluation_file(Path(weights).stem))
 
 
-def _score(config: Config, weights: Path | None) -> Evaluation:
-    weights = weights or Path(config.run.dir) / stage_file(config.stages[-1].name)
-    if not weights.is_file():
-        raise FileNotFoundError(f"{weights}: no such student; train one first, or give --weights")
+def _score(config: Config, weights: Path | str | None) -> Evaluation:
+    file = Path(config.run.dir) / stage_file(config.stages[-1].name) if weights is None else locate_network(str(weights))
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such student; train one first, or give --weights")
     ranks = Ranks.of_environment()
     device = choose_device(config.run.device, ranks)
     with ranks.connected(device):
         with ranks.first_of_node_first():
             teacher = build_teacher(config.teacher, device)
-        student = load_student(weights).to(device)
+        student = load_student(file).to(device)
         validation = Validation(config, teacher, device, ranks, distance=True)
         turns = ranks.turns(len(validation.dataset))  # as many as the rank with the most images has
         with progress_bar(turns, "image", silent=not ranks.first, leave=False) as bar:
@@ -72,7 +73,11 @@ def _score(config: Config, weights: Path | None) -> Evaluation:
 def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("evaluate", "Scores a student against input and teacher.", EXAMPLE)
     add_config_arguments(parser)
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="a student (default: of the run's last stage)")
+    parser.add_argument(
+        "--weights",
+        metavar="W",
+        help=f"a student: a file, or {GENERAL_STUDENT}; or a Restormer (default: of the run's last stage)",
+    )
     parser.add_argument(
         "--csv",
         type=Path,

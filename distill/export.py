@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.networks.onnx_export import DTYPES, Deployed, ExportError, check_form, check_onnx, describe, onnx_bytes, require_onnx
-from distill.networks.student_files import read_student, student_safetensors
+from distill.networks.student_files import GENERAL_STUDENT, locate_network, read_student, student_safetensors
 from distill.runtime.files import write_bytes
 from distill.training.about import about_file, project
-from restormer.published import EMBEDDED, locate_weights
 from restormer.weights import restormer_from_state_dict
 from unet.model import UNet
 from unet.weights import unet_from_state_dict
@@ -44,8 +43,8 @@ def export(
     """Writes a student or a Restormer to `out`. Returns its largest difference from the network in torch, by image shape.
 
     Before the file is written, its content and the network in torch restore the same test images. If they differ by more than is
-    allowed, nothing is written. The shapes are strings such as `3x3x100x75`. `weights` is a file, a published name or `embedded`,
-    as in `teacher.weights`. A plain state dict does not record whether its U-Net adds its input to its output; `residual` says
+    allowed, nothing is written. The shapes are strings such as `3x3x100x75`. `weights` is a file, `general_student`, or a name as
+    in `teacher.weights`. A plain state dict does not record whether its U-Net adds its input to its output; `residual` says
     that it does.
 
     Raises ExportError if the network cannot be exported to this file, WeightsError or FileNotFoundError if the weights cannot be
@@ -56,7 +55,7 @@ def export(
         raise ExportError(f"{out}: the suffix says what to write: {' or '.join(SUFFIXES)}")
     if out.suffix == ".onnx":
         require_onnx()
-    path = locate_weights(str(weights))
+    path = locate_network(str(weights))
     if out.exists() and out.samefile(path):
         raise ExportError(f"{out}: --out would replace the weights themselves; give another name")
     network, said = read_student(path, residual)
@@ -89,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--weights",
         required=True,
         metavar="FILE",
-        help=f"a student (or a Restormer's weights: a file, {EMBEDDED} or a published name)",
+        help=f"a student: a file, or {GENERAL_STUDENT}; or a Restormer: a file, or a name as in teacher.weights",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"what to write: {' or '.join(SUFFIXES)}")
     parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="of weights and arithmetic (default: fp32)")

@@ -19,7 +19,7 @@ from distill.config import ConfigError
 from distill.config.types import Precision
 from distill.data.image_files import ImageError
 from distill.data.pixels import Pixels, centre_crop, side_by_side
-from distill.networks.student_files import load_student
+from distill.networks.student_files import GENERAL_STUDENT, load_student, locate_network
 from distill.networks.teacher import teacher_precision
 from distill.pictures.formats import AnyPixels, Picture, dropped, reduce_to_8_bits
 from distill.pictures.metadata import Metadata
@@ -32,7 +32,6 @@ from distill.runtime.device import choose_device
 from distill.runtime.files import locked, write_bytes
 from distill.runtime.memory import is_out_of_memory
 from distill.runtime.progress import progress_bar
-from restormer.published import locate_weights
 from restormer.weight_files import sha256_of
 
 logger = logging.getLogger(__name__)
@@ -76,7 +75,7 @@ def restore(
 ) -> Summary:
     """Restores every image file among the inputs (files, folders, patterns) and writes the results into the folder `out`.
 
-    `weights` is the file of a student or of a Restormer, the name of a published Restormer, or `embedded`. `file_format` None
+    `weights` is the file of a student or of a Restormer, `general_student`, or a name as in `teacher.weights`. `file_format` None
     keeps each file's own format. `quality`, 1 to 100, applies to JPEG and WebP. `tile` is the side in pixels of the largest image
     that the network sees at once. `precision` auto is fp16 on CUDA and fp32 elsewhere. Without `overwrite`, a result is kept if
     it is newer than its input and was made with these weights and this quality. If `compare` is set, the centre of each picture
@@ -96,7 +95,7 @@ def restore(
     chosen = teacher_precision(precision, place)
     if chosen != "fp32" and place.type == "cpu":
         logger.warning("--precision: %s is many times slower than fp32 on a CPU", chosen)
-    file = locate_weights(weights)
+    file = locate_network(weights)
     restorer = Restorer(load_student(file), place, chosen, tile)
     # If one of these settings changes, earlier results are restored again. Device, precision and tile are not among them: they
     # hardly change a result, and a user who goes on with smaller tiles wants to keep the results so far.
@@ -177,7 +176,12 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="IN",
         help="image files, folders (searched recursively), and patterns such as 'photos/*/*.jpg'",
     )
-    add("--weights", required=True, metavar="W", help="a student's file; or a Restormer: a file, a published name, or embedded")
+    add(
+        "--weights",
+        required=True,
+        metavar="W",
+        help=f"a student: a file, or {GENERAL_STUDENT}; or a Restormer: a file, or a name as in teacher.weights",
+    )
     add("--out", required=True, type=Path, metavar="DIR", help="where the results go, under the inputs' relative names")
     add("--format", choices=get_args(Format), help="of the files written (default: each input's own)")
     add("--quality", type=int, default=DEFAULT_QUALITY, metavar="Q", help="of JPEG and WebP, 1 to 100 (default %(default)s)")

@@ -1,4 +1,4 @@
-"""Finds weights by name. `embedded` comes with this package. Published weights are downloaded and checked by sha256."""
+"""Finds weights by name. Some come with this package. Published weights are downloaded and checked by sha256."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import torch
 from restormer.weight_files import WeightsError, sha256_of
 
 logger = logging.getLogger(__name__)
-EMBEDDED = "embedded"
+PACKAGED = ("embedded", "general")
+"""The names of the weights that come with this package; restormer/pretrained/README.md describes them."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,6 @@ class Published:
 
 _RELEASE = "https://github.com/swz30/Restormer/releases/download/v1.0"
 _LICENCE = "the published Restormer weights are for academic, non-commercial use (https://github.com/swz30/Restormer)"
-_LICENCE_OF_EMBEDDED = "the embedded weights are of this project (MIT)"
 PUBLISHED = {
     "motion_deblurring": Published(
         f"{_RELEASE}/motion_deblurring.pth",
@@ -56,8 +56,8 @@ def licence_note(weights: str) -> str | None:
     Published weights are recognised by name, by file name or by hash. A file is hashed only if its size matches.
     """
     path = Path(weights)
-    if weights == EMBEDDED:
-        return _LICENCE_OF_EMBEDDED
+    if weights in PACKAGED:
+        return f"the {weights} weights are of this project (MIT)"
     if weights in PUBLISHED or path.stem.removeprefix("restormer_") in PUBLISHED or _is_published(path):
         return _LICENCE
     return None
@@ -71,16 +71,17 @@ def _is_published(path: Path) -> bool:
 
 
 def locate_weights(weights: str, sha256: str | None = None) -> Path:
-    """The weight file for `embedded`, a published name, or a path. A published file that is not in the cache is downloaded.
+    """The weight file for a name in PACKAGED, a published name, or a path. A published file that is not in the cache is
+    downloaded.
 
     The hash is checked for a published name, and for any file if `sha256` is given. Raises WeightsError and FileNotFoundError.
     """
     if weights in PUBLISHED:
         return download(weights, PUBLISHED[weights], sha256)
-    path = Path(weights) if weights != EMBEDDED else Path(str(files("restormer") / "pretrained" / "embedded.safetensors"))
+    path = Path(str(files("restormer") / "pretrained" / f"{weights}.safetensors")) if weights in PACKAGED else Path(weights)
     if not path.is_file():
-        close = difflib.get_close_matches(weights, [EMBEDDED, *PUBLISHED], n=1)
-        hint = f"did you mean {close[0]}?" if close else f"a file, {EMBEDDED}, or one of {', '.join(PUBLISHED)}"
+        close = difflib.get_close_matches(weights, [*PACKAGED, *PUBLISHED], n=1)
+        hint = f"did you mean {close[0]}?" if close else f"a file, or one of {', '.join([*PACKAGED, *PUBLISHED])}"
         raise FileNotFoundError(f"{weights}: no such weights; {hint}")
     if sha256 is not None:
         _check_hash(path, sha256)

@@ -17,8 +17,8 @@ from restormer.weight_files import WeightsError, read_weights
 def load_restormer(weights: str, sha256: str | None = None) -> Restormer:
     """The network with these weights, on the CPU, in float32.
 
-    `weights` is `embedded`, a published name (downloaded once into torch's hub cache), or a file. `sha256` is the file's hash. It
-    is checked if given. A published name without a known hash needs it. Raises WeightsError and FileNotFoundError.
+    `weights` is a packaged name, a published name (downloaded once into torch's hub cache), or a file. `sha256` is the file's
+    hash. It is checked if given. A published name without a known hash needs it. Raises WeightsError and FileNotFoundError.
     """
     path = locate_weights(weights, sha256)
     try:

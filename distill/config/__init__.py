@@ -13,7 +13,7 @@ from distill.config.images import (
     ValidationImagesConfig,
 )
 from distill.config.load import ConfigError, dump_config, load_config, load_study, parse_config, parse_recipe
-from distill.config.networks import RestormerConfig, StudentConfig, TeacherConfig, UNetConfig
+from distill.config.networks import GENERAL, RestormerConfig, StudentConfig, TeacherConfig, UNetConfig, general_student
 from distill.config.schema import Config
 from distill.config.study import StudyConfig, ValidationSet, Variant
 from distill.config.training import (
@@ -31,6 +31,7 @@ from distill.config.training import (
 __all__ = [
     "DEAD_LEAVES",
     "DEVICE_NAMES",
+    "GENERAL",
     "LOSS_TERMS",
     "SAMPLES",
     "AugmentConfig",
@@ -55,6 +56,7 @@ __all__ = [
     "Variant",
     "VggConfig",
     "dump_config",
+    "general_student",
     "load_config",
     "load_study",
     "parse_config",

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag, model_validator
+from safetensors import safe_open
 
 from distill.config.types import Count, Positive, Precision, Section
+
+GENERAL = "general"
+"""The name of the weights, for a teacher and for each architecture of student, that were trained on common degradations."""
+
+
+def general_student() -> Path:
+    """The student file of the general U-Net, which comes with this package."""
+    # The package `unet` is found, and not imported: that would load torch.
+    spec = find_spec("unet")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "pretrained" / "general.safetensors"
 
 
 class TeacherConfig(Section):
@@ -14,9 +30,10 @@ class TeacherConfig(Section):
     """`online`: the teacher restores every batch during training. `cached`: training reads the teacher's images from `cache`.
     `none`: no teacher; the loss has only the terms `l1` and `vgg`."""
     weights: str = "motion_deblurring"
-    """`embedded` (the small teacher that comes with the package), a file, or a published Restormer: `motion_deblurring`,
-    `real_denoising`, `gaussian_color_denoising_blind`, `single_image_defocus_deblurring`, `deraining`. The last two also need
-    `sha256`. The architecture is read from the file. Files that BasicSR wrote can be loaded too."""
+    """A small teacher that comes with the package: `general` (softness, defocus, motion blur, noise and JPEG) or `embedded`
+    (softness only). Or a file. Or a published Restormer: `motion_deblurring`, `real_denoising`, `gaussian_color_denoising_blind`,
+    `single_image_defocus_deblurring`, `deraining`; the last two also need `sha256`. The architecture is read from the file. Files
+    that BasicSR wrote can be loaded too."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """sha256 of the weights file, checked if given. Required for a published name whose hash this project lacks."""
     precision: Literal["auto", Precision] = "auto"
@@ -59,8 +76,17 @@ class UNetConfig(Section):
     compile: bool = False
     """Compile the network with torch.compile for training, which takes a minute at the start. For long runs on a GPU."""
     init: str | None = None
-    """Weights to start from: a file that this project or the original project wrote. From a checkpoint of the original project,
-    Adam's moments are loaded too."""
+    """Weights to start from. `general`: the student that comes with the package; keys of the architecture that are not given are
+    then its own. Or a file that this project or the original project wrote. From a checkpoint of the original project, Adam's
+    moments are loaded too."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_the_general_student(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("init") != GENERAL:
+            return given
+        with safe_open(general_student(), framework="numpy") as file:
+            return json.loads(file.metadata()["architecture"]) | given
 
 
 class RestormerConfig(Section):
@@ -86,7 +112,7 @@ class RestormerConfig(Section):
     compile: bool = False
     """Compile the network with torch.compile for training, which takes a minute at the start. For long runs on a GPU."""
     init: str | None = None
-    """Weights to start from: a published name, a file, or `embedded`."""
+    """Weights to start from: a file, or a name as in `teacher.weights`."""
 
 
 # A plain discriminator would require `arch` in every file. Here a section without `arch` describes a U-Net.

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distill.config import ConfigError, RestormerConfig, UNetConfig
+from distill.config import GENERAL, ConfigError, RestormerConfig, UNetConfig, general_student
 from distill.networks.architecture import architecture, build_network
 from distill.networks.student_files import load_student
 from restormer.model import Restormer
@@ -39,7 +39,7 @@ def _load_init(model: nn.Module, student: UNetConfig | RestormerConfig) -> None:
         path = locate_weights(student.init)
         state: Mapping[str, Tensor] = read_weights(path)
     else:
-        path = Path(student.init)
+        path = general_student() if student.init == GENERAL else Path(student.init)
         loaded = load_student(path, residual=student.residual)
         state = loaded.state_dict()
     own = model.state_dict()

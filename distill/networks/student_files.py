@@ -12,9 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
-from distill.config import RestormerConfig, UNetConfig
+from distill.config import RestormerConfig, UNetConfig, general_student
 from distill.networks.architecture import architecture, describe_network
 from distill.runtime.files import save_atomically
+from restormer.published import locate_weights
 from restormer.weight_files import WeightsError, check_state_dict, read_torch_file, read_weights
 from restormer.weights import restormer_from_state_dict
 from unet.weights import UNetWeightsError, original_state_dict, unet_from_state_dict
@@ -22,6 +23,15 @@ from unet.weights import UNetWeightsError, original_state_dict, unet_from_state_
 FORMAT = "online-distill student 1"
 About = Mapping[str, str | int | float]
 """What a student file says about its network: names and plain values. `training/about.py` lists the names."""
+
+
+GENERAL_STUDENT = "general_student"
+
+
+def locate_network(weights: str) -> Path:
+    """The file of a student or a Restormer: `general_student`, which comes with this package, or as `locate_weights` finds it.
+    Raises WeightsError and FileNotFoundError."""
+    return general_student() if weights == GENERAL_STUDENT else locate_weights(weights)
 
 
 def save_student(path: Path, model: nn.Module, student: UNetConfig | RestormerConfig, about: About | None = None) -> None:

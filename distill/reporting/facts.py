@@ -16,7 +16,7 @@ from distill.config.degradations import Defocus, Degradation, GaussianBlur, Jpeg
 from distill.reporting.curves import Clock
 from distill.reporting.phrases import capitalized, counted, duration, moment, parameters, short_number
 from distill.reporting.reading import RunFolder, number
-from restormer.published import EMBEDDED, PUBLISHED
+from restormer.published import PACKAGED, PUBLISHED
 
 
 def facts(run: RunFolder, teacher_parameters: int | None) -> list[tuple[str, str]]:
@@ -91,7 +91,8 @@ def _degradation(step: Degradation) -> str:
 
 def _student(student: UNetConfig | RestormerConfig) -> str:
     size = f"{short_number(parameters(student))} parameters"
-    start = f", starting from {student.init}" if student.init else ""
+    packaged = f"the network that comes with this project, {student.init}"
+    start = f", starting from {packaged if student.init in PACKAGED else student.init}" if student.init else ""
     if isinstance(student, RestormerConfig):
         return f"Restormer of width {student.dim}, {size}{start}."
     way = "it predicts a correction of its input" if student.residual else "it predicts the whole image"
@@ -103,7 +104,9 @@ def _teacher(config: Config, size: int | None) -> str:
     if teacher.mode == "none":
         return "None: the student learned from the sharp images alone."
     name = teacher.weights
-    which = "the small Restormer that comes with this project" if name == EMBEDDED else f"Restormer with the weights {name}"
+    which = (
+        f"the small Restormer that comes with this project, {name}" if name in PACKAGED else f"Restormer with the weights {name}"
+    )
     which = f"the published Restormer, {name}" if name in PUBLISHED else which
     how = "it restored every batch inside the training loop" if teacher.mode == "online" else "its images were computed before"
     how = how if teacher.reuse == 1 else f"it restored one batch for every {teacher.reuse} steps inside the training loop"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distill.config import OptimizerConfig, RestormerConfig, UNetConfig
+from distill.config import GENERAL, OptimizerConfig, RestormerConfig, UNetConfig
 from distill.runtime.ranks import Ranks
 from restormer.weight_files import WeightsError, read_torch_file
 from unet.weights import UNetWeightsError, original_adam_state
@@ -85,7 +85,7 @@ def _amp_dtype(config: OptimizerConfig, device: torch.device) -> torch.dtype | N
 def continue_optimizer(optimizer: torch.optim.Adam, model: nn.Module, student: UNetConfig | RestormerConfig) -> str | None:
     """Loads Adam's moments from `student.init` if it is a resume file of the original project. Returns a sentence for the log, or
     None if the file holds no moments. Raises WeightsError."""
-    if student.init is None or isinstance(student, RestormerConfig) or Path(student.init).suffix == ".safetensors":
+    if student.init in (None, GENERAL) or isinstance(student, RestormerConfig) or Path(student.init).suffix == ".safetensors":
         return None
     content = read_torch_file(Path(student.init))
     try:

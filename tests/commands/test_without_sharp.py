@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from distill import evaluate, export, report, restore
 from distill.command import Interrupted
-from distill.config import ConfigError, parse_config
+from distill.config import ConfigError, load_config, parse_config
 from distill.data.image_files import read_image
 from distill.networks.student_files import read_student
 from distill.train import train
@@ -80,6 +80,21 @@ def test_from_blurry_photographs_alone_to_a_deployed_student(
     assert sorted(path.name for path in out.glob("*.JPG")) == [f"IMG_{number}.JPG" for number in range(4)]
     assert call(export.main, "--weights", student, "--out", tmp_path / "student.onnx") == 0
     assert (tmp_path / "student.onnx").stat().st_size > 1000
+
+
+def test_the_general_student_is_specialised(tree: dict[str, Any], tmp_path: Path, call: Callable[..., int]) -> None:
+    tree |= {"student": {"init": "general"}, "teacher": tree["teacher"] | {"weights": "general", "reuse": 2}}
+    straight = parse_config(tree)
+    assert train(straight).fidelity
+    stopped = parse_config(tree | {"run": tree["run"] | {"dir": str(tmp_path / "stopped")}})
+    with pytest.raises(Interrupted):
+        train(stopped, gate=StopAt(5))
+    train(load_config(Path(stopped.run.dir) / "config.yaml"))
+    assert same_bits(checkpoint(straight), checkpoint(stopped))
+    assert call(report.main, straight.run.dir, "--out", tmp_path / "report.html") == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "starting from the network that comes with this project, general" in page
+    assert "the small Restormer that comes with this project, general" in page.replace("The small", "the small")
 
 
 def test_another_teacher_begins_the_best_anew(tree: dict[str, Any], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from running import TrainHere
 from scipy.ndimage import gaussian_filter
 from shell_commands import ROOT, Command, all_commands, is_ours, make_parser, split_ours
 
-from distill.config import Config, load_config, load_study
+from distill.config import GENERAL, Config, load_config, load_study
 from distill.studies import processes
 from distill.synthesis.dead_leaves import dead_leaves
 from unet.model import UNet
@@ -97,7 +97,7 @@ def smaller(config: Config) -> list[str]:
     overrides += ["eval.crop=32", "vgg.weights=random", "vgg.resize=32"]
     overrides += [f"stages.{index}.epochs=1" for index in range(len(config.stages))]
     overrides += ["teacher.precision=fp32", "teacher.compile=false"]
-    if config.student.arch == "unet":
+    if config.student.arch == "unet" and config.student.init != GENERAL:
         overrides += [f"student.width={WIDTH}", f"student.depth={DEPTH}"]
     if config.teacher.weights == "motion_deblurring":
         overrides += ["teacher.weights=embedded"]
