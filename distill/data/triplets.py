@@ -49,7 +49,7 @@ class ImageFile:
     @property
     def block(self) -> int:
         """Crops begin at multiples of this many pixels. A blurry JPEG keeps its blocks of 8x8 where they are in the whole image:
-        a network that undoes JPEG depends on it (Jiang et al., arXiv:2109.14573)."""
+        a network that undoes JPEG may depend on it (Jiang et al., arXiv:2109.14573, of double JPEG; not measured here)."""
         return 8 if self.blurry is not None and self.blurry.suffix.lower() in (".jpg", ".jpeg") else 1
 
     def read(self) -> Triplet:
