@@ -31,10 +31,9 @@ from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import cache_lock
 from distill.training.about import about_training
 from distill.training.build import Run, build_run, check_shares, load_checkpoint_or_start, remaining_batches, speed_up_networks
-from distill.training.checkpoint import has_checkpoint
 from distill.training.log import RunLog
 from distill.training.plan import Plan, learning_rate
-from distill.training.resume import save_run
+from distill.training.resume import save_run, saved_config
 from distill.training.run_folder import BEST, CONFIG, EVALUATION, clear_run, stage_file
 from distill.training.state import NONE_YET
 from distill.training.step import Images, make_images, training_step
@@ -71,8 +70,9 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     with ExitStack() as held:
         held.enter_context(ranks.connected(device))
         held.enter_context(cache_lock(config.teacher))
-        begins = fresh or not ranks.broadcast(lambda: has_checkpoint(folder))
-        run = build_run(config, device, ranks, begins)
+        saved = None if fresh else ranks.broadcast(lambda: saved_config(folder))
+        run = build_run(config, device, ranks, saved)
+        config = run.config
         if ranks.first:
             held.enter_context(locked(folder))
             if fresh:  # after `build_run`: a mistake in the configuration must not delete the earlier run

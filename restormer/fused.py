@@ -33,7 +33,12 @@ BAND_BYTES = 4 * 2**20
 def can_fuse(x: Tensor, weight: Tensor) -> bool:
     """Whether `apply_blocks` may replace the blocks: float32 on a CPU, without gradients, neither compiled nor traced."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return x.device.type == "cpu" and weight.dtype == torch.float32 and not torch.is_grad_enabled() and not recorded
+    return (
+        x.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and not recorded
+    )
 
 
 def apply_blocks(blocks: Iterable[TransformerBlock], x: Tensor) -> Tensor:
@@ -48,24 +53,27 @@ def apply_blocks(blocks: Iterable[TransformerBlock], x: Tensor) -> Tensor:
 def _attend(x: Tensor, norm: LayerNorm, attention: Attention) -> None:
     """Adds the attention's output to x, in place."""
     (b, h, w, c), e = x.shape, attention.heads
-    v = torch.empty(b, h * w, c)
+    v = torch.empty(b, h * w, c, dtype=attention.qkv.weight.dtype)
     product = torch.zeros(b, e, c // e, c // e)
     squares = torch.zeros(2, b, c)
     project, depthwise = _parameters(attention.qkv), _parameters(attention.qkv_dwconv)
     for images, rows, qkv in _wide_bands(x, norm, project, depthwise):
         q, k, v[images, rows.start * w : rows.stop * w] = qkv.flatten(1, 2).chunk(3, dim=-1)
         for square, tensor in zip(squares, (q, k), strict=True):
-            square[images] += torch.linalg.vector_norm(tensor, dim=1).square_()
+            square[images] += torch.linalg.vector_norm(tensor, dim=1, dtype=torch.float32).square_()
         q, k = (tensor.unflatten(-1, (e, -1)).transpose(1, 2) for tensor in (q, k))  # (b, e, pixels, d)
-        product[images] += q.transpose(-2, -1) @ k
+        product[images] += q.float().transpose(-2, -1) @ k.float()
     q_norm, k_norm = squares.sqrt_().clamp_min_(1e-12).unflatten(-1, (e, -1))
-    maps = (product / q_norm.unsqueeze(-1) / k_norm.unsqueeze(-2) * attention.temperature).softmax(dim=-1)
+    maps = (product / q_norm.unsqueeze(-1) / k_norm.unsqueeze(-2) * attention.temperature.float()).softmax(dim=-1)
     # The block's output is weight @ attention @ v, and `attention` is block-diagonal: a head's columns of `weight` meet only its
     # map.
     weight, bias = _parameters(attention.project_out)
-    columns = weight.unflatten(1, (e, -1)).transpose(0, 1)  # (e, c, d)
+    columns = weight.float().unflatten(1, (e, -1)).transpose(0, 1)  # (e, c, d)
     from_v = (columns @ maps).transpose(-3, -2).flatten(-2)  # (b, c, e * d)
-    x.flatten(1, 2).baddbmm_(v, from_v.transpose(-2, -1))
+    if v.dtype == x.dtype:
+        x.flatten(1, 2).baddbmm_(v, from_v.transpose(-2, -1))
+    else:
+        x.flatten(1, 2).add_(v @ from_v.transpose(-2, -1).to(v.dtype))
     if bias is not None:
         x += bias
 
@@ -98,7 +106,7 @@ def _wide_bands(x: Tensor, norm: LayerNorm, project: Parameters, depthwise: Para
     the last of which may be lower. Each row of x is read once, before its band is yielded.
     """
     b, h, w, _ = x.shape
-    row_bytes = w * project[0].shape[0] * x.element_size()
+    row_bytes = w * project[0].shape[0] * project[0].element_size()
     together = BAND_BYTES // (h * row_bytes)
     if together:
         for image in range(0, b, together):
@@ -117,7 +125,7 @@ def _row_bands(x: Tensor, height: int, norm: LayerNorm, project: Parameters) -> 
     An extra row outside the image is zero. The next band overwrites the yielded tensor.
     """
     (h, w, _), (weight, bias) = x.shape, project
-    wide = x.new_zeros(height + 2, w, weight.shape[0])  # image row r is stored in row r - top + 1
+    wide = weight.new_zeros(height + 2, w, weight.shape[0])  # image row r is stored in row r - top + 1
     projected = 0  # rows of x that are projected so far
     for top in range(0, h, height):
         bottom = min(h, top + height)

@@ -88,7 +88,9 @@ class OptimizerConfig(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of the weights. If given, the averaged weights are validated and saved. null: no average."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    """The student's mixed precision, on CUDA only. `auto` is bf16 if the GPU supports it, else fp16 with a loss scaler."""
+    """The student's mixed precision. `auto` on CUDA: bf16 if the GPU supports it, else fp16 with a loss scaler. `auto` on a CPU:
+    bf16 if the processor has instructions for it and a training step of the run is at least 1.2 times as fast in it, else none.
+    fp16 is for CUDA only, and Apple's GPU has none."""
 
 
 class EvalConfig(Section):

@@ -9,8 +9,10 @@ from itertools import chain, islice
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from distill.config import Config, ConfigError
+from distill.config.types import Precision
 from distill.data.batch import Batch
 from distill.data.datasets import TrainingPatches
 from distill.data.loader import training_loader
@@ -19,11 +21,14 @@ from distill.networks.fast_teacher import speed_up_for_training
 from distill.networks.student import build_student
 from distill.networks.teacher import Teacher, build_teacher
 from distill.networks.vgg import VggFeatures
+from distill.runtime.device import multiplies_bf16
 from distill.runtime.ranks import Ranks
-from distill.scoring.teacher_check import check_teacher
+from distill.scoring.teacher_check import MAX_HALF_ERROR, check_teacher
 from distill.scoring.validation import Validation
 from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import open_for_training
+from distill.teacher_cache.store import TeacherCache
+from distill.training.half_precision import choose_for_student, choose_for_teacher, chosen_before, with_choice
 from distill.training.plan import Plan
 from distill.training.resume import resume_run
 from distill.training.run_folder import ROW_PICTURES, row_picture_file
@@ -40,6 +45,7 @@ class Run:
     """Everything that a configuration describes, built and checked."""
 
     config: Config
+    """As it was given, with the precisions that `auto` stood for on a CPU."""
     ranks: Ranks
     dataset: TrainingPatches
     teacher: Teacher | None
@@ -70,21 +76,27 @@ def check_shares(config: Config, ranks: Ranks) -> None:
         )
 
 
-def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) -> Run:
-    """Builds and checks the run. `begins`: there is no checkpoint to resume from. `student.init`, if set, is loaded only then.
+def build_run(config: Config, device: torch.device, ranks: Ranks, saved: Config | None) -> Run:
+    """Builds and checks the run. `saved` is the configuration of the checkpoint that it resumes from. If it is None, the run
+    begins: `student.init`, if set, is loaded, and precisions are chosen.
 
     Raises UserError, FileNotFoundError and WeightsError for what the user can mend.
     """
+    config = chosen_before(config, saved, _cached_precision(config), device)
     sources = training_sources(config.data)
     _refuse_self_pairs(sources, config)
     for index, stage in enumerate(config.stages):
         if stage.l1 > 0 and not config.data.has_sharp:
             logger.info("stages.%d.l1 has no effect: no training image has a sharp one", index)
-    start = config.student if begins else config.student.model_copy(update={"init": None})
+    start = config.student if saved is None else config.student.model_copy(update={"init": None})
     with ranks.first_of_node_first():
         teacher = build_teacher(config.teacher, device)
         vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
         student = build_student(start, config.run.seed)
+    validation = Validation(config, teacher, device, ranks)
+    pairs = _some_pairs(validation)
+    if saved is None and multiplies_bf16(device):
+        config = _choose_precisions(config, teacher, student, pairs[0][0], ranks)
     reader, filler = None, None
     if config.teacher.mode == "cached":
         assert teacher is not None
@@ -92,8 +104,7 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) 
         reader, filler = open_for_training(config.teacher, config.data, teacher, images, device)
     state = new_training_state(student, config.optimizer, device, ranks)
     continued = continue_optimizer(state.optimizer, state.student, start)
-    validation = Validation(config, teacher, device, ranks)
-    _check_teacher(validation, config)
+    _check_teacher(teacher, pairs, config)
     dataset = TrainingPatches(config, sources, reader)
     return Run(config, ranks, dataset, teacher, filler, vgg, state, validation, continued)
 
@@ -110,14 +121,44 @@ def _refuse_self_pairs(sources: Sequence[Source], config: Config) -> None:
             )
 
 
-def _check_teacher(validation: Validation, config: Config) -> None:
-    # Reads images even if no teacher is checked. `pairs` raises ImageError if no validation image can be used, and the run must
-    # then fail before the first step.
+def _some_pairs(validation: Validation) -> list[tuple[Tensor, Tensor | None]]:
+    """A few validation images with a sharp one, and a few of those without: (blurry, sharp), (1, 3, H, W) each. Raises ImageError
+    if no validation image can be used: the run must then fail before the first step."""
     kinds = (islice(validation.pairs(has_sharp), CHECK_IMAGES) for has_sharp in (True, False))
-    pairs = [(blurry, sharp) for _, blurry, sharp in chain(*kinds)]
-    if validation.teacher is None or config.teacher.check == "off" or not config.learns_from_teacher:
+    return [(blurry, sharp) for _, blurry, sharp in chain(*kinds)]
+
+
+def _cached_precision(config: Config) -> Precision | None:
+    header = TeacherCache(config.teacher.cache).manifest.header if config.teacher.mode == "cached" else None
+    return None if header is None else header.teacher.precision
+
+
+def _choose_precisions(config: Config, teacher: Teacher | None, student: nn.Module, blurry: Tensor, ranks: Ranks) -> Config:
+    """The configuration without `auto`, for a run that begins on a CPU with instructions for bf16. The first rank measures for
+    all. Changes the teacher's precision to the one that is chosen."""
+    side = config.data.patch
+    top, left = (max(0, extent - side) // 2 for extent in blurry.shape[-2:])
+    patch = blurry[..., top : top + side, left : left + side]
+    images = config.data.batch // ranks.count // config.optimizer.accumulate
+
+    def choose() -> tuple[str, str]:
+        precision, amp = config.teacher.precision, config.optimizer.amp
+        if precision == "auto" and teacher is not None:
+            runs = config.teacher.mode == "online" and config.learns_from_teacher
+            together = min(images, config.teacher.micro_batch or images)
+            precision = choose_for_teacher(teacher, patch, together, MAX_HALF_ERROR["bf16"]) if runs else "fp32"
+        return precision, choose_for_student(student, patch, images) if amp == "auto" else amp
+
+    precision, amp = ranks.broadcast(choose)
+    if teacher is not None and precision == "bf16":
+        teacher.use_precision("bf16")
+    return with_choice(config, precision, amp)
+
+
+def _check_teacher(teacher: Teacher | None, pairs: Sequence[tuple[Tensor, Tensor | None]], config: Config) -> None:
+    if teacher is None or config.teacher.check == "off" or not config.learns_from_teacher:
         return
-    result = check_teacher(validation.teacher, pairs)
+    result = check_teacher(teacher, pairs)
     half = "" if result.half_error is None else f", half precision changes its correction by {result.half_error:.2%}"
     picture = Path(config.run.dir) / ROW_PICTURES / row_picture_file(0) if any(sharp is None for _, sharp in pairs) else None
     logger.info("teacher check: %s%s", result.in_words(picture), half)

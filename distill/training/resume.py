@@ -52,17 +52,29 @@ def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | 
     save_checkpoint(folder, content)
 
 
+def saved_config(folder: Path) -> Config | None:
+    """The configuration in the folder's checkpoint; None if there is no checkpoint. Raises ConfigError and WeightsError as
+    `resume_run`."""
+    content = _load_of_this_version(folder)
+    return None if content is None else parse_config(content["config"], source=str(folder / CHECKPOINT))
+
+
+def _load_of_this_version(folder: Path) -> dict[str, Any] | None:
+    content = load_checkpoint(folder)
+    if content is not None and (not isinstance(content, dict) or content.get("format") != FORMAT):
+        raise ConfigError(f"{folder / CHECKPOINT}: not a checkpoint of this version; --fresh starts over")
+    return content
+
+
 def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> Plan | None:
     """Loads the folder's checkpoint into state and teacher. Returns the plan from there on, or None if there is no checkpoint.
 
     The first rank reads the file for all. Raises ConfigError for a checkpoint of another run, and WeightsError if none can be
     read.
     """
-    content = state.ranks.broadcast(lambda: load_checkpoint(folder))
+    content = state.ranks.broadcast(lambda: _load_of_this_version(folder))
     if content is None:
         return None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ConfigError(f"{folder / CHECKPOINT}: not a checkpoint of this version; --fresh starts over")
     changes = changes_between(parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
     _check_same_run(folder, changes)
     step: int = content["step"]
