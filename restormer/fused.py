@@ -10,6 +10,8 @@ a band are the first two of the next one, and are copied there, so nothing is co
 - Attention: Restormer's attention is between channels. Per head, the products of q and k are a (d, d) matrix, a sum over pixels,
   which is added up band by band, like the norms of q and k. Its softmax and the output projection are both matrices over
   channels. They are multiplied into one (c, c) matrix per image, which is applied to v once.
+- With bf16 weights the wide tensors are bf16. The residual stream x, the sums over pixels and the softmax stay float32, as in
+  `layers.py`.
 - Hidden widths such as 127 and 255 are padded to a multiple of CHANNEL_MULTIPLE: oneDNN's depthwise kernel is slow for them.
 
 Axes: b batch, h height, w width, c channels, e heads, d channels of one head.
@@ -31,7 +33,8 @@ BAND_BYTES = 4 * 2**20
 
 
 def can_fuse(x: Tensor, weight: Tensor) -> bool:
-    """Whether `apply_blocks` may replace the blocks: float32 on a CPU, without gradients, neither compiled nor traced."""
+    """Whether `apply_blocks` may replace the blocks: float32 or bf16 weights on a CPU, without gradients, neither compiled nor
+    traced."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
     return (
         x.device.type == "cpu"
