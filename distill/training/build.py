@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from distill.config import Config, ConfigError
-from distill.config.types import Precision
 from distill.data.batch import Batch
 from distill.data.datasets import TrainingPatches
 from distill.data.loader import training_loader
@@ -26,8 +25,7 @@ from distill.runtime.ranks import Ranks
 from distill.scoring.teacher_check import MAX_HALF_ERROR, check_teacher
 from distill.scoring.validation import Validation
 from distill.teacher_cache.online_filler import OnlineFiller
-from distill.teacher_cache.opening import open_for_training
-from distill.teacher_cache.store import TeacherCache
+from distill.teacher_cache.opening import cached_precision, open_for_training
 from distill.training.half_precision import choose_for_student, choose_for_teacher, chosen_before, with_choice
 from distill.training.plan import Plan
 from distill.training.resume import resume_run
@@ -82,7 +80,8 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, saved: Config 
 
     Raises UserError, FileNotFoundError and WeightsError for what the user can mend.
     """
-    config = chosen_before(config, saved, _cached_precision(config), device)
+    cached = cached_precision(config.teacher) if config.teacher.mode == "cached" else None
+    config = chosen_before(config, saved, cached, device)
     sources = training_sources(config.data)
     _refuse_self_pairs(sources, config)
     for index, stage in enumerate(config.stages):
@@ -126,11 +125,6 @@ def _some_pairs(validation: Validation) -> list[tuple[Tensor, Tensor | None]]:
     if no validation image can be used: the run must then fail before the first step."""
     kinds = (islice(validation.pairs(has_sharp), CHECK_IMAGES) for has_sharp in (True, False))
     return [(blurry, sharp) for _, blurry, sharp in chain(*kinds)]
-
-
-def _cached_precision(config: Config) -> Precision | None:
-    header = TeacherCache(config.teacher.cache).manifest.header if config.teacher.mode == "cached" else None
-    return None if header is None else header.teacher.precision
 
 
 def _choose_precisions(config: Config, teacher: Teacher | None, student: nn.Module, blurry: Tensor, ranks: Ranks) -> Config:

@@ -44,8 +44,10 @@ def chosen_before(config: Config, saved: Config | None, cached: Precision | None
     if device.type != "cpu":
         return config
     teacher, amp = config.teacher.precision, config.optimizer.amp
-    if teacher == "auto":
-        teacher = cached or (saved.teacher.precision if saved is not None else "auto")
+    if teacher == "auto" and saved is not None:
+        teacher = saved.teacher.precision
+    if teacher == "auto" and cached == "bf16":  # fp32 is what `auto` is without a choice
+        teacher = cached
     if amp == "auto" and saved is not None:
         amp = saved.optimizer.amp
     if saved is not None and "bf16" in (teacher, amp) and not multiplies_bf16(device):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from running import StopAt, checkpoint, same_bits
 
-from distill.cache import build_cache
+from distill.cache import build_cache, verify_cache
 from distill.command import Interrupted
 from distill.config import Config, load_config, parse_config
 from distill.networks.student_files import read_student
@@ -115,11 +115,13 @@ def test_a_run_that_began_without_a_record_goes_on_in_fp32(
 def test_cached_mode_has_the_precision_of_its_cache(
     pairs_tree: dict[str, Any], processor: Callable[..., list[str]], precision: str
 ) -> None:
-    processor(1.0)
+    processor(9.0)
     build_cache(parse_config(pairs_tree | {"teacher": pairs_tree["teacher"] | {"precision": precision}}))
     config = parse_config(pairs_tree)
     train(config)
-    assert chosen(config) == (precision, "off")
+    assert chosen(config) == (precision, "bf16")
+    build_cache(config)  # goes on with the cache, and finds nothing to do
+    verify_cache(config)
 
 
 def test_a_cpu_without_the_instructions_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
