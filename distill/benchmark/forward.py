@@ -17,6 +17,7 @@ from torch import Tensor
 from distill.benchmark.roofline import Cost, Machine, cost
 from distill.benchmark.timing import Build, Timing, time_in_turn
 from distill.benchmark.workloads import (
+    RUNTIMES,
     photograph,
     reference_network,
     student_forward,
@@ -31,6 +32,7 @@ from distill.networks.teacher import DTYPES, teacher_precision
 logger = logging.getLogger(__name__)
 
 GPU_FORMS = ("ours_eager", "ours_kernels")
+CPU_FORMS = RUNTIMES
 # Forms of the student. Keeping pages: the C library keeps freed memory, as in our commands.
 PLAIN, PLAIN_KEEPING_PAGES, OURS = "as trained, NCHW", "as trained, NCHW, keeping pages", "ours"
 
@@ -77,9 +79,10 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
     published = config.bench.network == "published"
     network = teacher_network(config.teacher, published)
     name = f"teacher ({'published architecture' if published else config.teacher.weights})"
-    forms = [form for form in config.bench.teacher_forms if device.type == "cuda" or form not in GPU_FORMS]
-    if left_out := [form for form in config.bench.teacher_forms if form not in forms]:
-        logger.info("bench.teacher_forms: %s: only on a GPU, left out", ", ".join(left_out))
+    foreign = CPU_FORMS if device.type == "cuda" else GPU_FORMS if device.type == "cpu" else CPU_FORMS + GPU_FORMS
+    forms = [form for form in config.bench.teacher_forms if form not in foreign]
+    if left_out := [form for form in config.bench.teacher_forms if form in foreign]:
+        logger.info("bench.teacher_forms: %s: not for this device, left out", ", ".join(left_out))
     if not forms:
         return rows
     for shape in config.bench.teacher_shapes or [_training_shape(config.data)]:
@@ -121,6 +124,9 @@ def student_rows(config: Config, machine: Machine) -> list[Row]:
                 form: (student_forward, (config.student, width, plain, pages, shape, machine.device))
                 for form, (plain, pages) in forms.items()
             }
+            if machine.device.type == "cpu":
+                for runtime in config.bench.student_peers:
+                    calls[runtime] = student_forward, (config.student, width, False, True, shape, machine.device, runtime)
             timings = time_in_turn(calls, machine.device, config.bench.rounds)
             asks = cost(student_network(config.student, width), (shape[0], 3, *shape[1:]), torch.float32)
             rows += _rows(name, timings, "fp32", shape, asks, timings[PLAIN].output, machine)
@@ -150,9 +156,9 @@ def _rows(
     for form, timing in timings.items():
         difference = error = None
         if exact is not None and timing.output is not None:
-            apart = timing.output - exact
+            apart = timing.output.clamp(0, 1) - exact.clamp(0, 1)  # other runtimes' images are clamped
             difference = float(apart.abs().max())
-            error = float(apart.square().mean().sqrt() / (exact - image).square().mean().sqrt())
+            error = float(apart.square().mean().sqrt() / (exact.clamp(0, 1) - image).square().mean().sqrt())
         memory = None if timing.memory_bytes is None else timing.memory_bytes / 1e6
         row = Row(
             network=network,

@@ -115,6 +115,8 @@ TeacherForm = Literal[
     "ours",
     "ours_eager",
     "ours_kernels",
+    "onnxruntime",
+    "openvino",
 ]
 
 
@@ -135,9 +137,12 @@ class BenchConfig(Section):
     """Forms of the teacher to compare. `reference`: as written in the paper, not compiled. `_compiled` in a name: with
     torch.compile. `_keeping_pages` in a name: on a CPU, the C library keeps freed memory, as in this project's commands. `ours`:
     the form that training uses. `ours_eager`, on a GPU only: our code, neither compiled nor captured in a CUDA graph.
-    `ours_kernels`, on a GPU only: the same with the Triton kernels, even if they are slower."""
+    `ours_kernels`, on a GPU only: the same with the Triton kernels, even if they are slower. `onnxruntime`
+    and `openvino`, on a CPU only: the exported ONNX file in these runtimes, which must be installed."""
     precisions: Annotated[list[Literal["auto", Precision]], Field(min_length=1)] = ["auto"]
     """Precisions in which the teacher is timed, named as in `teacher.precision`."""
+    student_peers: list[Literal["onnxruntime", "openvino"]] = []
+    """Runtimes in which the student's exported ONNX file is timed beside the student, on a CPU only."""
     student_shapes: list[Shape] = []
     """Shapes of the student's input at inference. Empty: the shape of the training batch."""
     student_widths: list[Count] = []
