@@ -17,8 +17,8 @@ from scipy.ndimage import gaussian_filter
 
 from distill.command import SIGNALS, run_command
 from distill.config import Config, parse_config
+from distill.scoring import half_precision
 from distill.synthesis.dead_leaves import dead_leaves
-from distill.training import build, half_precision
 
 TINY = {
     "run": {"dir": "unset", "device": "cpu", "log_steps": 2},
@@ -105,8 +105,7 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 @pytest.fixture(autouse=True)
 def _without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests run as on a CPU without instructions for bf16: what a run times must not decide what a test sees."""
-    for module in (build, half_precision):
-        monkeypatch.setattr(module, "multiplies_bf16", lambda device: False)
+    monkeypatch.setattr(half_precision, "multiplies_bf16", lambda device: False)
 
 
 @pytest.fixture(autouse=True)

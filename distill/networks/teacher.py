@@ -120,7 +120,7 @@ def identify(teacher: Teacher) -> Identity:
 
 def teacher_precision(asked: Literal["auto"] | Precision, device: torch.device) -> Precision:
     """The precision that was asked for; `auto` is fp16 on CUDA and fp32 elsewhere. On some CPUs training replaces `auto` before
-    it gets here (`training/half_precision.py`)."""
+    it gets here (`scoring/half_precision.py`)."""
     if asked == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     return asked

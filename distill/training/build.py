@@ -9,7 +9,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.config import Config, ConfigError
 from distill.data.batch import Batch
@@ -20,13 +20,12 @@ from distill.networks.fast_teacher import speed_up_for_training
 from distill.networks.student import build_student
 from distill.networks.teacher import Teacher, build_teacher
 from distill.networks.vgg import VggFeatures
-from distill.runtime.device import multiplies_bf16
 from distill.runtime.ranks import Ranks
-from distill.scoring.teacher_check import MAX_HALF_ERROR, check_teacher
+from distill.scoring.half_precision import choose_precisions, chosen_before
+from distill.scoring.teacher_check import check_teacher
 from distill.scoring.validation import Validation
 from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import cached_precision, open_for_training
-from distill.training.half_precision import choose_for_student, choose_for_teacher, chosen_before, with_choice
 from distill.training.plan import Plan
 from distill.training.resume import resume_run
 from distill.training.run_folder import ROW_PICTURES, row_picture_file
@@ -94,8 +93,8 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, saved: Config 
         student = build_student(start, config.run.seed)
     validation = Validation(config, teacher, device, ranks)
     pairs = _some_pairs(validation)
-    if saved is None and multiplies_bf16(device):
-        config = _choose_precisions(config, teacher, student, pairs[0][0], ranks)
+    if saved is None:
+        config = choose_precisions(config, teacher, student, pairs[0][0], ranks)
     reader, filler = None, None
     if config.teacher.mode == "cached":
         assert teacher is not None
@@ -125,28 +124,6 @@ def _some_pairs(validation: Validation) -> list[tuple[Tensor, Tensor | None]]:
     if no validation image can be used: the run must then fail before the first step."""
     kinds = (islice(validation.pairs(has_sharp), CHECK_IMAGES) for has_sharp in (True, False))
     return [(blurry, sharp) for _, blurry, sharp in chain(*kinds)]
-
-
-def _choose_precisions(config: Config, teacher: Teacher | None, student: nn.Module, blurry: Tensor, ranks: Ranks) -> Config:
-    """The configuration without `auto`, for a run that begins on a CPU with instructions for bf16. The first rank measures for
-    all. Changes the teacher's precision to the one that is chosen."""
-    side = config.data.patch
-    top, left = (max(0, extent - side) // 2 for extent in blurry.shape[-2:])
-    patch = blurry[..., top : top + side, left : left + side]
-    images = config.data.batch // ranks.count // config.optimizer.accumulate
-
-    def choose() -> tuple[str, str]:
-        precision, amp = config.teacher.precision, config.optimizer.amp
-        if precision == "auto" and teacher is not None:
-            runs = config.teacher.mode == "online" and config.learns_from_teacher
-            together = min(images, config.teacher.micro_batch or images)
-            precision = choose_for_teacher(teacher, patch, together, MAX_HALF_ERROR["bf16"]) if runs else "fp32"
-        return precision, choose_for_student(student, patch, images) if amp == "auto" else amp
-
-    precision, amp = ranks.broadcast(choose)
-    if teacher is not None and precision == "bf16":
-        teacher.use_precision("bf16")
-    return with_choice(config, precision, amp)
 
 
 def _check_teacher(teacher: Teacher | None, pairs: Sequence[tuple[Tensor, Tensor | None]], config: Config) -> None:

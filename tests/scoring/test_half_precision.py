@@ -14,8 +14,8 @@ from distill.cache import build_cache, verify_cache
 from distill.command import Interrupted
 from distill.config import Config, load_config, parse_config
 from distill.networks.student_files import read_student
+from distill.scoring import half_precision
 from distill.train import train
-from distill.training import build, half_precision
 from distill.training.checkpoint import save_checkpoint
 
 
@@ -32,8 +32,7 @@ def processor(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             return gain
 
         monkeypatch.setattr(half_precision, "_gain", timed)
-        for module in (build, half_precision):
-            monkeypatch.setattr(module, "multiplies_bf16", lambda device: gain is not None)
+        monkeypatch.setattr(half_precision, "multiplies_bf16", lambda device: gain is not None)
         return measured
 
     return become
@@ -66,7 +65,7 @@ def test_bf16_is_not_taken_where_it_is_not_precise(
 ) -> None:
     processor(9.0)
     monkeypatch.setattr(half_precision, "MAX_GRADIENT_ERROR", 1e-9)
-    monkeypatch.setitem(build.MAX_HALF_ERROR, "bf16", 1e-9)
+    monkeypatch.setitem(half_precision.MAX_HALF_ERROR, "bf16", 1e-9)
     config = tiny_config()
     train(config)
     assert chosen(config) == ("fp32", "off")

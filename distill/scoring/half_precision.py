@@ -23,6 +23,8 @@ from distill.config import Config
 from distill.config.types import Precision
 from distill.networks.teacher import Teacher
 from distill.runtime.device import multiplies_bf16
+from distill.runtime.ranks import Ranks
+from distill.scoring.teacher_check import MAX_HALF_ERROR
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +56,10 @@ def chosen_before(config: Config, saved: Config | None, cached: Precision | None
         logger.warning(
             "the run goes on in bf16, as it began; on this processor fp32 would be faster (teacher.precision, optimizer.amp)"
         )
-    return with_choice(config, teacher, amp)
+    return _with_choice(config, teacher, amp)
 
 
-def with_choice(config: Config, teacher: str, amp: str) -> Config:
+def _with_choice(config: Config, teacher: str, amp: str) -> Config:
     changed = {
         "teacher": config.teacher.model_copy(update={"precision": teacher}),
         "optimizer": config.optimizer.model_copy(update={"amp": amp}),
@@ -65,21 +67,46 @@ def with_choice(config: Config, teacher: str, amp: str) -> Config:
     return config.model_copy(update=changed)
 
 
-def choose_for_teacher(teacher: Teacher, blurry: Tensor, images: int, max_error: float) -> Precision:
+def choose_precisions(config: Config, teacher: Teacher | None, student: nn.Module, blurry: Tensor, ranks: Ranks) -> Config:
+    """The configuration without `auto`, for a run that begins on a CPU with instructions for bf16; on any other device it is not
+    changed. `blurry`, (1, 3, H, W) in [0, 1], is an image of the run. The first rank measures for all. Changes the teacher to the
+    precision that is chosen for it."""
+    if not multiplies_bf16(blurry.device):
+        return config
+    side = config.data.patch
+    top, left = (max(0, extent - side) // 2 for extent in blurry.shape[-2:])
+    patch = blurry[..., top : top + side, left : left + side]
+    images = config.data.batch // ranks.count // config.optimizer.accumulate
+
+    def choose() -> tuple[str, str]:
+        precision, amp = config.teacher.precision, config.optimizer.amp
+        if precision == "auto" and teacher is not None:
+            runs = config.teacher.mode == "online" and config.learns_from_teacher
+            together = min(images, config.teacher.micro_batch or images)
+            precision = _choose_for_teacher(teacher, patch, together) if runs else "fp32"
+        return precision, _choose_for_student(student, patch, images) if amp == "auto" else amp
+
+    precision, amp = ranks.broadcast(choose)
+    if teacher is not None and precision == "bf16":
+        teacher.use_precision("bf16")
+    return _with_choice(config, precision, amp)
+
+
+def _choose_for_teacher(teacher: Teacher, blurry: Tensor, images: int) -> Precision:
     """bf16 or fp32 for a float32 teacher on a CPU. `blurry`, (1, 3, H, W) in [0, 1], is like a training patch; the teacher
-    restores `images` of them at a time. bf16 must change its correction by at most `max_error`, in RMS."""
+    restores `images` of them at a time."""
     half = Teacher(copy.deepcopy(teacher.network), torch.bfloat16)
     batch = blurry.expand(images, -1, -1, -1)
     exact, rounded = teacher(blurry), half(blurry)
     error = float((rounded - exact).square().mean().sqrt() / (exact - blurry).square().mean().sqrt().clamp_min(1e-6))
     gain = _gain(lambda: teacher(batch), lambda: half(batch))
-    taken = gain >= MIN_GAIN and error <= max_error
+    taken = gain >= MIN_GAIN and error <= MAX_HALF_ERROR["bf16"]
     chosen: Precision = "bf16" if taken else "fp32"
     logger.info(f"teacher.precision: {chosen}; {_FOUND}", gain, "its correction", 100 * error)
     return chosen
 
 
-def choose_for_student(student: nn.Module, blurry: Tensor, images: int) -> str:
+def _choose_for_student(student: nn.Module, blurry: Tensor, images: int) -> str:
     """`bf16` or `off` for `optimizer.amp` on a CPU. A training step's forward and backward pass on `images` patches like
     `blurry`, (1, 3, P, P), are timed."""
     copied, batch = (
