@@ -170,8 +170,8 @@ def _images(data: DataConfig) -> list[ImageFile]:
 
 
 def _teacher(settings: TeacherConfig, device: torch.device, fresh: bool = False) -> Teacher:
-    """The teacher; on a CPU, `auto` is the precision of the cache that is there, unless `fresh` replaces it, else fp32."""
-    if settings.precision == "auto" and device.type == "cpu" and not fresh:
+    """The teacher. `auto` is the precision of the cache that is there, unless `fresh` replaces it."""
+    if settings.precision == "auto" and not fresh:
         settings = settings.model_copy(update={"precision": cached_precision(settings) or "auto"})
     teacher = build_teacher(settings, device)
     if teacher is None:

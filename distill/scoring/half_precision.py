@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from distill.config import Config
 from distill.config.types import Precision
-from distill.networks.teacher import Teacher
+from distill.networks.teacher import Teacher, teacher_precision
 from distill.runtime.device import multiplies_bf16
 from distill.runtime.ranks import Ranks
 from distill.scoring.teacher_check import MAX_HALF_ERROR
@@ -38,33 +38,22 @@ _FOUND = "bf16 is %.2f times as fast as fp32 here, and changes %s by %.1f %%"
 
 
 def chosen_before(config: Config, saved: Config | None, cached: Precision | None, device: torch.device) -> Config:
-    """The configuration with `auto` replaced by what was chosen before: by the run that `saved` is the configuration of, or, for
-    the teacher, by the cache whose images are of precision `cached`. Changes nothing on a GPU.
+    """The configuration with `auto` replaced by what was chosen before: on a CPU by the run that `saved` is the configuration of;
+    on any device, for the teacher, by whoever made the cache, whose images are of precision `cached`.
 
     Warns if the run goes on in bf16 on a processor without instructions for it.
     """
-    if device.type != "cpu":
-        return config
     teacher, amp = config.teacher.precision, config.optimizer.amp
-    if teacher == "auto" and saved is not None:
-        teacher = saved.teacher.precision
-    if teacher == "auto" and cached == "bf16":  # fp32 is what `auto` is without a choice
+    if saved is not None and device.type == "cpu":
+        teacher = saved.teacher.precision if teacher == "auto" else teacher
+        amp = saved.optimizer.amp if amp == "auto" else amp
+        if "bf16" in (teacher, amp) and not multiplies_bf16(device):
+            logger.warning(
+                "the run goes on in bf16, as it began; on this processor fp32 would be faster (teacher.precision, optimizer.amp)"
+            )
+    if teacher == "auto" and cached not in (None, teacher_precision("auto", device)):
         teacher = cached
-    if amp == "auto" and saved is not None:
-        amp = saved.optimizer.amp
-    if saved is not None and "bf16" in (teacher, amp) and not multiplies_bf16(device):
-        logger.warning(
-            "the run goes on in bf16, as it began; on this processor fp32 would be faster (teacher.precision, optimizer.amp)"
-        )
     return _with_choice(config, teacher, amp)
-
-
-def _with_choice(config: Config, teacher: str, amp: str) -> Config:
-    changed = {
-        "teacher": config.teacher.model_copy(update={"precision": teacher}),
-        "optimizer": config.optimizer.model_copy(update={"amp": amp}),
-    }
-    return config.model_copy(update=changed)
 
 
 def choose_precisions(config: Config, teacher: Teacher | None, student: nn.Module, blurry: Tensor, ranks: Ranks) -> Config:
