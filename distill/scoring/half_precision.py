@@ -56,6 +56,14 @@ def chosen_before(config: Config, saved: Config | None, cached: Precision | None
     return _with_choice(config, teacher, amp)
 
 
+def _with_choice(config: Config, teacher: str, amp: str) -> Config:
+    changed = {
+        "teacher": config.teacher.model_copy(update={"precision": teacher}),
+        "optimizer": config.optimizer.model_copy(update={"amp": amp}),
+    }
+    return config.model_copy(update=changed)
+
+
 def choose_precisions(config: Config, teacher: Teacher | None, student: nn.Module, blurry: Tensor, ranks: Ranks) -> Config:
     """The configuration without `auto`, for a run that begins on a CPU with instructions for bf16; on any other device it is not
     changed. `blurry`, (1, 3, H, W) in [0, 1], is an image of the run. The first rank measures for all. Changes the teacher to the
