@@ -106,16 +106,17 @@ def _choose_for_teacher(teacher: Teacher, blurry: Tensor, images: int) -> Precis
 def _choose_for_student(student: nn.Module, blurry: Tensor, images: int) -> str:
     """`bf16` or `off` for `optimizer.amp` on a CPU. A training step's forward and backward pass on `images` patches like
     `blurry`, (1, 3, P, P), are timed."""
-    copied, batch = (
-        copy.deepcopy(student).train(),
-        blurry.expand(images, -1, -1, -1).contiguous(memory_format=torch.channels_last),
-    )
+    copied, generator = copy.deepcopy(student).train(), torch.Generator().manual_seed(0)
+    batch = blurry.expand(images, -1, -1, -1).contiguous(memory_format=torch.channels_last)
+    for parameter in copied.parameters():
+        if not parameter.any():  # the last layer of a new student, which would hide the gradient of all others
+            nn.init.normal_(parameter, std=0.05, generator=generator)
 
     def gradient(half: bool) -> Tensor:
         copied.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             restored = copied(batch)
-        # A target that no network has learned: the gradient is large in all layers.
+        # Far from what any network has learned, so that the gradient is large.
         (restored.float() - batch.flip(-1)).abs().mean().backward()
         return torch.cat([parameter.grad.flatten() for parameter in copied.parameters() if parameter.grad is not None])
 
