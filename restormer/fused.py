@@ -10,8 +10,8 @@ a band are the first two of the next one, and are copied there, so nothing is co
 - Attention: Restormer's attention is between channels. Per head, the products of q and k are a (d, d) matrix, a sum over pixels,
   which is added up band by band, like the norms of q and k. Its softmax and the output projection are both matrices over
   channels. They are multiplied into one (c, c) matrix per image, which is applied to v once.
-- With bf16 weights the wide tensors are bf16. The residual stream x, the sums over pixels and the softmax stay float32, as in
-  `layers.py`.
+- With bf16 weights the wide tensors are bf16, and so is a band's product of q and k. The residual stream x, the sums over bands
+  and the softmax stay float32, as in `layers.py`.
 - Hidden widths such as 127 and 255 are padded to a multiple of CHANNEL_MULTIPLE: oneDNN's depthwise kernel is slow for them.
 
 Axes: b batch, h height, w width, c channels, e heads, d channels of one head.
@@ -58,15 +58,14 @@ def _attend(x: Tensor, norm: LayerNorm, attention: Attention) -> None:
     (b, h, w, c), e = x.shape, attention.heads
     v = torch.empty(b, h * w, c, dtype=attention.qkv.weight.dtype)
     product = torch.zeros(b, e, c // e, c // e)
-    squares = torch.zeros(2, b, c)
+    squares = torch.zeros(b, 2 * c)
     project, depthwise = _parameters(attention.qkv), _parameters(attention.qkv_dwconv)
     for images, rows, qkv in _wide_bands(x, norm, project, depthwise):
-        q, k, v[images, rows.start * w : rows.stop * w] = qkv.flatten(1, 2).chunk(3, dim=-1)
-        for square, tensor in zip(squares, (q, k), strict=True):
-            square[images] += torch.linalg.vector_norm(tensor, dim=1, dtype=torch.float32).square_()
-        q, k = (tensor.unflatten(-1, (e, -1)).transpose(1, 2) for tensor in (q, k))  # (b, e, pixels, d)
-        product[images] += q.float().transpose(-2, -1) @ k.float()
-    q_norm, k_norm = squares.sqrt_().clamp_min_(1e-12).unflatten(-1, (e, -1))
+        qk, v[images, rows.start * w : rows.stop * w] = qkv.flatten(1, 2).split((2 * c, c), dim=-1)
+        squares[images] += torch.linalg.vector_norm(qk, dim=1, dtype=torch.float32).square_()
+        q, k = qk.unflatten(-1, (2, e, -1)).permute(2, 0, 3, 1, 4)  # (b, e, pixels, d) each
+        product[images] += q.transpose(-2, -1) @ k
+    q_norm, k_norm = squares.sqrt_().clamp_min_(1e-12).unflatten(-1, (2, e, -1)).unbind(1)
     maps = (product / q_norm.unsqueeze(-1) / k_norm.unsqueeze(-2) * attention.temperature.float()).softmax(dim=-1)
     # The block's output is weight @ attention @ v, and `attention` is block-diagonal: a head's columns of `weight` meet only its
     # map.

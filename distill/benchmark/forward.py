@@ -6,6 +6,7 @@ teacher's forms.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,11 @@ from distill.benchmark.workloads import (
 from distill.config import Config, DataConfig, UNetConfig
 from distill.config.types import Precision
 from distill.networks.teacher import DTYPES, teacher_precision
+from distill.runtime.device import multiplies_bf16
 
 logger = logging.getLogger(__name__)
 
 GPU_FORMS = ("ours_eager", "ours_kernels")
-CPU_FORMS = RUNTIMES
 # Forms of the student. Keeping pages: the C library keeps freed memory, as in our commands.
 PLAIN, PLAIN_KEEPING_PAGES, OURS = "as trained, NCHW", "as trained, NCHW, keeping pages", "ours"
 
@@ -79,16 +80,15 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
     published = config.bench.network == "published"
     network = teacher_network(config.teacher, published)
     name = f"teacher ({'published architecture' if published else config.teacher.weights})"
-    foreign = CPU_FORMS if device.type == "cuda" else GPU_FORMS if device.type == "cpu" else CPU_FORMS + GPU_FORMS
-    forms = [form for form in config.bench.teacher_forms if form not in foreign]
-    if left_out := [form for form in config.bench.teacher_forms if form in foreign]:
-        logger.info("bench.teacher_forms: %s: not for this device, left out", ", ".join(left_out))
-    if not forms:
-        return rows
+    forms_here = _that_run_here("teacher_forms", config.bench.teacher_forms, device)
+    precisions = _that_run_here("precisions", config.bench.precisions, device)
     for shape in config.bench.teacher_shapes or [_training_shape(config.data)]:
         exact: Tensor | None = None
-        for asked in config.bench.precisions:
+        for asked in precisions:
             precision = teacher_precision(asked, device)
+            forms = [form for form in forms_here if precision == "fp32" or form != "onnxruntime"]
+            if not forms:
+                continue
             logger.info("teacher %s %s: %s", _by(shape), precision, ", ".join(forms))
             calls: dict[str, tuple[Build, tuple[Any, ...]]] = {
                 form: (teacher_forward, (config.teacher, published, form, precision, shape, device)) for form in forms
@@ -102,6 +102,18 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
             asks = cost(reference_network(network), (shape[0], 3, *shape[1:]), DTYPES[precision])
             rows += _rows(name, timings, precision, shape, asks, exact, machine)
     return rows
+
+
+def _that_run_here(key: str, asked: Sequence[str], device: torch.device) -> list[Any]:
+    """The forms, precisions or runtimes of `bench.key` that make sense on this device; logs which are left out."""
+    unfit = {
+        *(GPU_FORMS if device.type != "cuda" else ()),
+        *(runtime for runtime in RUNTIMES if device.type != "cpu" or importlib.util.find_spec(runtime) is None),
+        *(("bf16",) if device.type == "cpu" and not multiplies_bf16(device) else ()),
+    }
+    if left_out := [name for name in asked if name in unfit]:
+        logger.info("bench.%s: %s: not for this device, or not installed; left out", key, ", ".join(left_out))
+    return [name for name in asked if name not in unfit]
 
 
 def student_rows(config: Config, machine: Machine) -> list[Row]:
@@ -125,7 +137,7 @@ def student_rows(config: Config, machine: Machine) -> list[Row]:
                 for form, (plain, pages) in forms.items()
             }
             if machine.device.type == "cpu":
-                for runtime in config.bench.student_peers:
+                for runtime in _that_run_here("student_peers", config.bench.student_peers, machine.device):
                     calls[runtime] = student_forward, (config.student, width, False, True, shape, machine.device, runtime)
             timings = time_in_turn(calls, machine.device, config.bench.rounds)
             asks = cost(student_network(config.student, width), (shape[0], 3, *shape[1:]), torch.float32)

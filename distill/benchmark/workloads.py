@@ -103,7 +103,7 @@ def runtime_forward(network: nn.Module, runtime: str, precision: Precision, imag
         import onnxruntime
 
         if precision != "fp32":
-            raise ValueError(f"onnxruntime does not compute in {precision} on a CPU")
+            raise ValueError(f"onnxruntime has no {precision} on a CPU")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

@@ -138,11 +138,12 @@ class BenchConfig(Section):
     torch.compile. `_keeping_pages` in a name: on a CPU, the C library keeps freed memory, as in this project's commands. `ours`:
     the form that training uses. `ours_eager`, on a GPU only: our code, neither compiled nor captured in a CUDA graph.
     `ours_kernels`, on a GPU only: the same with the Triton kernels, even if they are slower. `onnxruntime`
-    and `openvino`, on a CPU only: the exported ONNX file in these runtimes, which must be installed."""
+    and `openvino`, on a CPU only: the exported ONNX file in these runtimes, where they are installed."""
     precisions: Annotated[list[Literal["auto", Precision]], Field(min_length=1)] = ["auto"]
-    """Precisions in which the teacher is timed, named as in `teacher.precision`."""
+    """Precisions in which the teacher is timed, named as in `teacher.precision`. bf16 is left out on a CPU without instructions
+    for it."""
     student_peers: list[Literal["onnxruntime", "openvino"]] = []
-    """Runtimes in which the student's exported ONNX file is timed beside the student, on a CPU only."""
+    """Runtimes in which the student's exported ONNX file is timed beside the student, on a CPU only and where installed."""
     student_shapes: list[Shape] = []
     """Shapes of the student's input at inference. Empty: the shape of the training batch."""
     student_widths: list[Count] = []
