@@ -62,7 +62,8 @@ class Row:
     form's time. If it is above 1, memory could not have moved all those bytes in that time: fusion saved the rest."""
     largest_difference: float | None
     """Largest absolute difference between this form's output and the exact output; pixels in [0, 1]. The exact output
-    of a teacher is from the paper's form in float32. The exact output of a student is from the student as it is trained."""
+    of a teacher is from the paper's form in float32. The exact output of a student is from the student as it is trained. With
+    onnxruntime and openvino, whose images are clamped, both are."""
     correction_error: float | None
     """RMS of the difference over the RMS of the network's correction, which is its output minus its input."""
     failure: str | None
@@ -168,9 +169,10 @@ def _rows(
     for form, timing in timings.items():
         difference = error = None
         if exact is not None and timing.output is not None:
-            apart = timing.output.clamp(0, 1) - exact.clamp(0, 1)  # other runtimes' images are clamped
+            compared = exact.clamp(0, 1) if form in RUNTIMES else exact  # an exported file clamps its images
+            apart = timing.output - compared
             difference = float(apart.abs().max())
-            error = float(apart.square().mean().sqrt() / (exact.clamp(0, 1) - image).square().mean().sqrt())
+            error = float(apart.square().mean().sqrt() / (compared - image).square().mean().sqrt())
         memory = None if timing.memory_bytes is None else timing.memory_bytes / 1e6
         row = Row(
             network=network,

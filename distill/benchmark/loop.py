@@ -27,7 +27,7 @@ from distill.networks.teacher import Teacher, build_teacher, identify
 from distill.networks.vgg import VggFeatures
 from distill.runtime.device import choose_device
 from distill.runtime.ranks import Ranks
-from distill.scoring.half_precision import choose_precisions
+from distill.scoring.half_precision import choose_precisions, known_precisions
 from distill.synthesis.augment import augment
 from distill.synthesis.eight_bit import to_uint8
 from distill.teacher_cache.fill import fill
@@ -87,19 +87,21 @@ def measure_loop(config: Config, device_name: str) -> LoopFigures:
     """
     device = choose_device(device_name)
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"mode": "online"})})
-    teacher = build_teacher(config.teacher, device)
+    known = known_precisions(config, None, None, device)
+    teacher, filler = (build_teacher(known.applied(config).teacher, device) for _ in range(2))
     assert teacher is not None
+    assert filler is not None
     student = build_student(config.student, config.run.seed)
     with closing(training_loader(TrainingPatches(_in_this_process(config)), 0, 1, pin=False)) as loader:
         blurry = unpack(next(loader).to(device), config.degrade)[1]
     assert blurry is not None
-    config = choose_precisions(config, teacher, student, blurry[:1], Ranks())
+    config = choose_precisions(known, config, teacher, student, [(blurry[:1], None)], Ranks()).applied(config)
     speed_up_for_training(teacher, config, Ranks())
     reuse = config.teacher.reuse
     figures = LoopFigures(config.data.batch)
     with TemporaryDirectory() as folder:
         cached_config = _cached_config(config, Path(folder), device)
-        figures.fill_ms_per_image = _fill(cached_config, teacher, device)
+        figures.fill_ms_per_image = _fill(cached_config, filler, device)  # in fp32 on a CPU, as distill.cache does
         cache = TeacherCache(cached_config.teacher.cache)
         online, cached = _Loop(config, device, teacher), _Loop(cached_config, device, None, cache)
         parts = _Parts(config, next(online.batches), teacher, device)

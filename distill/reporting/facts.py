@@ -25,7 +25,7 @@ def facts(run: RunFolder, teacher_parameters: int | None) -> list[tuple[str, str
     rows = [
         ("Training images", _training_images(config.data)),
         ("Blur", _blur(config)),
-        ("Student", _student(config.student) + _mixed_precision(config)),
+        ("Student", _student(config.student)),
         ("Teacher", _teacher(config, teacher_parameters)),
         ("Goal", " ".join(_stage(stage, config) for stage in config.stages)),
         ("Validation", _validation(config)),
@@ -99,11 +99,6 @@ def _student(student: UNetConfig | RestormerConfig) -> str:
     return f"U-Net with {student.depth} levels, {student.width} channels in the first, {size}{start}; {way}."
 
 
-def _mixed_precision(config: Config) -> str:
-    amp = config.optimizer.amp
-    return "" if amp in ("auto", "off") else f" Trained in mixed precision, with {amp}."
-
-
 def _teacher(config: Config, size: int | None) -> str:
     teacher = config.teacher
     if teacher.mode == "none":
@@ -117,8 +112,7 @@ def _teacher(config: Config, size: int | None) -> str:
     how = how if teacher.reuse == 1 else f"it restored one batch for every {teacher.reuse} steps inside the training loop"
     how = how if config.learns_from_teacher else "only compared with: no loss asked for its images"
     count = "" if size is None else f", {short_number(size)} parameters"
-    precision = "" if teacher.precision in ("auto", "fp32") else f", in {teacher.precision}"
-    return f"{capitalized(which)}{count}; frozen{precision}, {how}."
+    return f"{capitalized(which)}{count}; frozen, {how}."
 
 
 def _stage(stage: StageConfig, config: Config) -> str:

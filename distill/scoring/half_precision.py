@@ -1,11 +1,10 @@
-"""Whether a run on a CPU computes in bf16 where its configuration says `auto`.
+"""What a run computes in where its configuration says `auto`.
 
-Most processors compute bf16 many times slower than float32. Those with instructions for it (AMX, AVX512-BF16) may be faster, by
-how much depends on the network and the shape of its input. So a new run times its own networks on inputs of its own shape, and
-takes bf16 where that pays and is precise enough. The choice becomes part of the run: checkpoints, student files and the run
-folder hold the configuration with the choice in place of `auto`.
+Most processors compute bf16 many times slower than float32. Those with instructions for it (AMX, AVX512-BF16) may be faster; by
+how much depends on the network and the shape of its input. So a new run on such a CPU times its own networks on inputs of its own
+shape, and takes bf16 where that pays and is precise enough. Its checkpoints hold the choice, and a run that goes on keeps it.
 
-On a GPU there is nothing to time, and `auto` stays. Without such instructions it stays too, and means float32.
+On a GPU there is nothing to time.
 """
 
 from __future__ import annotations
@@ -13,8 +12,10 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ from distill.config.types import Precision
 from distill.networks.teacher import Teacher, teacher_precision
 from distill.runtime.device import multiplies_bf16
 from distill.runtime.ranks import Ranks
-from distill.scoring.teacher_check import MAX_HALF_ERROR
+from distill.scoring.teacher_check import MAX_HALF_ERROR, check_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -37,68 +38,113 @@ MAX_GRADIENT_ERROR = 0.1
 _FOUND = "bf16 is %.2f times as fast as fp32 here, and changes %s by %.1f %%"
 
 
-def chosen_before(config: Config, saved: Config | None, cached: Precision | None, device: torch.device) -> Config:
-    """The configuration with `auto` replaced by what was chosen before: on a CPU by the run that `saved` is the configuration of;
-    on any device, for the teacher, by whoever made the cache, whose images are of precision `cached`.
+@dataclass(frozen=True)
+class Precisions:
+    """What a run computes in. None: not chosen yet."""
 
-    Warns if the run goes on in bf16 on a processor without instructions for it.
+    device: str
+    """The type of the device that this holds for, such as `cpu`."""
+    teacher: Precision | None
+    student: str | None
+    """As `optimizer.amp`. `auto` on a GPU."""
+
+    def applied(self, config: Config) -> Config:
+        """The configuration that asks for these. What is not chosen yet is float32."""
+        changed = {
+            "teacher": config.teacher.model_copy(update={"precision": self.teacher or "fp32"}),
+            "optimizer": config.optimizer.model_copy(update={"amp": self.student or "off"}),
+        }
+        return config.model_copy(update=changed)
+
+    def saved(self) -> dict[str, str | None]:
+        return asdict(self)
+
+
+def known_precisions(
+    config: Config, saved: Mapping[str, Any] | None, cached: Precision | None, device: torch.device
+) -> Precisions:
+    """What is asked for, and for `auto` what is known without timing.
+
+    `saved` is the content of the checkpoint that the run goes on from, None for a new run. `cached` is the precision of the
+    images in the teacher cache that it reads, if there is one.
     """
-    teacher, amp = config.teacher.precision, config.optimizer.amp
-    if saved is not None and device.type == "cpu":
-        teacher = saved.teacher.precision if teacher == "auto" else teacher
-        amp = saved.optimizer.amp if amp == "auto" else amp
-        if "bf16" in (teacher, amp) and not multiplies_bf16(device):
-            logger.warning(
-                "the run goes on in bf16, as it began; on this processor fp32 would be faster (teacher.precision, optimizer.amp)"
-            )
-    if teacher == "auto" and cached not in (None, teacher_precision("auto", device)):
-        teacher = cached
-    return _with_choice(config, teacher, amp)
+    asked, amp = config.teacher.precision, config.optimizer.amp
+    teacher: Precision | None = cached if asked == "auto" and cached is not None else teacher_precision(asked, device)
+    if device.type != "cpu":
+        return Precisions(device.type, teacher, amp)
+    record = _saved_on_cpu(saved)
+    choosing = saved is None and multiplies_bf16(device)
+    if asked == "auto" and cached is None:
+        teacher = None if choosing else record.teacher
+    student: str | None = amp
+    if saved is not None and "precisions" not in saved:
+        student = "off"  # an earlier version wrote it, and had no mixed precision on a CPU
+    elif amp == "auto":
+        student = None if choosing else record.student
+    elif amp == "fp16":
+        student = "off"
+    if student == "bf16" and not multiplies_bf16(device):
+        logger.warning("the student is trained in bf16 (optimizer.amp); on this processor fp32 would be faster")
+    return Precisions(device.type, teacher, student)
 
 
-def _with_choice(config: Config, teacher: str, amp: str) -> Config:
-    changed = {
-        "teacher": config.teacher.model_copy(update={"precision": teacher}),
-        "optimizer": config.optimizer.model_copy(update={"amp": amp}),
-    }
-    return config.model_copy(update=changed)
+def _saved_on_cpu(saved: Mapping[str, Any] | None) -> Precisions:
+    record = None if saved is None else saved.get("precisions")
+    return Precisions(**record) if record and record["device"] == "cpu" else Precisions("cpu", "fp32", "off")
 
 
-def choose_precisions(config: Config, teacher: Teacher | None, student: nn.Module, blurry: Tensor, ranks: Ranks) -> Config:
-    """The configuration without `auto`, for a run that begins on a CPU with instructions for bf16; on any other device it is not
-    changed. `blurry`, (1, 3, H, W) in [0, 1], is an image of the run. The first rank measures for all. Changes the teacher to the
-    precision that is chosen for it."""
-    if not multiplies_bf16(blurry.device):
-        return config
-    side = config.data.patch
-    top, left = (max(0, extent - side) // 2 for extent in blurry.shape[-2:])
-    patch = blurry[..., top : top + side, left : left + side]
+def choose_precisions(
+    known: Precisions,
+    config: Config,
+    teacher: Teacher | None,
+    student: nn.Module,
+    pairs: Sequence[tuple[Tensor, Tensor | None]],
+    ranks: Ranks,
+) -> Precisions:
+    """Chooses what is not known yet, and switches the teacher, which is in float32, to what is chosen for it.
+
+    `pairs` are the images on which the teacher is checked, (blurry, sharp), (1, 3, H, W) in [0, 1]. The first rank measures for
+    all.
+    """
+    if known.teacher is not None and known.student is not None:
+        return known
+    patch = _of_side(pairs[0][0], config.data.patch)
     images = config.data.batch // ranks.count // config.optimizer.accumulate
 
-    def choose() -> tuple[str, str]:
-        precision, amp = config.teacher.precision, config.optimizer.amp
-        if precision == "auto" and teacher is not None:
-            runs = config.teacher.mode == "online" and config.learns_from_teacher
-            together = min(images, config.teacher.micro_batch or images)
-            precision = _choose_for_teacher(teacher, patch, together) if runs else "fp32"
-        return precision, _choose_for_student(student, patch, images) if amp == "auto" else amp
+    def choose() -> tuple[Precision, str]:
+        precision, amp = known.teacher, known.student
+        if precision is None and teacher is not None and config.learns_from_teacher and config.teacher.mode == "online":
+            precision = _choose_for_teacher(teacher, patch, min(images, config.teacher.micro_batch or images), pairs)
+        return precision or "fp32", amp or _choose_for_student(student, patch, images)
 
     precision, amp = ranks.broadcast(choose)
-    if teacher is not None and precision == "bf16":
-        teacher.use_precision("bf16")
-    return _with_choice(config, precision, amp)
+    if teacher is not None:
+        teacher.use_precision(precision)
+    return Precisions(known.device, precision, amp)
 
 
-def _choose_for_teacher(teacher: Teacher, blurry: Tensor, images: int) -> Precision:
+def _of_side(image: Tensor, side: int) -> Tensor:
+    """The image's centre of side x side pixels; repeated where the image is smaller."""
+    height, width = image.shape[-2:]
+    image = image.repeat(1, 1, -(-side // height), -(-side // width))
+    top, left = ((extent - side) // 2 for extent in image.shape[-2:])
+    return image[..., top : top + side, left : left + side]
+
+
+def _choose_for_teacher(
+    teacher: Teacher, blurry: Tensor, images: int, pairs: Sequence[tuple[Tensor, Tensor | None]]
+) -> Precision:
     """bf16 or fp32 for a float32 teacher on a CPU. `blurry`, (1, 3, H, W) in [0, 1], is like a training patch; the teacher
-    restores `images` of them at a time."""
-    half = Teacher(copy.deepcopy(teacher.network), torch.bfloat16)
+    restores `images` of them at a time. Its error is that of the check that follows."""
+    half = Teacher(copy.deepcopy(teacher.network), torch.bfloat16, teacher.micro_batch)
     batch = blurry.expand(images, -1, -1, -1)
-    exact, rounded = teacher(blurry), half(blurry)
-    error = float((rounded - exact).square().mean().sqrt() / (exact - blurry).square().mean().sqrt().clamp_min(1e-6))
     gain = _gain(lambda: teacher(batch), lambda: half(batch))
-    taken = gain >= MIN_GAIN and error <= MAX_HALF_ERROR["bf16"]
-    chosen: Precision = "bf16" if taken else "fp32"
+    if gain < MIN_GAIN:
+        logger.info("teacher.precision: fp32; bf16 is %.2f times as fast here", gain)
+        return "fp32"
+    error = check_teacher(half, pairs).half_error
+    assert error is not None
+    chosen: Precision = "bf16" if error <= MAX_HALF_ERROR["bf16"] else "fp32"
     logger.info(f"teacher.precision: {chosen}; {_FOUND}", gain, "its correction", 100 * error)
     return chosen
 

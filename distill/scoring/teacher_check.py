@@ -67,7 +67,7 @@ class TeacherCheck:
 
 # Measured with the embedded teacher on photographs: fp16 0.7 %, bf16 5.8 %. A teacher that undoes blur amplifies the rounding of
 # its layers, and bf16 keeps three bits less. An error of 8 % leaves at least 99 % of the correction's energy right.
-MAX_HALF_ERROR: dict[Precision, float] = {"fp32": 0.0, "fp16": 0.02, "bf16": 0.08}
+MAX_HALF_ERROR: dict[Precision, float] = {"fp32": 0.0, "fp16": 0.05, "bf16": 0.08}
 
 
 def check_teacher(teacher: Teacher, pairs: Iterable[tuple[Tensor, Tensor | None]]) -> TeacherCheck:

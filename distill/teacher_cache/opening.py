@@ -30,8 +30,8 @@ def cache_lock(config: TeacherConfig) -> AbstractContextManager[None]:
 
 
 def cached_precision(settings: TeacherConfig) -> Precision | None:
-    """The precision of the images in the cache; None if its manifest does not exist. Raises CacheError for a manifest that cannot
-    be understood."""
+    """The precision of the images in the cache; None if there is no cache. Raises CacheError for a manifest that cannot be
+    understood."""
     header = TeacherCache(settings.cache).manifest.header
     return None if header is None else header.teacher.precision
 

@@ -143,16 +143,3 @@ def test_a_student_of_blurry_photographs_alone_may_be_validated_on_sharp_ones(tm
     check = words.teacher_check(run)
     assert check is not None
     assert check[0] == "good"
-
-
-def test_half_precision_that_a_cpu_computed_in_is_said(tmp_path: Path) -> None:
-    told, sharp = {}, validation_images(tmp_path / "sharp", ["a"])
-    for precision, amp in (("bf16", "bf16"), ("auto", "auto"), ("fp32", "off")):
-        run = tmp_path / amp
-        make_run(run, sharp, teacher={"mode": "online", "weights": "embedded", "precision": precision}, optimizer={"amp": amp})
-        told[amp] = dict(facts(read_run(run), None))
-    assert "; frozen, in bf16, it restored every batch" in told["bf16"]["Teacher"]
-    assert told["bf16"]["Student"].endswith(" Trained in mixed precision, with bf16.")
-    for amp in ("auto", "off"):
-        assert "; frozen, it restored every batch" in told[amp]["Teacher"]
-        assert "mixed precision" not in told[amp]["Student"]
