@@ -89,8 +89,8 @@ class OptimizerConfig(Section):
     """Decay of the moving average of the weights. If given, the averaged weights are validated and saved. null: no average."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     """The student's mixed precision. `auto` on CUDA: bf16 if the GPU supports it, else fp16 with a loss scaler. `auto` on a CPU:
-    bf16 if the processor has instructions for it and a training step of the run is at least 1.2 times as fast in it, else none.
-    fp16 is for CUDA only, and Apple's GPU has none."""
+    bf16 if the processor has instructions for it and the student's forward and backward pass on a batch is at least 1.2 times as
+    fast in it, else none. fp16 is for CUDA only, and Apple's GPU has none."""
 
 
 class EvalConfig(Section):
