@@ -22,10 +22,11 @@ from distill.networks.student import build_student
 from distill.runtime import files
 from distill.runtime.files import WriteError, locked
 from distill.scoring import evaluation
+from distill.scoring.half_precision import Precisions
 from distill.train import train
 from distill.training.checkpoint import save_checkpoint
 from distill.training.plan import Plan
-from distill.training.resume import resume_run, save_run
+from distill.training.resume import read_saved, resume_run, save_run
 from distill.training.run_folder import CHECKPOINT
 from distill.training.state import new_training_state
 from restormer.weights import load_restormer
@@ -275,8 +276,10 @@ def test_the_loss_scale_goes_on(tiny_config: Callable[..., Config], tmp_path: Pa
     )
     first.scaler, second.scaler = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (1024.0, 65536.0))
     first.step = 1
-    save_run(tmp_path, first, plan, None, config)
-    assert resume_run(tmp_path, second, plan, None, config) == plan
+    save_run(tmp_path, first, plan, None, config, Precisions("cpu", "fp32", "off"))
+    saved = read_saved(tmp_path)
+    assert saved is not None
+    assert resume_run(saved, tmp_path, second, plan, None, config) == plan
     assert second.scaler.get_scale() == 1024
 
 
