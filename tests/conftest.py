@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -34,6 +35,14 @@ TINY = {
     "eval": {"crop": 64},
     "bench": {},
 }
+
+
+def pytest_configure() -> None:
+    # Processes of pytest-xdist share the processor's cores, and so do the commands that their tests start.
+    if count := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        threads = max(1, torch.get_num_threads() // int(count))
+        torch.set_num_threads(threads)
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
