@@ -11,6 +11,9 @@ from torch import Tensor
 
 from unet.model import UNet
 
+# The first layer of each form.
+FIRST_LAYERS = ("enc1.block.0.weight", RESIDUAL_FIRST := "stem.weight")
+
 
 class UNetWeightsError(ValueError):
     """A state dict or an optimizer state that fits no U-Net of this project."""
@@ -57,17 +60,27 @@ def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
     `residual` is not included, because keys and shapes do not depend on it. Raises UNetWeightsError.
     """
-    levels = [int(match[1]) for key in state if (match := re.fullmatch(r"enc(\d)\.block\.0\.weight", key))]
-    first = state.get("enc1.block.0.weight")
-    if first is None or "final.weight" not in state:
-        raise UNetWeightsError("not the weights of a U-Net: there is no enc1.block.0.weight, or no final.weight")
-    if first.dim() != 4:
-        raise UNetWeightsError(f"not the weights of a U-Net: enc1.block.0.weight is {list(first.shape)}")
-    return {
-        "width": first.shape[0],
-        "depth": max(levels) + 1,
-        "norm": "batch" if "enc1.block.1.running_mean" in state else "none",
+    name = next((name for name in FIRST_LAYERS if name in state), None)
+    if name is None or "final.weight" not in state:
+        raise UNetWeightsError(f"not the weights of a U-Net: there is no {' or '.join(FIRST_LAYERS)}, or no final.weight")
+    if state[name].dim() != 4:
+        raise UNetWeightsError(f"not the weights of a U-Net: {name} is {list(state[name].shape)}")
+    depth = 1 + max((int(match[1]) for key in state if (match := re.match(r"(?:enc|up)(\d)\.", key))), default=0)
+    found: dict[str, Any] = {
+        "width": state[name].shape[0],
+        "depth": depth,
+        "norm": "batch" if any(key.endswith(".running_mean") for key in state) else "none",
     }
+    if name == RESIDUAL_FIRST:
+        levels = [*(f"enc{level}" for level in range(1, depth)), "bottleneck"]
+        counts = [sum(bool(re.fullmatch(rf"{level}\.\d+\.conv1\.weight", key)) for key in state) for level in levels]
+        found |= {"block": "residual", "blocks": counts}
+    return found
+
+
+def is_unet(state: object) -> bool:
+    """Whether this may be the state dict of a U-Net."""
+    return isinstance(state, Mapping) and any(name in state for name in FIRST_LAYERS)
 
 
 def unet_from_state_dict(state: Mapping[str, Tensor], residual: bool) -> UNet:

@@ -75,6 +75,12 @@ class UNetConfig(Section):
     """Whether the network predicts a correction of its input instead of the image itself. The correction is zero at the start."""
     norm: Literal["batch", "none"] = "batch"
     """`batch`: BatchNorm after each 3x3 convolution. `none`: no normalisation."""
+    block: Literal["double_conv", "residual"] = "double_conv"
+    """What a level consists of. `double_conv`, as in the original project: two convolutions, max-pooling, skips that are
+    concatenated. `residual`: residual blocks, learned changes of resolution, skips that are added. Better in the same time."""
+    blocks: list[Annotated[int, Field(ge=0)]] | None = None
+    """For `block: residual`, and needed there: the number of residual blocks of each level, the bottleneck last. Encoder and
+    decoder of a level have as many each."""
     compile: bool = False
     """Compile the network with torch.compile for training, which takes a minute at the start. For long runs on a GPU."""
     init: str | None = None
@@ -89,6 +95,14 @@ class UNetConfig(Section):
             return given
         with safe_open(general_student(), framework="numpy") as file:
             return json.loads(file.metadata()["architecture"]) | given
+
+    @model_validator(mode="after")
+    def _has_its_blocks(self) -> UNetConfig:
+        if (self.blocks is None) == (self.block == "residual"):
+            raise ValueError("blocks is given for block: residual, and only there")
+        if self.blocks is not None and len(self.blocks) != self.depth:
+            raise ValueError(f"blocks has one number for each level: {self.depth}, as depth says, not {len(self.blocks)}")
+        return self
 
 
 class RestormerConfig(Section):

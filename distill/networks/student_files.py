@@ -18,7 +18,7 @@ from distill.runtime.files import save_atomically
 from restormer.published import locate_weights
 from restormer.weight_files import WeightsError, check_state_dict, read_torch_file, read_weights
 from restormer.weights import restormer_from_state_dict
-from unet.weights import UNetWeightsError, original_state_dict, unet_from_state_dict
+from unet.weights import UNetWeightsError, is_unet, original_state_dict, unet_from_state_dict
 
 FORMAT = "online-distill student 1"
 About = Mapping[str, str | int | float]
@@ -65,7 +65,7 @@ def read_student(path: Path, residual: bool = False) -> tuple[nn.Module, dict[st
     try:
         if isinstance(content, dict) and content.get("format") == FORMAT:
             model, about = _of_this_project(path, content), _plain(content.get("about"))
-        elif isinstance(content, dict) and _is_unet(original_state_dict(content)):
+        elif isinstance(content, dict) and is_unet(original_state_dict(content)):
             model = unet_from_state_dict(check_state_dict(path, original_state_dict(content)), residual)
         else:
             model = restormer_from_state_dict(read_weights(path))
@@ -106,7 +106,3 @@ def _of_this_project(path: Path, content: Mapping[str, Any]) -> nn.Module:
     if content.get("arch") != "unet" or not isinstance(residual, bool):
         raise WeightsError(f"{path}: a student of an unknown kind")
     return unet_from_state_dict(state, residual)
-
-
-def _is_unet(state: Any) -> bool:
-    return isinstance(state, Mapping) and "enc1.block.0.weight" in state

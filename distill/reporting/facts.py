@@ -96,7 +96,8 @@ def _student(student: UNetConfig | RestormerConfig) -> str:
     if isinstance(student, RestormerConfig):
         return f"Restormer of width {student.dim}, {size}{start}."
     way = "it predicts a correction of its input" if student.residual else "it predicts the whole image"
-    return f"U-Net with {student.depth} levels, {student.width} channels in the first, {size}{start}; {way}."
+    form = "" if student.blocks is None else f"{', '.join(map(str, student.blocks))} residual blocks a level, "
+    return f"U-Net with {student.depth} levels, {student.width} channels in the first, {form}{size}{start}; {way}."
 
 
 def _teacher(config: Config, size: int | None) -> str:

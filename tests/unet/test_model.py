@@ -94,10 +94,19 @@ def test_both_of_the_originals_files_load(tmp_path: Path, wrap: Any) -> None:
         torch.testing.assert_close(loaded(image), oracle(state, image), atol=1e-4, rtol=1e-4)
 
 
+BLOCKS = [1, 0, 2, 0, 1]
+FORMS = pytest.mark.parametrize("block", ["double_conv", "residual"])
+
+
+def form(block: str, depth: int) -> dict[str, Any]:
+    return {"block": block, "blocks": BLOCKS[:depth]} if block == "residual" else {}
+
+
+@FORMS
 @pytest.mark.parametrize("depth", [2, 3, 4, 5])
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_a_residual_student_starts_as_the_identity_and_can_learn(depth: int, norm: str) -> None:
-    model = UNet(width=4, depth=depth, residual=True, norm=norm)
+def test_a_residual_student_starts_as_the_identity_and_can_learn(depth: int, norm: str, block: str) -> None:
+    model = UNet(width=4, depth=depth, residual=True, norm=norm, **form(block, depth))
     image = torch.rand(2, 3, 17, 33)
     out = model(image)
     assert torch.equal(out, image)
@@ -106,10 +115,30 @@ def test_a_residual_student_starts_as_the_identity_and_can_learn(depth: int, nor
     assert model.final.weight.grad.abs().sum() > 0
 
 
+def test_a_residual_block_adds_nothing_at_first_and_all_of_the_network_learns() -> None:
+    model = UNet(width=4, depth=3, residual=False, block="residual", blocks=[1, 2, 1])
+    image = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    without = UNet(width=4, depth=3, residual=False, block="residual", blocks=[0, 0, 0])
+    without.load_state_dict({key: value for key, value in model.state_dict().items() if key in without.state_dict()})
+    assert torch.equal(model(image), without(image))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):  # in the first step only the norms that begin at zero learn of a branch
+        optimizer.zero_grad()
+        model(image).square().mean().backward()
+        optimizer.step()
+    assert all(parameter.grad.any() for parameter in model.parameters())  # type: ignore[union-attr]
+
+
+def test_the_residual_form_has_the_layers_that_it_says() -> None:
+    assert sum(p.numel() for p in UNet(width=16, depth=3, block="residual", blocks=[1, 2, 4]).parameters()) == 402_003
+
+
+@FORMS
 @pytest.mark.parametrize("depth", [2, 5])
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_the_architecture_is_read_off_the_weights(depth: int, norm: str) -> None:
-    assert infer_architecture(UNet(6, depth, norm=norm).state_dict()) == {"width": 6, "depth": depth, "norm": norm}
+def test_the_architecture_is_read_off_the_weights(depth: int, norm: str, block: str) -> None:
+    keywords = {"width": 6, "depth": depth, "norm": norm} | form(block, depth)
+    assert infer_architecture(UNet(**keywords).state_dict()) == keywords  # type: ignore[arg-type]
 
 
 def test_other_weights_are_refused() -> None:
@@ -150,9 +179,25 @@ def test_what_is_no_unet_is_refused(keywords: dict[str, Any]) -> None:
         UNet(**keywords)
 
 
+@pytest.mark.parametrize(
+    ("keywords", "reason"),
+    [
+        ({"block": "nafnet"}, "block is double_conv or residual"),
+        ({"block": "residual"}, "blocks are given for block residual"),
+        ({"blocks": [1, 1, 1]}, "blocks are given for block residual"),
+        ({"block": "residual", "blocks": [1, 1]}, "for each of the 3 levels"),
+        ({"block": "residual", "blocks": [1, 1, -1]}, "at least 0"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(keywords: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        UNet(depth=3, **keywords)
+
+
+@FORMS
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_the_form_for_inference_gives_the_same_images(norm: str) -> None:
-    model = UNet(width=8, depth=3, norm=norm).train()
+def test_the_form_for_inference_gives_the_same_images(norm: str, block: str) -> None:
+    model = UNet(width=8, depth=3, norm=norm, **form(block, 3)).train()
     generator = torch.Generator().manual_seed(0)
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
@@ -167,7 +212,7 @@ def test_the_form_for_inference_gives_the_same_images(norm: str) -> None:
     torch.testing.assert_close(fast(image), expected.detach(), atol=1e-5, rtol=1e-5)
 
     assert not any(isinstance(module, nn.BatchNorm2d) for module in fast.modules())
-    UNet(width=8, depth=3, norm="none").load_state_dict(fast.state_dict())
+    UNet(width=8, depth=3, norm="none", **form(block, 3)).load_state_dict(fast.state_dict())
     assert model.training  # the original stays as it was
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(parameter.requires_grad for parameter in model.parameters())
