@@ -66,16 +66,17 @@ def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     if state[name].dim() != 4:
         raise UNetWeightsError(f"not the weights of a U-Net: {name} is {list(state[name].shape)}")
     depth = 1 + max((int(match[1]) for key in state if (match := re.match(r"(?:enc|up)(\d)\.", key))), default=0)
-    found: dict[str, Any] = {
+    blocks = None
+    if name == RESIDUAL_FIRST:
+        levels = [*(f"enc{level}" for level in range(1, depth)), "bottleneck"]
+        blocks = [sum(bool(re.fullmatch(rf"{level}\.\d+\.conv1\.weight", key)) for key in state) for level in levels]
+    return {
         "width": state[name].shape[0],
         "depth": depth,
         "norm": "batch" if any(key.endswith(".running_mean") for key in state) else "none",
+        "block": "double_conv" if blocks is None else "residual",
+        "blocks": blocks,
     }
-    if name == RESIDUAL_FIRST:
-        levels = [*(f"enc{level}" for level in range(1, depth)), "bottleneck"]
-        counts = [sum(bool(re.fullmatch(rf"{level}\.\d+\.conv1\.weight", key)) for key in state) for level in levels]
-        found |= {"block": "residual", "blocks": counts}
-    return found
 
 
 def is_unet(state: object) -> bool:

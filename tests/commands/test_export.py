@@ -34,9 +34,17 @@ ROOT = Path(__file__).parents[2]
 SHAPES = [(batch, 3, *side) for side in [(64, 64), (100, 75), (17, 16), (512, 512)] for batch in (1, 3)]
 
 
-def student_file(folder: Path, norm: str = "batch", residual: bool = True, about: dict[str, Any] | None = None) -> Path:
+FORMS: dict[str, dict[str, Any]] = {
+    "as shipped": {},
+    "as the original": {"residual": False},
+    "without norm": {"norm": "none"},
+    "residual blocks": {"block": "residual", "blocks": [1, 2]},
+}
+
+
+def student_file(folder: Path, form: str = "as shipped", about: dict[str, Any] | None = None) -> Path:
     """A student whose BatchNorms and last layer are not what they start as, and whose image is well off its input."""
-    keywords: dict[str, Any] = {"width": 4, "depth": 2, "norm": norm, "residual": residual}
+    keywords: dict[str, Any] = {"width": 4, "depth": 2, "residual": True} | FORMS[form]
     torch.manual_seed(0)
     model = UNet(**keywords)
     for module in model.modules():
@@ -70,50 +78,46 @@ def largest_difference(path: Path, weights: Path, shape: tuple[int, ...]) -> flo
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, bool], tuple[Path, Path]]:
-    """(weights, exported) by norm and residual."""
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """(weights, exported) by form."""
     made = {}
-    for norm, residual in [("batch", True), ("batch", False), ("none", True), ("none", False)]:
-        weights = student_file(tmp_path_factory.mktemp("student"), norm, residual)
+    for form in FORMS:
+        weights = student_file(tmp_path_factory.mktemp("student"), form)
         export(weights, weights.with_suffix(".onnx"))
-        made[norm, residual] = weights, weights.with_suffix(".onnx")
+        made[form] = weights, weights.with_suffix(".onnx")
     return made
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "x".join(map(str, shape)))
-@pytest.mark.parametrize(("norm", "residual"), [("batch", True), ("batch", False), ("none", True), ("none", False)])
-def test_the_file_gives_the_images_of_the_network(
-    files: dict[tuple[str, bool], tuple[Path, Path]], norm: str, residual: bool, shape: tuple[int, ...]
-) -> None:
-    weights, exported = files[norm, residual]
+@pytest.mark.parametrize("form", FORMS)
+def test_the_file_gives_the_images_of_the_network(files: dict[str, tuple[Path, Path]], form: str, shape: tuple[int, ...]) -> None:
+    weights, exported = files[form]
     assert largest_difference(exported, weights, shape) <= 1e-4
 
 
-def test_the_file_clamps_its_images(files: dict[tuple[str, bool], tuple[Path, Path]]) -> None:
-    weights, exported = files["batch", True]
+def test_the_file_clamps_its_images(files: dict[str, tuple[Path, Path]]) -> None:
+    weights, exported = files["as shipped"]
     image = torch.ones(1, 3, 32, 32)
     with torch.no_grad():
         assert float(load_student(weights)(image).max()) > 1
     assert float(run(exported, image).max()) == 1
 
 
-def test_no_batch_norm_is_left_in_the_file(files: dict[tuple[str, bool], tuple[Path, Path]]) -> None:
-    graph = onnx.load(files["batch", True][1]).graph
+def test_no_batch_norm_is_left_in_the_file(files: dict[str, tuple[Path, Path]]) -> None:
+    graph = onnx.load(files["as shipped"][1]).graph
     assert {node.op_type for node in graph.node} & {"Conv", "BatchNormalization"} == {"Conv"}
 
 
-def test_the_file_says_nothing_of_the_machine_that_wrote_it(files: dict[tuple[str, bool], tuple[Path, Path]]) -> None:
-    weights, exported = files["batch", True]
+def test_the_file_says_nothing_of_the_machine_that_wrote_it(files: dict[str, tuple[Path, Path]]) -> None:
+    weights, exported = files["as shipped"]
     data = exported.read_bytes()
     assert b"site-packages" not in data
     assert str(ROOT).encode() not in data
     assert str(weights.parent).encode() not in data
 
 
-def test_half_precision_takes_half_the_room_and_stays_near(
-    files: dict[tuple[str, bool], tuple[Path, Path]], tmp_path: Path
-) -> None:
-    weights, _ = files["batch", True]
+def test_half_precision_takes_half_the_room_and_stays_near(files: dict[str, tuple[Path, Path]], tmp_path: Path) -> None:
+    weights, _ = files["as shipped"]
     export(weights, tmp_path / "half.onnx", "fp16")
     model = onnx.load(tmp_path / "half.onnx")
     weights_of = [tensor for tensor in model.graph.initializer if len(tensor.dims) == 4]
@@ -155,13 +159,13 @@ def test_a_restormer_is_exported_too(tmp_path: Path) -> None:
     assert max(largest_difference(tmp_path / "teacher.onnx", weights, shape) for shape in SHAPES[:6]) <= 1e-4
 
 
-@pytest.mark.parametrize("norm", ["batch", "none"])
-def test_safetensors_hold_the_same_network_and_what_is_known_of_it(tmp_path: Path, norm: str) -> None:
-    weights = student_file(tmp_path, norm, residual=False)
+@pytest.mark.parametrize("form", FORMS)
+def test_safetensors_hold_the_same_network_and_what_is_known_of_it(tmp_path: Path, form: str) -> None:
+    weights = student_file(tmp_path, form)
     export(weights, tmp_path / "student.safetensors")
     before, after = load_student(weights), load_student(tmp_path / "student.safetensors")
     assert isinstance(after, UNet)
-    assert not after.residual
+    assert after.residual == (form != "as the original")
     assert after.state_dict().keys() == before.state_dict().keys()
     assert all(torch.equal(value, before.state_dict()[key]) for key, value in after.state_dict().items())
     assert read_student(tmp_path / "student.safetensors")[1].keys() >= {"exported_by"}
@@ -179,7 +183,8 @@ def test_the_file_says_what_the_student_does(tmp_path: Path) -> None:
     export(weights, tmp_path / "student.onnx")
     said = {entry.key: entry.value for entry in onnx.load(tmp_path / "student.onnx").metadata_props}
     assert (said["arch"], said["step"], said["teacher"], said["validation_student_psnr"]) == ("unet", "8", "embedded", "28.5")
-    assert json.loads(said["architecture"]) == {"width": 4, "depth": 2, "norm": "batch", "residual": True}
+    form = {"block": "double_conv", "blocks": None}
+    assert json.loads(said["architecture"]) == {"width": 4, "depth": 2, "norm": "batch", "residual": True} | form
     assert said["exported_by"].startswith("online-distill")
 
 
@@ -208,9 +213,9 @@ def test_a_student_without_a_word_takes_the_teacher_from_its_run_folder(tiny_tre
 
 @pytest.mark.parametrize("small", [False, True])
 def test_the_example_restores_an_image_as_the_command_does(
-    files: dict[tuple[str, bool], tuple[Path, Path]], tmp_path: Path, small: bool
+    files: dict[str, tuple[Path, Path]], tmp_path: Path, small: bool
 ) -> None:
-    weights, exported = files["batch", True]
+    weights, exported = files["as shipped"]
     pixels = np.random.default_rng(0).integers(0, 256, (9, 40, 3) if small else (100, 75, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "blurry.png")
     words = [sys.executable, ROOT / "docs" / "onnx_example.py", exported, tmp_path / "blurry.png", tmp_path / "restored.png"]

@@ -99,7 +99,7 @@ FORMS = pytest.mark.parametrize("block", ["double_conv", "residual"])
 
 
 def form(block: str, depth: int) -> dict[str, Any]:
-    return {"block": block, "blocks": BLOCKS[:depth]} if block == "residual" else {}
+    return {"block": block, "blocks": BLOCKS[:depth] if block == "residual" else None}
 
 
 @FORMS
