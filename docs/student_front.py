@@ -3,7 +3,8 @@
 python docs/student_front.py configs/study_students.yaml kodak docs/figures/student_front.svg
 
 Milliseconds are of 1x3x512x512 in float32 with all threads that torch has, in torch and in onnxruntime: medians of rounds in
-which the students take turns.
+which the students take turns. GFLOP counts a multiplication and an addition as two; MB is what operations that are not fused read
+and write. Both bound the time on a GPU.
 """
 
 import json
@@ -19,6 +20,7 @@ import torch
 from matplotlib import pyplot
 from torch import Tensor
 
+from distill.benchmark.roofline import Cost, cost
 from distill.benchmark.workloads import runtime_forward
 from distill.command import run_command
 from distill.config import UNetConfig, load_config, load_study
@@ -32,6 +34,7 @@ class Measured(NamedTuple):
     name: str
     block: str
     parameters: int
+    cost: Cost
     torch_ms: float
     onnxruntime_ms: float
     psnr: float
@@ -61,16 +64,17 @@ def measure(file: str, images: str) -> list[Measured]:
         assert isinstance(config, UNetConfig)
         network = build_student(config, seed=0)
         assert isinstance(network, UNet)
-        students.append((variant, config, sum(parameter.numel() for parameter in network.parameters())))
         ours, pixels = for_inference(network), image.to(memory_format=torch.channels_last)
+        parameters = sum(parameter.numel() for parameter in network.parameters())
+        students.append((variant, config.block, parameters, cost(for_inference(network), SHAPE, torch.float32)))
         forwards += [lambda ours=ours, pixels=pixels: ours(pixels), runtime_forward(network.eval(), "onnxruntime", "fp32", image)]
     with torch.inference_mode():
         times = milliseconds(forwards)
     measured = []
-    for (variant, config, parameters), in_torch, in_onnxruntime in zip(students, times[::2], times[1::2], strict=True):
+    for (variant, block, parameters, needs), in_torch, in_onnxruntime in zip(students, times[::2], times[1::2], strict=True):
         score = variant["outcomes"][images]["means"]["student"]
         measured.append(
-            Measured(variant["name"], config.block, parameters, in_torch, in_onnxruntime, score["psnr"], score["ssim"])
+            Measured(variant["name"], block, parameters, needs, in_torch, in_onnxruntime, score["psnr"], score["ssim"])
         )
     return sorted(measured, key=lambda each: each.torch_ms)
 
@@ -98,11 +102,11 @@ def main() -> None:
     if len(sys.argv) != 4:
         sys.exit(__doc__)
     students = measure(sys.argv[1], sys.argv[2])
-    print("| student | parameters | torch | onnxruntime | PSNR / SSIM |\n|---|---|---|---|---|")
+    print("| student | parameters | GFLOP | MB | torch | onnxruntime | PSNR / SSIM |\n|---|---|---|---|---|---|---|")
     for each in students:
         print(
-            f"| `{each.name}` | {each.parameters:,} | {each.torch_ms:.0f} ms | {each.onnxruntime_ms:.0f} ms"
-            f" | {each.psnr:.2f} / {each.ssim:.4f} |".replace(",", " ")
+            f"| `{each.name}` | {each.parameters} | {each.cost.flop / 1e9:.1f} | {each.cost.traffic_bytes / 1e6:.0f}"
+            f" | {each.torch_ms:.0f} ms | {each.onnxruntime_ms:.0f} ms | {each.psnr:.2f} / {each.ssim:.4f} |"
         )
     draw(Path(sys.argv[3]), students)
 
