@@ -2,7 +2,7 @@
 
 It has two forms. `double_conv` is the paper's, and the original project's: `UNet(width=64, depth=4, residual=False)` has its
 state-dict keys. `residual` is that of newer restoration networks, such as DRUNet (Zhang et al., arXiv:2008.13751): residual
-blocks, skips that are added, and learned changes of resolution.
+blocks and skips that are added.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class UNet(nn.Module):
         self.stem = nn.Conv2d(3, channels[0], 3, padding=1)
         for level in range(1, self.depth):
             self.add_module(f"enc{level}", level_of(level))
-            self.add_module(f"down{level}", nn.Conv2d(channels[level - 1], channels[level], 2, stride=2))
+            self.add_module(f"down{level}", nn.Sequential(nn.MaxPool2d(2), nn.Conv2d(channels[level - 1], channels[level], 1)))
         self.bottleneck = level_of(self.depth)
         for level in range(self.depth - 1, 0, -1):
             to_shuffle = nn.Conv2d(channels[level], 4 * channels[level - 1], 1)

@@ -77,7 +77,7 @@ class UNetConfig(Section):
     """`batch`: BatchNorm after each 3x3 convolution. `none`: no normalisation."""
     block: Literal["double_conv", "residual"] = "double_conv"
     """What a level consists of. `double_conv`, as in the original project: two convolutions, max-pooling, skips that are
-    concatenated. `residual`: residual blocks, learned changes of resolution, skips that are added. Better in the same time."""
+    concatenated. `residual`: residual blocks, and skips that are added. Better in the same time."""
     blocks: list[Annotated[int, Field(ge=0)]] | None = None
     """For `block: residual`, and needed there: the number of residual blocks of each level, the bottleneck last. Encoder and
     decoder of a level have as many each."""
