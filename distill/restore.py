@@ -18,10 +18,10 @@ from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError
 from distill.config.types import Precision
 from distill.data.image_files import ImageError
-from distill.data.pixels import Pixels, centre_crop, side_by_side
+from distill.data.pixels import AnyPixels, Pixels, centre_crop, side_by_side, to_rgb
 from distill.networks.student_files import GENERAL_STUDENT, load_student, locate_network
 from distill.networks.teacher import teacher_precision
-from distill.pictures.formats import AnyPixels, Picture, dropped, reduce_to_8_bits
+from distill.pictures.formats import Picture, dropped
 from distill.pictures.metadata import Metadata
 from distill.pictures.reading import read_picture
 from distill.pictures.record import is_done, results_since
@@ -141,7 +141,8 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
 
 
 def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
-    """The encoded file. EXIF or XMP that cannot be written is left out, with a warning. Raises ImageError if nothing helps."""
+    """The encoded file. EXIF, XMP or a resolution that cannot be written is left out, with a warning. Raises ImageError if that
+    does not help."""
     suffix, metadata = job.target.suffix, picture.metadata
     reasons: list[str] = []
     for left_out in metadata.omissions():
@@ -163,8 +164,7 @@ def _comparison(blurry: AnyPixels, restored: Picture) -> Picture:
 
 
 def _centre(pixels: AnyPixels) -> Pixels:
-    centre = centre_crop(reduce_to_8_bits(pixels), COMPARISON_SIDE)
-    return centre.repeat(3, axis=2) if centre.shape[2] == 1 else centre
+    return centre_crop(to_rgb(pixels), COMPARISON_SIDE)
 
 
 def make_parser() -> argparse.ArgumentParser:

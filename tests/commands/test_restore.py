@@ -297,6 +297,20 @@ def test_exif_that_cannot_be_written_is_left_out_and_costs_no_picture(
         assert image.size == (40, 30)
 
 
+def test_a_resolution_that_cannot_be_written_is_left_out_and_costs_no_picture(
+    identity: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.XResolution], exif[ExifTags.Base.ResolutionUnit] = 4294967295, 2
+    Image.fromarray(levels((30, 40, 3))).save(tmp_path / "x.jpg", exif=exif)
+    summary = restore([str(tmp_path / "x.jpg")], identity, tmp_path / "out", file_format="png")
+    assert summary.failed == []
+    assert "x.jpg: its resolution cannot be written, and is left out: " in caplog.text
+    with Image.open(tmp_path / "out" / "x.png") as image:
+        assert image.size == (40, 30)
+        assert "dpi" not in image.info
+
+
 def test_a_result_that_is_not_finite_is_named_and_not_written(photos: Path, tmp_path: Path) -> None:
     network = UNet(width=2, depth=2)
     for parameter in network.parameters():

@@ -150,7 +150,7 @@ def test_an_image_that_says_it_is_too_large_for_memory_is_refused_by_its_size(tm
     path = tmp_path / f"a.{suffix}"
     Image.new(mode, (20, 20)).save(path)
     path.write_bytes(announce(path.read_bytes(), suffix, 50_000))
-    with pytest.raises(ImageError, match=r"2500000000 pixels"):
+    with pytest.raises(ImageError, match=r"50000x50000 pixels are more than 179 megapixels"):
         read_image(path)
 
 
@@ -169,15 +169,20 @@ def test_no_image_is_copied_whole_on_its_way_from_pillow(tmp_path: Path, mode: s
 @pytest.mark.parametrize(
     ("mode", "tag", "value", "reason"),
     [
-        ("RGB", 273, (11, struct.pack("<f", 8)), "TypeError"),  # where the pixels begin, as a floating-point number
-        ("P", 320, (4, struct.pack("<I", 2**31)), "OverflowError"),  # a palette of one colour, which is no byte
+        (
+            "RGB",
+            273,
+            (11, struct.pack("<f", 8)),
+            "'float' object cannot be",
+        ),  # where the pixels begin, as a floating-point number
+        ("P", 320, (4, struct.pack("<I", 2**31)), "unsigned byte integer is"),  # a palette of one colour, which is no byte
     ],
 )
 def test_what_pillow_fails_over_is_refused(tmp_path: Path, mode: str, tag: int, value: tuple[int, bytes], reason: str) -> None:
     path = tmp_path / "a.tiff"
     Image.new(mode, (20, 20)).save(path)
     path.write_bytes(set_tiff_tags(path.read_bytes(), {tag: value}))
-    with pytest.raises(ImageError, match=rf"a\.tiff: {reason}: "):
+    with pytest.raises(ImageError, match=rf"a\.tiff: its data is damaged, or of a kind that is not read \({reason}"):
         read_image(path)
 
 

@@ -1,0 +1,243 @@
+"""Files that decoders misread or reduce come out as what they are: the same picture in training and in `distill.restore`."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from numpy.typing import NDArray
+from pictures import levels, packed_tiff, png_header, png_of
+from PIL import Image
+
+from distill.data.image_files import ImageError, read_image
+from distill.data.pixels import reduce_to_8_bits
+from distill.pictures.reading import read_picture
+
+Array = NDArray[Any]
+# A file's bytes are written to a path, and the pixels and the alpha that it holds are returned.
+Make = Callable[[Path], tuple[Array, Array | None]]
+DEEP = levels((40, 50, 3), np.uint16)
+
+
+def planar(**options: Any) -> Make:
+    def make(path: Path) -> tuple[Array, None]:
+        tifffile.imwrite(path, np.moveaxis(DEEP, 2, 0), photometric="rgb", planarconfig="separate", **options)
+        return DEEP, None
+
+    return make
+
+
+def packed(bits: int, compression: int, predictor: int) -> Make:
+    def make(path: Path) -> tuple[Array, None]:
+        white = 2**bits - 1
+        samples = np.random.default_rng(bits).integers(0, white, (40, 50), endpoint=True)
+        path.write_bytes(packed_tiff(samples, bits, compression, predictor))
+        return np.round(samples * 65535 / white).astype(np.uint16)[:, :, None], None
+
+    return make
+
+
+def white_is_zero(path: Path) -> tuple[Array, None]:
+    tifffile.imwrite(path, DEEP[:, :, 0], photometric="miniswhite")
+    return 65535 - DEEP[:, :, :1], None
+
+
+def planar_grey_with_alpha(path: Path) -> tuple[Array, Array]:
+    samples = levels((2, 40, 50))
+    kind: dict[str, Any] = {"photometric": "minisblack", "planarconfig": "separate", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(path, samples, compression="zlib", **kind)
+    return samples[0][:, :, None], samples[1]
+
+
+def associated(dtype: type) -> Make:
+    """Colours of every level, multiplied into alpha. An alpha of 0 keeps nothing of them."""
+
+    def make(path: Path) -> tuple[Array, Array]:
+        white = np.iinfo(dtype).max
+        alpha = levels((40, 50), dtype, seed=1)
+        alpha[0, :3] = 0, 1, white
+        premultiplied = np.round(levels((40, 50, 3), dtype) * (alpha[:, :, None] / white)).astype(dtype)
+        samples = np.concatenate([premultiplied, alpha[:, :, None]], axis=2)
+        tifffile.imwrite(path, samples, photometric="rgb", extrasamples=["assocalpha"])
+        divided = premultiplied * np.float64(white) / np.maximum(alpha, 1)[:, :, None]
+        colours = np.where(alpha[:, :, None] > 0, np.floor(divided + 0.5), premultiplied).astype(dtype)
+        return colours, alpha
+
+    return make
+
+
+def deep_png(colour: int, channels: int) -> Make:
+    def make(path: Path) -> tuple[Array, Array | None]:
+        samples = levels((40, 50, channels), np.uint16)
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+        path.write_bytes(png_of(png_header(50, 40, 16, colour), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+        colours = 1 if channels < 3 else 3
+        return samples[:, :, :colours], samples[:, :, colours] if channels > colours else None
+
+    return make
+
+
+def grey_png_with_a_key(depth: int) -> Make:
+    def make(path: Path) -> tuple[Array, Array]:
+        white = 2**depth - 1
+        samples = np.random.default_rng(depth).integers(0, white, (40, 48), np.uint8, endpoint=True)
+        bits = np.unpackbits(samples[:, :, None], axis=2)[:, :, 8 - depth :].reshape(40, -1)
+        rows = b"".join(b"\0" + np.packbits(row).tobytes() for row in bits)
+        key = (b"tRNS", struct.pack(">H", white))
+        path.write_bytes(png_of(png_header(48, 40, depth, 0), key, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+        return (samples * (255 // white))[:, :, None], np.where(samples == white, 0, 255).astype(np.uint8)
+
+    return make
+
+
+KINDS: dict[str, Make] = {
+    "planar.tif": planar(),
+    "planar, deflate.tif": planar(compression="zlib"),
+    "planar, LZW and predictor.tif": planar(compression="lzw", predictor=True),
+    "planar, tiles.tif": planar(tile=(16, 16)),
+    "planar grey and alpha.tif": planar_grey_with_alpha,
+    "white is zero.tif": white_is_zero,
+    "associated alpha of 8 bits.tif": associated(np.uint8),
+    "associated alpha of 16 bits.tif": associated(np.uint16),
+    **{f"{bits} bits.tif": packed(bits, 1, 1) for bits in (10, 12, 14)},
+    **{f"{bits} bits, deflate and predictor.tif": packed(bits, 8, 2) for bits in (10, 12, 14)},
+    "grey and alpha of 16 bits.png": deep_png(4, 2),
+    "RGB of 16 bits.png": deep_png(2, 3),
+    "RGBA of 16 bits.png": deep_png(6, 4),
+    **{f"grey of {depth} bits with a key.png": grey_png_with_a_key(depth) for depth in (1, 2, 4)},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_file_is_read_as_what_it_is(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    pixels, alpha = KINDS[name](path)
+    picture = read_picture(path, None)
+    assert picture.pixels.dtype == pixels.dtype
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    assert (picture.alpha is None) == (alpha is None)
+    if alpha is not None:
+        np.testing.assert_array_equal(picture.alpha, alpha)
+    assert picture.notes == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_training_reads_the_same_picture_rounded_to_8_bits(name: str, tmp_path: Path) -> None:
+    pixels, _ = KINDS[name](tmp_path / name)
+    expected = np.broadcast_to(reduce_to_8_bits(pixels), (*pixels.shape[:2], 3))
+    np.testing.assert_array_equal(read_image(tmp_path / name), expected)
+
+
+@pytest.mark.parametrize("read", [read_image, lambda path: read_picture(path, None)])
+@pytest.mark.parametrize(
+    ("samples", "words"),
+    [
+        (levels((20, 30)).view(np.int8), "signed pixels"),
+        (levels((20, 30), np.uint16).view(np.int16), "signed pixels"),
+        (np.ones((20, 30), np.float32), "floating-point pixels have no defined white"),
+        (np.ones((20, 30, 3), np.float16), "floating-point pixels have no defined white"),
+        (levels((20, 30, 3), np.uint32), "RGB, 32 bits"),
+    ],
+)
+def test_pixels_without_8_or_16_unsigned_bits_are_refused_by_name(
+    read: Callable[[Path], object], samples: Array, words: str, tmp_path: Path
+) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", samples, photometric="rgb" if samples.ndim == 3 else "minisblack")
+    with pytest.raises(ImageError, match=words):
+        read(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_channels_that_are_no_alpha_are_left_out_and_named(dtype: type, tmp_path: Path) -> None:
+    samples = levels((20, 30, 5), dtype)
+    extra = ["unspecified", "unassalpha"]
+    tifffile.imwrite(tmp_path / "x.tif", samples, photometric="rgb", planarconfig="contig", extrasamples=extra)
+    picture = read_picture(tmp_path / "x.tif", None)
+    np.testing.assert_array_equal(picture.pixels, samples[:, :, :3])
+    np.testing.assert_array_equal(picture.alpha, samples[:, :, 4])
+    assert picture.notes == ["1 of its channels are neither colour nor alpha, and are left out"]
+
+
+def test_cmyk_of_16_bits_is_read_as_8_and_that_is_said(tmp_path: Path) -> None:
+    samples = levels((20, 30, 4), np.uint16)
+    tifffile.imwrite(tmp_path / "x.tif", samples, photometric="separated")
+    picture = read_picture(tmp_path / "x.tif", None)
+    expected = np.asarray(Image.fromarray(reduce_to_8_bits(samples), "CMYK").convert("RGB"))
+    np.testing.assert_array_equal(picture.pixels, expected)
+    np.testing.assert_array_equal(read_image(tmp_path / "x.tif"), expected)
+    assert picture.notes == ["CMYK of 16 bits is read as 8 bits"]
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"cLLI", b"gAMA"])
+def test_a_png_is_read_without_a_damaged_chunk_about_its_colours(kind: bytes, tmp_path: Path) -> None:
+    Image.fromarray(levels((20, 30, 3))).save(tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    chunk = struct.pack(">I", 9) + kind + b"of colour" + b"\1\2\3\4"  # not its checksum
+    (tmp_path / "x.png").write_bytes(data[:33] + chunk + data[33:])
+    picture = read_picture(tmp_path / "x.png", None)
+    np.testing.assert_array_equal(picture.pixels, levels((20, 30, 3)))
+    assert picture.notes == [f"what it says about its colours is damaged, and is left out ({kind.decode()})"]
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), levels((20, 30, 3)))
+
+
+def test_another_damaged_chunk_refuses_the_file(tmp_path: Path) -> None:
+    Image.fromarray(levels((20, 30, 3))).save(tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(data[:33] + struct.pack(">I", 2) + b"tRNS" + b"\0\0" + b"\1\2\3\4" + data[33:])
+    with pytest.raises(ImageError):
+        read_picture(tmp_path / "x.png", None)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_truncated_deep_tiff_is_refused(compression: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, DEEP, photometric="rgb", compression=compression, rowsperstrip=8)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(path)
+
+
+def test_no_library_warns_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """libtiff writes to the file descriptor. It knows no predictor for 4 bits."""
+    path = tmp_path / "x.tif"
+    path.write_bytes(packed_tiff(levels((20, 30)) // 16, bits=4, compression=8, predictor=2))
+    with pytest.raises(ImageError):
+        read_image(path)
+    assert capfd.readouterr() == ("", "")
+
+
+class Panic(BaseException):
+    """As the panics of an extension in Rust: no Exception."""
+
+
+def test_the_panic_of_an_extension_is_an_error_of_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Panic.__name__ = "PanicException"
+
+    def panic(*_: object) -> None:
+        raise Panic("index out of bounds")
+
+    monkeypatch.setattr(Image, "open", panic)
+    Path(tmp_path / "x.bmp").write_bytes(b"BM")
+    for read in (read_image, lambda path: read_picture(path, None)):
+        with pytest.raises(ImageError, match=r"x\.bmp: its data is damaged"):
+            read(tmp_path / "x.bmp")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_what_ends_the_program_is_no_error_of_a_file(
+    error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", stop)
+    Path(tmp_path / "x.bmp").write_bytes(b"BM")
+    for read in (read_image, lambda path: read_picture(path, None)):
+        with pytest.raises(error):
+            read(tmp_path / "x.bmp")
