@@ -9,7 +9,8 @@ from pathlib import Path
 import kornia_rs
 from PIL import Image
 
-from distill.data.decode import PNG_SIGNATURE, decode
+from distill.data.decoding.decode import decode
+from distill.data.decoding.png import PNG_SIGNATURE
 from distill.data.pixels import Pixels, to_rgb
 from distill.errors import UserError
 from distill.runtime.files import write_bytes

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from distill.config.degradations import Degradation
 from distill.data.batch import Skipped, to_tensor
-from distill.data.decode import orientation_of
+from distill.data.decoding.decode import orientation_of
 from distill.data.image_files import ImageError, encode_jpeg, encode_png, read_image
 from distill.data.pixels import SWAPS_AXES, Pixels
 from distill.data.sampler import sample_generator

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from distill.data.decode import GREY_SPACE, RGB_SPACE, colour_space
+from distill.data.decoding.colours import GREY_SPACE, RGB_SPACE, colour_space
 from distill.data.pixels import AnyPixels
 from distill.pictures.metadata import Metadata
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from PIL import ExifTags, Image, PngImagePlugin
 
-from distill.data.decode import CMYK_SPACE, ORIENTATION, XMP_ORIENTATION, Decoded, colour_space
+from distill.data.decoding.colours import CMYK_SPACE, colour_space
+from distill.data.decoding.decode import ORIENTATION, XMP_ORIENTATION, Decoded
 from distill.data.pixels import SWAPS_AXES
 
 UPRIGHT = 1  # the EXIF orientation of pixels that need no turn

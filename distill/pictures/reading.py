@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from distill.data.decode import TooLargeError, decode
+from distill.data.decoding.decode import decode
+from distill.data.decoding.limits import TooLargeError
 from distill.data.image_files import ImageError, unreadable
 from distill.pictures.formats import Picture
 from distill.pictures.metadata import Metadata

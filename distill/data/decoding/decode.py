@@ -1,0 +1,133 @@
+"""Decodes image files to upright pixels of 8 or 16 bits. Training, `distill.prepare` and `distill.restore` read with it.
+
+Pillow decodes most files. It reduces 16-bit colour to 8 bits, misreads some TIFF files and loses some transparent colours: these
+files are decoded by tifffile and imagecodecs.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import imagecodecs
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from distill.data.decoding.colours import cmyk_to_rgb
+from distill.data.decoding.limits import FLOATING_POINT, check_size, note_frames
+from distill.data.decoding.png import is_deep_png, without_damaged_colours
+from distill.data.decoding.tiff import TIFF_SIGNATURES, deep_page, read_tiff, tiff_header
+from distill.data.pixels import BAND_ROWS, AnyPixels, turned
+
+ORIENTATION = ExifTags.Base.Orientation
+# XMP holds the orientation as an attribute, tiff:Orientation="6", or as an element, <tiff:Orientation>6</tiff:Orientation>.
+XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)([1-8])""")
+
+for _name in ("tifffile", "imagecodecs"):  # they log what they raise, and what they can do without
+    logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
+
+
+@dataclass
+class Decoded:
+    """An image file's pixels as a person sees them."""
+
+    pixels: AnyPixels
+    """(H, W, 1 to 4): grey or RGB, and alpha if there are 2 or 4 channels. Upright; alpha is not multiplied into the colours."""
+    header: Image.Image
+    """What Pillow knows of the file except its pixels: format, EXIF, profile, resolution."""
+    orientation: int
+    """The EXIF orientation from which the pixels were turned upright."""
+    notes: list[str] = field(default_factory=list)
+    """Messages for the user about what was not kept."""
+
+
+def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
+    """Decodes the first page or frame of an image file. `max_pixels` None allows any number. Without `alpha`, files that Pillow
+    decodes come without it.
+
+    Raises TooLargeError; ValueError for pixels that have no equivalent of 8 or 16 unsigned bits; and what the decoders raise for
+    damaged files.
+    """
+    notes: list[str] = []
+    data = without_damaged_colours(data, notes)
+    page = deep_page(data)
+    if page is not None:
+        check_size(page.imagewidth, page.imagelength, max_pixels)
+        header = tiff_header(page, data)
+        pixels = read_tiff(page, data, header, notes)
+        orientation = orientation_of(header)
+        return Decoded(turned(pixels, orientation), header, orientation, notes)
+    with _pillow(data) as image:
+        check_size(image.width, image.height, max_pixels)
+        note_frames(getattr(image, "n_frames", 1), image.format, notes)
+        # Pillow turns a TIFF itself when it loads the pixels, as far as it finds the orientation.
+        turned_by_pillow = image.format == "TIFF" and ORIENTATION in image.getexif()
+        orientation = orientation_of(image) if turned_by_pillow else 1
+        image.load()
+        if not turned_by_pillow:
+            orientation = orientation_of(image)  # a PNG's metadata can follow its pixels
+        pixels = imagecodecs.png_decode(data) if is_deep_png(data) else _read_with_pillow(image, alpha, notes)
+        pixels = pixels.reshape(*pixels.shape[:2], -1)
+    return Decoded(pixels if turned_by_pillow else turned(pixels, orientation), image, orientation, notes)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The orientation that the file's EXIF gives, or its XMP if its EXIF gives none."""
+    value = image.getexif().get(ORIENTATION)
+    if value is None:
+        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp") or b""
+        found = XMP_ORIENTATION.search(xmp.encode(errors="replace") if isinstance(xmp, str) else xmp)
+        value = int(found[2]) if found else 1
+    return value if value in range(1, 9) else 1
+
+
+@contextmanager
+def _pillow(data: bytes) -> Iterator[Image.Image]:
+    """Opens an image with Pillow. Python's warnings about it and libtiff's messages do not reach the terminal, and Pillow's limit
+    on pixels is lifted: it would refuse pictures that the caller allows."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    terminal = os.dup(2) if data[:4] in TIFF_SIGNATURES else None
+    try:
+        if terminal is not None:  # libtiff writes to the file descriptor
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                yield image
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+        if terminal is not None:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _read_with_pillow(image: Image.Image, alpha: bool, notes: list[str]) -> AnyPixels:
+    """(H, W, 1 to 4), as Pillow has it. Converts in bands: copies of the whole image would take gigabytes."""
+    if image.mode == "F":
+        raise ValueError(FLOATING_POINT)
+    if image.mode == "CMYK":
+        image = cmyk_to_rgb(image, notes)
+    if image.mode.startswith("I"):  # Pillow's modes of 16-bit grey
+        return _deep_grey(image)
+    mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    mode += "A" if alpha and image.has_transparency_data else ""
+    pixels = np.empty((image.height, image.width, len(mode)), np.uint8)
+    for top in range(0, image.height, BAND_ROWS):
+        band = image.crop((0, top, image.width, min(image.height, top + BAND_ROWS))).convert(mode)
+        pixels[top : top + BAND_ROWS] = np.asarray(band).reshape(band.height, band.width, len(mode))
+    return pixels
+
+
+def _deep_grey(image: Image.Image) -> NDArray[np.uint16]:
+    levels = np.asarray(image)
+    if levels.min() < 0 or levels.max() > 65535:
+        raise ValueError("its pixels are outside the range of 16 bits; convert the file to 8 or 16 bits")
+    return levels.astype(np.uint16)
