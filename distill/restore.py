@@ -27,6 +27,7 @@ from distill.pictures.reading import read_picture
 from distill.pictures.record import is_done, results_since
 from distill.pictures.restorer import TILE, NotFiniteError, Restorer
 from distill.pictures.selection import COMPARISONS, Job, select
+from distill.pictures.transparency import filled, with_hidden
 from distill.pictures.writing import DEFAULT_QUALITY, encode_picture
 from distill.runtime.device import choose_device
 from distill.runtime.files import locked, write_bytes
@@ -127,7 +128,8 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
     height, width = blurry.shape[:2]
     with progress_bar(height * width, "pixel", desc=job.source.name, unit_scale=True, leave=False) as bar:
         try:
-            picture.pixels = restorer.restore(blurry, bar.update)
+            restored = restorer.restore(filled(blurry, picture.alpha), bar.update)
+            picture.pixels = with_hidden(restored, blurry, picture.alpha)
         except NotFiniteError as error:
             raise ImageError(f"{error}; --precision fp32 is the one that can mend this", job.source) from None
         except (RuntimeError, MemoryError) as error:
