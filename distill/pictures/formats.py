@@ -15,8 +15,12 @@ from distill.data.pixels import AnyPixels
 from distill.pictures.metadata import Metadata
 
 # Suffix -> Pillow's name for the format. A variable `kind` holds such a name.
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
-WITH_ALPHA = frozenset({"PNG", "WEBP", "TIFF"})
+FORMATS = {
+    **{".png": "PNG", ".bmp": "BMP", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF"},
+    **dict.fromkeys((".jpg", ".jpeg", ".jfif"), "JPEG"),
+}
+WITH_ALPHA = frozenset({"PNG", "WEBP", "AVIF", "TIFF"})
+WITHOUT_GREY = frozenset({"WEBP", "AVIF"})
 WITH_16_BITS = frozenset({"PNG", "TIFF"})
 
 
@@ -47,6 +51,6 @@ def dropped(picture: Picture, suffix: str) -> list[str]:
 
 
 def profile_for(picture: Picture, kind: str) -> bytes | None:
-    """The picture's profile if it is of the colours that a file of this format holds, grey or RGB. WebP has no grey."""
-    profile, grey = picture.metadata.icc, picture.pixels.shape[2] == 1 and kind != "WEBP"
+    """The picture's profile if it is of the colours that a file of this format holds, grey or RGB."""
+    profile, grey = picture.metadata.icc, picture.pixels.shape[2] == 1 and kind not in WITHOUT_GREY
     return profile if profile is not None and colour_space(profile) == (GREY_SPACE if grey else RGB_SPACE) else None

@@ -88,7 +88,7 @@ class Metadata:
             options["icc_profile"] = icc
         if len(self.exif) and kind != "BMP":
             options["exif"] = self.exif.tobytes()
-        if self.dpi and kind != "WEBP":
+        if self.dpi and kind not in ("WEBP", "AVIF"):
             options["dpi"] = self.dpi
         if self.xmp and kind == "PNG":
             options["pnginfo"] = PngImagePlugin.PngInfo()

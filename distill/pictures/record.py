@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def results_since(
     comparisons count as results. Raises WriteError if the record cannot be written.
     """
     record, wanted = out / RECORD, json.dumps(settings, sort_keys=True).encode()
-    there = [path for job in jobs for path in _written(job, compare) if path.exists()]
+    there = [path for job in jobs for path in _written(job, compare) if os.path.isfile(path)]
     if record.is_file():
         if record.read_bytes() == wanted:
             return record.stat().st_mtime
@@ -43,8 +44,11 @@ def results_since(
 def is_done(job: Job, since: float, compare: bool = False) -> bool:
     """Whether the result, and with `compare` the comparison, exist, are newer than the input, and are not older than `since`, the
     record's time."""
-    changed = job.source.stat().st_mtime
-    return all(path.is_file() and changed < path.stat().st_mtime >= since for path in _written(job, compare))
+    try:
+        changed = job.source.stat().st_mtime
+        return all(path.is_file() and changed < path.stat().st_mtime >= since for path in _written(job, compare))
+    except OSError:  # reading the picture, or writing it, says why
+        return False
 
 
 def _written(job: Job, compare: bool) -> list[Path]:

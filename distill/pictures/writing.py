@@ -22,7 +22,7 @@ _TIFF_STRIP_ROWS = 64
 
 
 def encode_picture(picture: Picture, suffix: str, quality: int = DEFAULT_QUALITY) -> memoryview:
-    """The bytes of a file of this suffix. `quality`, 1 to 100, is for JPEG and WebP only.
+    """The bytes of a file of this suffix. `quality`, 1 to 100, is for JPEG, WebP and AVIF only.
 
     Raises ValueError or OSError if the format cannot hold the picture, such as a WebP of more than 16383 pixels a side.
     """
@@ -37,8 +37,9 @@ def encode_picture(picture: Picture, suffix: str, quality: int = DEFAULT_QUALITY
     if pixels.dtype == np.uint16:
         return _encode_deep_png(pixels, metadata.save_options(kind, icc))
     options: dict[str, Any] = {"PNG": {"compress_level": _PNG_LEVEL}, "BMP": {}}.get(kind, {"quality": quality})
-    if kind == "JPEG":
-        options["subsampling"] = 0  # full colour resolution, so that JPEG does not blur restored edges
+    # Full colour resolution, so that the format does not blur restored edges.
+    if kind in ("JPEG", "AVIF"):
+        options["subsampling"] = "4:4:4"
     shape = pixels if pixels.shape[2] > 1 else pixels[:, :, 0]
     return _save(Image.fromarray(shape), kind, **options, **metadata.save_options(kind, icc))
 

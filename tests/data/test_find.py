@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
 
+from distill.data.decoding import kinds
 from distill.data.find import find_images, pair_images
 from distill.data.image_files import ImageError
 
@@ -61,3 +64,30 @@ def test_images_without_partner_are_named(tmp_path: Path, sharp: str, blurry: st
             (tmp_path / folder / f"{name}.png").touch()
     with pytest.raises(ImageError, match=lonely):
         pair_images(str(tmp_path / "sharp"), str(tmp_path / "blurry"))
+
+
+def test_a_kind_that_is_read_now_does_not_end_a_folder_that_trained_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.gif", "a.png", "b.jpg", "b.avif", "c.gif"):
+        (tmp_path / name).touch()
+    assert [path.name for path in find_images(str(tmp_path)).values()] == ["a.png", "b.jpg", "c.gif"]
+    assert f"{tmp_path}/a.gif: left out beside a.png of the same stem" in caplog.text
+    assert f"{tmp_path}/b.avif: left out beside b.jpg of the same stem" in caplog.text
+    (tmp_path / "c.ppm").touch()
+    with pytest.raises(ImageError, match="same stem"):
+        find_images(str(tmp_path))
+
+
+def test_what_a_plugin_would_read_is_counted_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("pillow_heif", "pillow_jxl"):
+        monkeypatch.setitem(sys.modules, module, None)  # not installed
+    without = importlib.reload(kinds)
+    said = without.unread_in_words([*(Path(f"{number}.HEIC") for number in range(12)), Path("a.jxl")])
+    assert not {".heic", ".jxl"} & without.SUFFIXES
+    monkeypatch.undo()
+    importlib.reload(kinds)
+    assert said == [
+        "12 .heic files not read: pip install pillow-heif",
+        "1 .jxl file not read: pip install pillow-jxl-plugin",
+    ]

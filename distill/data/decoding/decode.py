@@ -67,8 +67,9 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
     with _pillow(data) as image:
         check_size(image.width, image.height, max_pixels)
         note_frames(getattr(image, "n_frames", 1), image.format, notes)
-        # Pillow turns a TIFF itself when it loads the pixels, as far as it finds the orientation.
-        turned_by_pillow = image.format == "TIFF" and ORIENTATION in image.getexif()
+        # Pillow turns a TIFF itself when it loads the pixels, as far as it finds the orientation. A JPEG XL has an orientation
+        # beside EXIF's, which alone counts, and its decoder has applied it.
+        turned_by_pillow = (image.format == "TIFF" and ORIENTATION in image.getexif()) or image.format == "JXL"
         orientation = orientation_of(image) if turned_by_pillow else 1
         image.load()
         if not turned_by_pillow:
