@@ -16,7 +16,7 @@ from typing import Any
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError, parse_recipe
 from distill.data.find import find_images, fixed_part
-from distill.data.image_files import ImageError
+from distill.data.image_files import ImageError, warn_of_16_bits
 from distill.data.loader import load
 from distill.data.patch_writer import BENCHMARK, TEST, TRAIN, PatchWriter, Settings, split
 from distill.runtime.files import locked, write_bytes
@@ -41,6 +41,7 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
     and WriteError.
     """
     images = find_images(sharp)
+    warn_of_16_bits(list(images.values()))
     _refuse_overlap(sharp, out)
     folders = split(list(images), settings.seed)
     patches: Counter[str] = Counter()

@@ -13,6 +13,7 @@ import torch
 from distill.config import Config, ConfigError
 from distill.data.batch import Batch
 from distill.data.datasets import TrainingPatches
+from distill.data.image_files import warn_of_16_bits
 from distill.data.loader import training_loader
 from distill.data.sources import Source, cached_images, paired_with_itself, training_sources
 from distill.networks.fast_teacher import speed_up_for_training
@@ -76,6 +77,7 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) 
     Raises UserError, FileNotFoundError and WeightsError for what the user can mend.
     """
     sources = training_sources(config.data)
+    warn_of_16_bits([image.path for source in sources for image in source.images or []])
     _refuse_self_pairs(sources, config)
     for index, stage in enumerate(config.stages):
         if stage.l1 > 0 and not config.data.has_sharp:
@@ -132,7 +134,7 @@ def load_checkpoint_or_start(run: Run) -> Plan:
     """Loads the run folder's checkpoint, if there is one, into the run's state. Returns the plan of the resumed or new run."""
     config = run.config
     start = Plan(config.stages, run.dataset.steps_per_epoch, config.data.batch, config.teacher.reuse)
-    resumed = resume_run(run.folder, run.state, start, run.teacher, config)
+    resumed = resume_run(run.folder, run.state, start, run.teacher, config, run.dataset.images)
     if resumed is None and run.continued is not None:
         logger.info("student.init: %s", run.continued)
     return resumed or start

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill.config import Config, ConfigError, parse_config
+from distill.data.decoding.kinds import ALWAYS_READ
+from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, identify
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.plan import Plan
@@ -29,8 +32,11 @@ BESIDE_TRAINING = (
 )
 
 
-def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> None:
-    """Writes the checkpoint; only the first rank should call this. If it raises WriteError, the older checkpoint is unchanged."""
+def save_run(
+    folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config, images: Sequence[ImageFile] = ()
+) -> None:
+    """Writes the checkpoint; only the first rank should call this. If it raises WriteError, the older checkpoint is unchanged.
+    `images` are those that the run trains on."""
     # The teacher and the VGG network are frozen and not saved. The one thing about them that a run may change is saved: whether
     # the teacher had to leave half precision.
     content = {
@@ -47,12 +53,15 @@ def save_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | 
         # Only how close a student came to its teacher depends on the teacher.
         "teacher": identify(teacher).model_dump() if teacher is not None and not config.data.val.has_sharp else None,
         "validated_step": state.validated_step,
+        "images": len(images),
         "config": config.model_dump(mode="json"),
     }
     save_checkpoint(folder, content)
 
 
-def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config) -> Plan | None:
+def resume_run(
+    folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config, images: Sequence[ImageFile] = ()
+) -> Plan | None:
     """Loads the folder's checkpoint into state and teacher. Returns the plan from there on, or None if there is no checkpoint.
 
     The first rank reads the file for all. Raises ConfigError for a checkpoint of another run, and WeightsError if none can be
@@ -80,6 +89,7 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
         _check_nothing_to_train(folder, changes)
     if changes:
         logger.warning("the configuration has changed since the checkpoint: %s", in_words(changes))
+    _say_if_grown(content, images)
     _load(content, state)
     other_teacher = any(key in changes for key in TEACHER_KEYS)
     if any(key.startswith(VALIDATION_KEYS) for key in changes) or _follows_another(content, teacher, config):
@@ -91,6 +101,13 @@ def resume_run(folder: Path, state: TrainingState, plan: Plan, teacher: Teacher 
     else:
         logger.info("going on from step %d of %s", state.step, folder / CHECKPOINT)
     return plan
+
+
+def _say_if_grown(content: dict[str, Any], images: Sequence[ImageFile]) -> None:
+    # Versions that did not record the number of images read fewer kinds of files.
+    count = content.get("images", sum(image.path.suffix.lower() in ALWAYS_READ for image in images))
+    if count != len(images):
+        logger.warning("the run goes on with %d training images, not the %d of its checkpoint", len(images), count)
 
 
 def _load(content: dict[str, Any], state: TrainingState) -> None:

@@ -13,7 +13,7 @@ import pytest
 from pictures import png_header, png_of
 from PIL import Image
 
-from distill.data.image_files import ImageError, read_image, write_image
+from distill.data.image_files import ImageError, read_image, warn_of_16_bits, write_image
 
 
 @pytest.fixture
@@ -231,3 +231,18 @@ def test_what_is_no_plain_png_is_left_to_pillow(tmp_path: Path, pixels: np.ndarr
     else:
         with pytest.raises(ImageError, match=r"a\.png: .*(broken|truncated)"):
             read_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_that_16_bits_are_rounded_is_said_once(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
+    plain, deep = [tmp_path / f"{number}.{suffix}" for number in range(4)], [tmp_path / f"{name}.{suffix}" for name in "ab"]
+    for path in plain:
+        Image.new("L", (20, 20)).save(path)
+    for path in deep:
+        Image.new("I;16", (20, 20)).save(path)
+    warn_of_16_bits([*plain, tmp_path / "missing.png"])
+    assert caplog.messages == []
+    warn_of_16_bits([*plain, *deep])
+    assert caplog.messages == [
+        f"{deep[0]} has 16 bits a channel: such images are rounded to 8 bits, which networks are trained on"
+    ]

@@ -18,12 +18,13 @@ from distill import train as train_command
 from distill.cache import build_cache
 from distill.command import Interrupted, SignalGate
 from distill.config import Config, ConfigError, load_config
+from distill.data.triplets import ImageFile
 from distill.networks.student import build_student
 from distill.runtime import files
 from distill.runtime.files import WriteError, locked
 from distill.scoring import evaluation
 from distill.train import train
-from distill.training.checkpoint import save_checkpoint
+from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.plan import Plan
 from distill.training.resume import resume_run, save_run
 from distill.training.run_folder import CHECKPOINT
@@ -383,3 +384,21 @@ def test_a_signal_saves_and_ends_with_its_status_and_the_run_goes_on(
     config = load_config(file, ["run.log_steps=1", f"stages.0.epochs={step // 4 + 1}"])
     train(config)
     assert checkpoint(config)["step"] == (step // 4 + 1) * 4
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_folder_that_has_grown_is_said(
+    tiny_config: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture, recorded: bool
+) -> None:
+    """Versions that recorded no number of images read no GIF."""
+    config, plan = tiny_config(), Plan(tiny_config().stages, 4, 4)
+    state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, torch.device("cpu"))
+    images = [ImageFile(name, Path(f"{name}.PNG")) for name in "abc"]
+    save_run(tmp_path, state, plan, None, config, images)
+    if not recorded:
+        content = load_checkpoint(tmp_path)
+        save_checkpoint(tmp_path, {key: value for key, value in content.items() if key != "images"})
+    resume_run(tmp_path, state, plan, None, config, images)
+    assert caplog.messages == []
+    resume_run(tmp_path, state, plan, None, config, [*images, ImageFile("d", Path("d.gif"))])
+    assert caplog.messages == ["the run goes on with 4 training images, not the 3 of its checkpoint"]

@@ -12,10 +12,13 @@ _COLOUR_CHUNKS = frozenset({b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV"
 
 def is_deep_png(data: bytes) -> bool:
     """Whether a file is a PNG of 16 bits, or of a kind whose transparent colour Pillow loses."""
-    if data[:8] != PNG_SIGNATURE or len(data) < 26:
-        return False
-    depth, colour = data[24:26]
+    depth, colour = depth_and_colour(data) or (8, PNG_GREY)
     return depth == 16 or (colour == PNG_GREY and depth in (2, 4) and b"tRNS" in data)
+
+
+def depth_and_colour(data: bytes) -> tuple[int, int] | None:
+    """A PNG's bits per channel and colour type, from the beginning of the file. None for any other file."""
+    return (data[24], data[25]) if data[:8] == PNG_SIGNATURE and len(data) >= 26 else None
 
 
 def without_damaged_colours(data: bytes, notes: list[str]) -> bytes:
