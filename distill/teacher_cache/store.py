@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distill.config import DataConfig
+from distill.data.decoding.versions import READER, was_misread
 from distill.data.find import NoImagesError, find_images
 from distill.data.image_files import ImageError, read_image, unreadable
 from distill.data.pixels import Pixels
@@ -102,7 +103,7 @@ class TeacherCache:
 
     def _is_trusted(self, image: ImageFile) -> bool:
         entry = self.manifest.entries.get(image.stem)
-        if entry is None or _packed_otherwise(image, entry):
+        if entry is None or entry.reader != READER or _packed_otherwise(image, entry):
             return False
         return all(stamp.looks_like(path) for path, stamp in self._files_of(image, entry))
 
@@ -115,11 +116,14 @@ class TeacherCache:
         inputs = files if entry.output is None else files[:-1]  # the output is the last of the files
         if _packed_otherwise(image, entry) or not all(stamp.equals(path) for path, stamp in inputs):
             return "changed"
+        if entry.reader != READER and (entry.unreadable is not None or any(was_misread(path) for path, _ in inputs)):
+            return "misread"
         if entry.output is not None and not self.path_of(entry).exists():
             return "missing"
         if entry.output is not None and not self._holds(entry, entry.output):
             return "damaged"
-        return "valid" if all(stamp.looks_like(path) for path, stamp in files) else "touched"
+        known = entry.reader == READER and all(stamp.looks_like(path) for path, stamp in files)
+        return "valid" if known else "touched"
 
     def _holds(self, entry: Entry, output: Stamp) -> bool:
         """Whether the entry's file still holds what was written: for a PNG the whole file, for a shard this image's triplet."""
@@ -149,12 +153,12 @@ class TeacherCache:
         raise CacheError(f"{self.folder}: {complaint}", mend="--repair" if found.removed or thorough else "")
 
     def restamp(self, images: Sequence[ImageFile]) -> None:
-        """Records the present times of files whose content was found to be unchanged."""
+        """Records the present times of files whose content was found to be unchanged, and that this version reads them so."""
         entries = []
         for image in images:
             entry = self.manifest.entries[image.stem]
             paths = {"blurry": image.blurry, "sharp": image.sharp, "output": self.path_of(entry)}
-            changes = {}
+            changes: dict[str, Stamp | int] = {"reader": READER}
             for kind, path in paths.items():
                 stamp: Stamp | None = getattr(entry, kind)
                 if stamp is not None and path is not None:

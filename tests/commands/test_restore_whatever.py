@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,3 +195,26 @@ def test_a_picture_of_many_kinds_keeps_its_alpha_in_avif(tmp_path: Path) -> None
     picture = reading.read_picture(tmp_path / "x.avif", None)
     np.testing.assert_allclose(picture.pixels.astype(int), 90, atol=3)
     np.testing.assert_allclose(picture.alpha, 128, atol=3)
+
+
+def test_results_of_pictures_that_an_earlier_version_misread_are_made_again(
+    photos: Path, identity: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    Image.fromarray(PIXELS).save(photos / "plain.png")
+    Image.fromarray(PIXELS).save(photos / "plain.jpg")
+    (photos / "deep.png").write_bytes(encode_picture(Picture(PIXELS.astype(np.uint16) * 257), ".png"))
+    (photos / "alpha.png").write_bytes(encode_picture(Picture(PIXELS, levels((30, 40))), ".png"))
+    restore([str(photos)], identity, out)
+    record = json.loads((out / ".restored.json").read_text())
+    first_version = {key: value for key, value in record.items() if not key.startswith("reader")}
+    (out / ".restored.json").write_text(json.dumps(first_version, sort_keys=True))
+    for age, paths in ((30, photos.iterdir()), (20, [out / ".restored.json"]), (10, out.glob("*.*g"))):
+        for path in paths:
+            os.utime(path, (time.time() - age,) * 2)
+    assert restore([str(photos / "plain.jpg")], identity, out).restored == []
+    summary = restore([str(photos)], identity, out)
+    assert {path.name for path in summary.restored} == {"deep.png", "alpha.png"}
+    assert {path.name for path in summary.done} == {"plain.png", "plain.jpg"}
+    assert f"{photos / 'deep.png'}: an earlier version misread it, and it is restored again" in caplog.text
+    assert restore([str(photos)], identity, out).restored == []

@@ -64,7 +64,7 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
         pixels = read_tiff(page, data, header, notes)
         orientation = orientation_of(header)
         return Decoded(turned(pixels, orientation), header, orientation, notes)
-    with _pillow(data) as image:
+    with open_with_pillow(data) as image:
         check_size(image.width, image.height, max_pixels)
         note_frames(getattr(image, "n_frames", 1), image.format, notes)
         # Pillow turns a TIFF itself when it loads the pixels, as far as it finds the orientation. A JPEG XL has an orientation
@@ -90,7 +90,7 @@ def orientation_of(image: Image.Image) -> int:
 
 
 @contextmanager
-def _pillow(data: bytes) -> Iterator[Image.Image]:
+def open_with_pillow(data: bytes) -> Iterator[Image.Image]:
     """Opens an image with Pillow. Python's warnings about it and libtiff's messages do not reach the terminal, and Pillow's limit
     on pixels is lifted: it would refuse pictures that the caller allows."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
