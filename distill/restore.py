@@ -50,8 +50,8 @@ EXAMPLE = """example:
   python -m distill.restore --weights runs/quickstart/student_best.pth photos/ scan.tif 'more/*/*.jpg' --out restored --compare
 
 Kept: relative names, format, 8 or 16 bits, grey, alpha (as it is), EXIF, XMP, resolution and colour profile, as far as the
-format written holds them. Pictures are written upright, CMYK and palettes as RGB. Exit status 2 where a picture could not be
-restored; the others are."""
+format written holds them. Pictures are written upright, CMYK and palettes as RGB, and kinds that are read but not written, such
+as GIF, HEIC and JPEG 2000, as PNG. Exit status 2 where a picture could not be restored; the others are."""
 
 
 @dataclass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,14 +43,14 @@ def find_images(folder: str) -> dict[str, Path]:
     """All image files below a folder, by relative stem (`night/street` for FOLDER/night/street.jpg), sorted.
 
     A `*` in the path matches folder names, and the matched names become part of the stem: `GOPRO_Large/train/*/sharp` names the
-    frames of all GoPro sequences. Logs what is passed over. Raises FileNotFoundError for a missing folder, ImageError for an
-    empty folder or for two files with the same stem.
+    frames of all GoPro sequences. Stems are in Unicode's NFC: a Mac may write "ü" as two characters. Logs what is passed over.
+    Raises FileNotFoundError for a missing folder, ImageError for an empty folder or for two files with the same stem.
     """
     found: dict[str, Path] = {}
     passed = PassedOver()
     for prefix, root in _expand(folder):
         for path in images_below(root, passed):
-            stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
+            stem = unicodedata.normalize("NFC", (prefix / path.relative_to(root).with_suffix("")).as_posix())
             other = found.setdefault(stem, path)
             if other is path:
                 continue
@@ -121,15 +122,24 @@ def _expand(folder: str) -> list[tuple[Path, Path]]:
     return [(Path(*match.relative_to(base).parts[depth]), match) for match in matches]
 
 
-def pair_images(sharp: str, blurry: str) -> dict[str, tuple[Path, Path]]:
-    """{stem: (sharp file, blurry file)}, matched by relative stem; the suffixes may differ.
+def pair_images(sharp: str, blurry: str, blurry_name: str = "{stem}") -> dict[str, tuple[Path, Path]]:
+    """{stem of the sharp file: (sharp file, blurry file)}, matched by relative stem; the suffixes may differ. `blurry_name` is
+    the name of a blurry file without suffix, where {stem} stands for that of its sharp file.
 
     Raises what `find_images` raises, and ImageError if a file has no partner.
     """
-    sharp_files, blurry_files = find_images(sharp), find_images(blurry)
+    sharp_files, found = find_images(sharp), find_images(blurry)
+    partners = {_named(blurry_name, stem): stem for stem in sharp_files}
+    blurry_files = {partners.get(stem, f"{stem} in {blurry}"): path for stem, path in found.items()}
     for here, there, other in ((sharp_files, blurry_files, blurry), (blurry_files, sharp_files, sharp)):
         lonely = [str(path) for stem, path in here.items() if stem not in there]
         if lonely:
             more = f" and {len(lonely) - 3} more" if len(lonely) > 3 else ""
-            raise ImageError(f"{', '.join(lonely[:3])}{more}: no image of the same name in {other}")
+            name = "the same name" if blurry_name == "{stem}" else f"the name that data.blurry_name ({blurry_name}) gives"
+            raise ImageError(f"{', '.join(lonely[:3])}{more}: no image of {name} in {other}")
     return {stem: (path, blurry_files[stem]) for stem, path in sharp_files.items()}
+
+
+def _named(blurry_name: str, stem: str) -> str:
+    folder, slash, name = stem.rpartition("/")
+    return unicodedata.normalize("NFC", folder + slash + blurry_name.replace("{stem}", name))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def _below(base: Path, images: Iterable[Path], out: Path) -> Iterator[tuple[Path
 
 def _refuse_collisions(jobs: Sequence[Job], compare: bool) -> None:
     """Raises ImageError if a file to be written is also an input, or if two jobs would write the same file. Files to be written
-    whose names differ only in case count as the same, because some systems treat them as one file."""
+    whose names differ only in case, or in how Unicode writes an accent, count as one: some systems treat them so."""
     sources = {job.source.resolve() for job in jobs}
     writers: dict[str, tuple[Job, str]] = {}
     for job in jobs:
@@ -104,7 +105,8 @@ def _refuse_collisions(jobs: Sequence[Job], compare: bool) -> None:
         for kind, written in files:
             if written.resolve() in sources:
                 raise ImageError(f"its {kind} would replace {written}, which is an input; give another --out", job.source)
-            other, its_kind = writers.setdefault(str(written).casefold(), (job, kind))
+            name = unicodedata.normalize("NFC", str(written)).casefold()
+            other, its_kind = writers.setdefault(name, (job, kind))
             if other is not job:
                 same = f"as the {its_kind} of {other.source}"
                 raise ImageError(f"its {kind} would be {written}, {same}; give another name or --out", job.source)

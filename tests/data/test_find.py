@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,45 @@ def test_what_a_plugin_would_read_is_counted_with_its_name(monkeypatch: pytest.M
         "12 .heic files not read: pip install pillow-heif",
         "1 .jxl file not read: pip install pillow-jxl-plugin",
     ]
+
+
+def test_a_name_is_the_same_however_unicode_writes_it(tmp_path: Path) -> None:
+    """A Mac takes an accented letter apart."""
+    for folder, form in (("sharp", "NFD"), ("blurry", "NFC")):
+        path = tmp_path / folder / unicodedata.normalize(form, "Été/Grüße.png")
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (pair,) = pair_images(str(tmp_path / "sharp"), str(tmp_path / "blurry")).items()
+    stem, (sharp, blurry) = pair
+    assert stem == unicodedata.normalize("NFC", "Été/Grüße")
+    assert sharp.exists()
+    assert blurry.exists()
+
+
+def test_two_names_that_become_one_are_refused(tmp_path: Path) -> None:
+    for form in ("NFD", "NFC"):
+        (tmp_path / unicodedata.normalize(form, "ü.png")).touch()
+    if len(list(tmp_path.iterdir())) < 2:
+        pytest.skip("this file system treats them as one file")
+    with pytest.raises(ImageError, match="has the same stem as"):
+        find_images(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "files"), [("{stem}x4", ("1x4.png", "sub/2x4.jpg")), ("blur_{stem}", ("blur_1.png", "sub/blur_2.png"))]
+)
+def test_pairs_can_be_named_by_a_template(tmp_path: Path, name: str, files: tuple[str, str]) -> None:
+    for path in ("sharp/1.png", "sharp/sub/2.png", *(f"blurry/{file}" for file in files)):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    sharp, blurry = str(tmp_path / "sharp"), str(tmp_path / "blurry")
+    pairs = pair_images(sharp, blurry, name)
+    assert list(pairs) == ["1", "sub/2"]
+    assert [pair[1] for pair in pairs.values()] == [tmp_path / "blurry" / file for file in files]
+    for folder, lonely in ((sharp, "3.png"), (blurry, "1.jpg")):
+        (Path(folder) / lonely).touch()
+        with pytest.raises(ImageError) as caught:
+            pair_images(sharp, blurry, name)
+        assert lonely in str(caught.value)
+        assert f"data.blurry_name ({name})" in str(caught.value)
+        (Path(folder) / lonely).unlink()
