@@ -203,6 +203,15 @@ def test_a_truncated_deep_tiff_is_refused(compression: str | None, tmp_path: Pat
         read_image(path)
 
 
+def test_counts_of_bytes_that_are_wrong_do_no_harm_where_the_pixels_are_there(tmp_path: Path) -> None:
+    samples = levels((20, 30), np.uint16)
+    data = packed_tiff(samples, bits=16)
+    count = struct.pack("<HHII", 279, 4, 1, samples.nbytes)
+    assert count in data
+    (tmp_path / "x.tif").write_bytes(data.replace(count, struct.pack("<HHII", 279, 4, 1, 10**6)))
+    np.testing.assert_array_equal(read_picture(tmp_path / "x.tif", None).pixels[:, :, 0], samples.byteswap())
+
+
 def test_no_library_warns_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """libtiff writes to the file descriptor. It knows no predictor for 4 bits."""
     path = tmp_path / "x.tif"

@@ -26,6 +26,7 @@ from distill.data.decoding.png import is_deep_png, without_damaged_colours
 from distill.data.decoding.tiff import TIFF_SIGNATURES, deep_page, read_tiff, tiff_header
 from distill.data.pixels import BAND_ROWS, AnyPixels, turned
 
+_NOWHERE = os.open(os.devnull, os.O_WRONLY)
 ORIENTATION = ExifTags.Base.Orientation
 # XMP holds the orientation as an attribute, tiff:Orientation="6", or as an element, <tiff:Orientation>6</tiff:Orientation>.
 XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)([1-8])""")
@@ -97,8 +98,7 @@ def open_with_pillow(data: bytes) -> Iterator[Image.Image]:
     terminal = os.dup(2) if data[:4] in TIFF_SIGNATURES else None
     try:
         if terminal is not None:  # libtiff writes to the file descriptor
-            with open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), 2)
+            os.dup2(_NOWHERE, 2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data)) as image:

@@ -31,7 +31,7 @@ def deep_page(data: bytes) -> tifffile.TiffPage | None:
         wide_grey = page.sampleformat != SAMPLEFORMAT.IEEEFP and page.bitspersample == 32 and page.samplesperpixel == 1
         separate = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
         plain = (unsigned or wide_grey) and not separate and not page.extrasamples
-        return None if plain else page
+        return None if plain or (unsigned and page.photometric not in _CHANNELS) else page
     except Exception:  # noqa: BLE001 (tifffile raises anything for a damaged header; Pillow then says what is wrong)
         return None
 
@@ -46,11 +46,8 @@ def read_tiff(page: tifffile.TiffPage, data: bytes, header: Image.Image, notes: 
     if colours is None or page.sampleformat != SAMPLEFORMAT.UINT or not 1 <= bits <= 16:
         what = getattr(page.photometric, "name", page.photometric)
         raise ValueError(f"a TIFF of a kind that is not read ({what}, {bits} bits); convert it to RGB or grey of 8 or 16 bits")
-    ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
-    if min(page.databytecounts, default=0) == 0 or max(ends) > len(data):
-        raise ValueError("the file is truncated")
     note_frames(len(page.parent.pages), "TIFF", notes)
-    samples = page.asarray(squeeze=False, maxworkers=1)  # (planes, depth, H, W, channels), one of planes and channels is 1
+    samples = _samples(page, data)
     if samples.shape[1] != 1:
         raise ValueError("a TIFF of a volume; save the slice that is meant as a picture of its own")
     samples = np.moveaxis(samples[:, 0], 0, -1).reshape(*samples.shape[2:4], -1)
@@ -65,6 +62,20 @@ def read_tiff(page: tifffile.TiffPage, data: bytes, header: Image.Image, notes: 
     if page.photometric == PHOTOMETRIC.MINISWHITE:
         pixels = np.concatenate([np.iinfo(pixels.dtype).max - pixels[:, :, :1], pixels[:, :, 1:]], axis=2)
     return rgb_of_cmyk(pixels, header, notes) if colours == 4 else pixels
+
+
+def _samples(page: tifffile.TiffPage, data: bytes) -> NDArray[np.unsignedinteger]:
+    """(planes, depth, H, W, channels), as stored: one of planes and channels is 1. Raises ValueError if some are missing."""
+    ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    cut = max(ends, default=0) > len(data)
+    # tifffile takes a strip without bytes for a black one. What decoders make of half a strip is theirs. Without compression,
+    # wrong counts do no harm where the pixels are there.
+    if min(page.databytecounts, default=0) == 0 or (cut and page.compression != tifffile.COMPRESSION.NONE):
+        raise ValueError("the file is truncated")
+    try:
+        return page.asarray(squeeze=False, maxworkers=1)
+    except ValueError as error:
+        raise ValueError("the file is truncated" if cut else "its pixels are damaged") from error
 
 
 def _scaled(samples: NDArray[np.unsignedinteger], bits: int) -> AnyPixels:
