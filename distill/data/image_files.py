@@ -115,9 +115,9 @@ def _reason(error: BaseException) -> str:
         return "not an image that Pillow can read"
     # Pillow raises these with a message for people (SyntaxError for a broken PNG). Others are about the code.
     meant_to_be_read = isinstance(error, OSError | SyntaxError | ValueError) and " " in text
-    if not meant_to_be_read or text.startswith(("decoder error", "broken data stream", "codec configuration")):
-        return f"its data is damaged, or of a kind that is not read ({text})" if text else "its data is damaged"
-    return text
+    if text.startswith(("decoder error", "broken data stream", "codec configuration", "encoder error")):
+        return "its pixels are damaged, or compressed in a way that is not read"
+    return text if meant_to_be_read else f"its data is damaged, or of a kind that is not read ({text})"
 
 
 def write_image(path: Path, pixels: Pixels) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -174,6 +175,15 @@ def test_cmyk_of_16_bits_is_read_as_8_and_that_is_said(tmp_path: Path) -> None:
     assert picture.notes == ["CMYK of 16 bits is read as 8 bits"]
 
 
+@pytest.mark.parametrize(("white", "notes"), [(255, []), (65535, ["its 16 bits are read as 8"])])
+def test_a_ppm_of_16_bits_is_read_as_8_and_that_is_said(white: int, notes: list[str], tmp_path: Path) -> None:
+    samples = (levels((20, 30, 3)).astype(np.uint16) * (white // 255)).astype(">u2" if white > 255 else np.uint8)
+    (tmp_path / "x.ppm").write_bytes(b"P6 30 20 %d\n" % white + samples.tobytes())
+    picture = read_picture(tmp_path / "x.ppm", None)
+    np.testing.assert_array_equal(picture.pixels, levels((20, 30, 3)))
+    assert picture.notes == notes
+
+
 @pytest.mark.parametrize("kind", [b"iCCP", b"cLLI", b"gAMA"])
 def test_a_png_is_read_without_a_damaged_chunk_about_its_colours(kind: bytes, tmp_path: Path) -> None:
     Image.fromarray(levels((20, 30, 3))).save(tmp_path / "x.png")
@@ -203,6 +213,33 @@ def test_a_truncated_deep_tiff_is_refused(compression: str | None, tmp_path: Pat
         read_image(path)
 
 
+@pytest.mark.parametrize(
+    ("tag", "value", "words"),
+    [
+        (284, 258, "its header is damaged"),  # where the channels of a pixel are: tifffile would leave memory as it is
+        (322, 2**21, "its header is damaged"),  # the width of a tile
+        (277, 60000, "is damaged|is truncated|are damaged"),  # channels
+    ],
+)
+def test_a_deep_tiff_whose_header_is_damaged_is_refused_before_it_takes_memory(
+    tag: int, value: int, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, np.moveaxis(DEEP, 2, 0), photometric="rgb", planarconfig="separate", tile=(16, 16), byteorder="<")
+    data = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        at = file.pages.first.tags[tag].offset
+    data[at + 2 : at + 12] = struct.pack("<HII", 4, 1, value)
+    path.write_bytes(bytes(data))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=words):
+            read_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 10**8
+    finally:
+        tracemalloc.stop()
+
+
 def test_counts_of_bytes_that_are_wrong_do_no_harm_where_the_pixels_are_there(tmp_path: Path) -> None:
     samples = levels((20, 30), np.uint16)
     data = packed_tiff(samples, bits=16)
@@ -216,7 +253,7 @@ def test_no_library_warns_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureF
     """libtiff writes to the file descriptor. It knows no predictor for 4 bits."""
     path = tmp_path / "x.tif"
     path.write_bytes(packed_tiff(levels((20, 30)) // 16, bits=4, compression=8, predictor=2))
-    with pytest.raises(ImageError):
+    with pytest.raises(ImageError, match="its pixels are damaged, or compressed in a way that is not read"):
         read_image(path)
     assert capfd.readouterr() == ("", "")
 

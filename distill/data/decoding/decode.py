@@ -14,11 +14,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import imagecodecs
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageFile
 
 from distill.data.decoding.colours import cmyk_to_rgb
 from distill.data.decoding.limits import FLOATING_POINT, check_size, note_frames
@@ -68,6 +69,7 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
     with open_with_pillow(data) as image:
         check_size(image.width, image.height, max_pixels)
         note_frames(getattr(image, "n_frames", 1), image.format, notes)
+        _note_depth(image, notes)
         # Pillow turns a TIFF itself when it loads the pixels, as far as it finds the orientation. A JPEG XL has an orientation
         # beside EXIF's, which alone counts, and its decoder has applied it.
         turned_by_pillow = (image.format == "TIFF" and ORIENTATION in image.getexif()) or image.format == "JXL"
@@ -78,6 +80,17 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
         pixels = imagecodecs.png_decode(data) if is_deep_png(data) else _read_with_pillow(image, alpha, notes)
         pixels = pixels.reshape(*pixels.shape[:2], -1)
     return Decoded(pixels if turned_by_pillow else turned(pixels, orientation), image, orientation, notes)
+
+
+def _note_depth(image: Image.Image, notes: list[str]) -> None:
+    """Notes that Pillow reduces a HEIC or a PPM to 8 bits, before it has done so. Of other files it does not tell."""
+    bits = image.info.get("bit_depth", 8)
+    if image.format == "PPM" and image.mode == "RGB":
+        assert isinstance(image, ImageFile.ImageFile)
+        arguments: Any = image.tile[0].args
+        bits = int(arguments[1]).bit_length() if image.tile[0].codec_name.startswith("ppm") else 8  # (mode, level of white)
+    if bits > 8:
+        notes.append(f"its {bits} bits are read as 8")
 
 
 def orientation_of(image: Image.Image) -> int:

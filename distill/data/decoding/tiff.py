@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+from math import prod
 
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
-from tifffile import PHOTOMETRIC, SAMPLEFORMAT
+from tifffile import PHOTOMETRIC, PLANARCONFIG, SAMPLEFORMAT
 
 from distill.data.decoding.colours import rgb_of_cmyk
 from distill.data.decoding.limits import FLOATING_POINT, note_frames
 from distill.data.pixels import BAND_ROWS, AnyPixels
 
+# What a TIFF may have at most: channels, and values in a tile that is larger than the picture.
+MAX_CHANNELS, SMALL_TILE = 16, 2**24
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # The colour channels of the kinds that are read.
 _CHANNELS: dict[int, int] = {PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.RGB: 3, PHOTOMETRIC.SEPARATED: 4}
@@ -29,7 +32,7 @@ def deep_page(data: bytes) -> tifffile.TiffPage | None:
         page = tifffile.TiffFile(io.BytesIO(data)).pages.first
         unsigned = page.sampleformat == SAMPLEFORMAT.UINT and page.bitspersample in (1, 2, 4, 8)
         wide_grey = page.sampleformat != SAMPLEFORMAT.IEEEFP and page.bitspersample == 32 and page.samplesperpixel == 1
-        separate = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
+        separate = page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
         plain = (unsigned or wide_grey) and not separate and not page.extrasamples
         return None if plain or (unsigned and page.photometric not in _CHANNELS) else page
     except Exception:  # noqa: BLE001 (tifffile raises anything for a damaged header; Pillow then says what is wrong)
@@ -68,10 +71,16 @@ def _samples(page: tifffile.TiffPage, data: bytes) -> NDArray[np.unsignedinteger
     """(planes, depth, H, W, channels), as stored: one of planes and channels is 1. Raises ValueError if some are missing."""
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     cut = max(ends, default=0) > len(data)
-    # tifffile takes a strip without bytes for a black one. What decoders make of half a strip is theirs. Without compression,
-    # wrong counts do no harm where the pixels are there.
-    if min(page.databytecounts, default=0) == 0 or (cut and page.compression != tifffile.COMPRESSION.NONE):
+    # tifffile takes a strip without bytes for a black one, and leaves memory as it is where no strip is. What decoders make of
+    # half a strip is theirs. Without compression, wrong counts do no harm where the pixels are there.
+    missing = len(ends) < prod(page.chunked) or min(page.databytecounts, default=0) == 0
+    if missing or (cut and page.compression != tifffile.COMPRESSION.NONE):
         raise ValueError("the file is truncated")
+    # Damaged headers may ask for gigabytes, or not say where the channels of a pixel are.
+    largest = MAX_CHANNELS * page.imagewidth * page.imagelength
+    unplaced = page.samplesperpixel > 1 and page.planarconfig not in (PLANARCONFIG.CONTIG, PLANARCONFIG.SEPARATE)
+    if unplaced or page.size > largest or prod(page.chunks) > max(largest, SMALL_TILE):
+        raise ValueError("its header is damaged")
     try:
         return page.asarray(squeeze=False, maxworkers=1)
     except ValueError as error:

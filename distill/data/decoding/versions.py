@@ -26,7 +26,7 @@ def was_misread(path: Path, restored: bool = False) -> bool:
                 return True
             if not restored and image.mode == "CMYK":
                 return colour_space(image.info.get("icc_profile") or b"") == CMYK_SPACE
-            exif_tells = ORIENTATION in image.getexif() and image.format != "PNG"
-            return not exif_tells and orientation_of(image) != 1
+            told = "exif" in image.info or (image.format == "TIFF" and ORIENTATION in image.getexif())
+            return not told and orientation_of(image) != 1
     except Exception:  # noqa: BLE001 (a file that is not read is not misread; reading it says what is wrong)
         return False
