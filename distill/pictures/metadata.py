@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -47,19 +47,17 @@ class Metadata:
     @classmethod
     def of(cls, decoded: Decoded) -> Metadata:
         """The metadata of the file, changed to describe its upright RGB or grey pixels."""
-        header, exif = decoded.header, decoded.header.getexif()
-        if header.format == "TIFF":
-            exif = descriptive(exif)
+        info, exif = decoded.info, descriptive(decoded.exif) if decoded.kind == "TIFF" else decoded.exif
         if ORIENTATION in exif:
             exif[ORIENTATION] = UPRIGHT
         sizes, (height, width) = exif.get_ifd(ExifTags.IFD.Exif), decoded.pixels.shape[:2]
         for tag, extent in ((ExifTags.Base.ExifImageWidth, width), (ExifTags.Base.ExifImageHeight, height)):
             if tag in sizes:
                 sizes[tag] = extent
-        xmp = header.info.get("xmp") or header.info.get("XML:com.adobe.xmp")
+        xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
         xmp = xmp.encode(errors="replace") if isinstance(xmp, str) else xmp
         xmp = xmp and XMP_ORIENTATION.sub(rb"\g<1>1", xmp)  # orientation 1; \11 would mean group 11
-        icc, dpi = header.info.get("icc_profile") or None, _dpi_of(header)
+        icc, dpi = info.get("icc_profile") or None, _dpi_of(info)
         if icc and colour_space(icc) == CMYK_SPACE:
             icc = None
         return cls(exif, icc, xmp or None, dpi[::-1] if dpi and decoded.orientation in SWAPS_AXES else dpi)
@@ -108,9 +106,9 @@ def descriptive(exif: Image.Exif) -> Image.Exif:
     return copied
 
 
-def _dpi_of(image: Image.Image) -> tuple[float, float] | None:
+def _dpi_of(info: Mapping[Any, Any]) -> tuple[float, float] | None:
     try:
-        across, down = (float(value) for value in image.info["dpi"])
+        across, down = (float(value) for value in info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     return (across, down) if all(math.isfinite(value) and value > 0 for value in (across, down)) else None

@@ -42,8 +42,11 @@ class Decoded:
 
     pixels: AnyPixels
     """(H, W, 1 to 4): grey or RGB, and alpha if there are 2 or 4 channels. Upright; alpha is not multiplied into the colours."""
-    header: Image.Image
-    """What Pillow knows of the file except its pixels: format, EXIF, profile, resolution."""
+    kind: str | None
+    """Pillow's name for the format."""
+    exif: Image.Exif
+    info: dict[str | tuple[int, int], Any]
+    """Profile, XMP and resolution, under Pillow's names for them."""
     orientation: int
     """The EXIF orientation from which the pixels were turned upright."""
     notes: list[str] = field(default_factory=list)
@@ -65,7 +68,7 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
         header = tiff_header(page, data)
         pixels = read_tiff(page, data, header, notes)
         orientation = orientation_of(header)
-        return Decoded(turned(pixels, orientation), header, orientation, notes)
+        return Decoded(turned(pixels, orientation), "TIFF", header.getexif(), header.info, orientation, notes)
     with open_with_pillow(data) as image:
         check_size(image.width, image.height, max_pixels)
         note_frames(getattr(image, "n_frames", 1), image.format, notes)
@@ -79,7 +82,9 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
             orientation = orientation_of(image)  # a PNG's metadata can follow its pixels
         pixels = imagecodecs.png_decode(data) if is_deep_png(data) else _read_with_pillow(image, alpha, notes)
         pixels = pixels.reshape(*pixels.shape[:2], -1)
-    return Decoded(pixels if turned_by_pillow else turned(pixels, orientation), image, orientation, notes)
+        kind, exif, info = image.format, image.getexif(), image.info
+    del image  # its pixels, before others turn
+    return Decoded(pixels if turned_by_pillow else turned(pixels, orientation), kind, exif, info, orientation, notes)
 
 
 def _note_depth(image: Image.Image, notes: list[str]) -> None:
