@@ -31,6 +31,7 @@ from distill.teacher_cache.approximation import measure_approximation
 from distill.teacher_cache.differences import Differences
 from distill.teacher_cache.fill import fill
 from distill.teacher_cache.manifest import CacheError, Header, merge_parts
+from distill.teacher_cache.opening import cached_precision
 from distill.teacher_cache.pack import pack
 from distill.teacher_cache.store import TeacherCache, new_header, reset_cache
 
@@ -56,7 +57,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
     with ExitStack() as held:
         held.enter_context(ranks.connected(device))
         with ranks.first_of_node_first():
-            teacher = _teacher(config.teacher, device)
+            teacher = _teacher(config.teacher, device, fresh)
         header = new_header(identify(teacher), images, config.data, config.teacher.tile)
         if ranks.first:
             held.enter_context(locked(folder))
@@ -170,7 +171,10 @@ def _images(data: DataConfig) -> list[ImageFile]:
     return cached_images(data)
 
 
-def _teacher(settings: TeacherConfig, device: torch.device) -> Teacher:
+def _teacher(settings: TeacherConfig, device: torch.device, fresh: bool = False) -> Teacher:
+    """The teacher. `auto` is the precision of the cache that is there, unless `fresh` replaces it."""
+    if settings.precision == "auto" and not fresh:
+        settings = settings.model_copy(update={"precision": cached_precision(settings) or "auto"})
     teacher = build_teacher(settings, device)
     if teacher is None:
         raise ConfigError("teacher.mode: none has no images to cache; set cached or online")

@@ -31,10 +31,9 @@ from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import cache_lock
 from distill.training.about import about_training
 from distill.training.build import Run, build_run, check_shares, load_checkpoint_or_start, remaining_batches, speed_up_networks
-from distill.training.checkpoint import has_checkpoint
 from distill.training.log import RunLog
 from distill.training.plan import Plan, learning_rate
-from distill.training.resume import save_run
+from distill.training.resume import read_saved, save_run
 from distill.training.run_folder import BEST, CONFIG, EVALUATION, clear_run, stage_file
 from distill.training.state import NONE_YET
 from distill.training.step import Images, make_images, training_step
@@ -71,13 +70,13 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
     with ExitStack() as held:
         held.enter_context(ranks.connected(device))
         held.enter_context(cache_lock(config.teacher))
-        begins = fresh or not ranks.broadcast(lambda: has_checkpoint(folder))
-        run = build_run(config, device, ranks, begins)
+        saved = None if fresh else ranks.broadcast(lambda: read_saved(folder))
+        run = build_run(config, device, ranks, saved)
         if ranks.first:
             held.enter_context(locked(folder))
             if fresh:  # after `build_run`: a mistake in the configuration must not delete the earlier run
                 clear_run(folder, config)
-        plan = load_checkpoint_or_start(run)
+        plan = load_checkpoint_or_start(run, saved)
         speed_up_networks(run)
         if ranks.first:
             write_bytes(folder / CONFIG, dump_config(config).encode())
@@ -85,7 +84,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
         checkpoints = _Checkpoints(run, plan)
         loader = remaining_batches(run, plan, pin=device.type == "cuda")
         with RunLog(folder, run.state.step, ranks) as log:
-            log.started(run.state.step, plan.total_steps, describe_device(device))
+            log.started(run.state.step, plan.total_steps, f"{describe_device(device)}; {run.computes_in}")
             _show_before_training(run, log)
             with gate, closing(loader):
                 try:
@@ -178,7 +177,8 @@ class _Checkpoints:
         one. Raises WriteError."""
         step = self.run.state.step
         if self._saved_step != step and self.run.ranks.first:
-            save_run(self.run.folder, self.run.state, self.plan, self.run.teacher, self.run.config, self.run.dataset.images)
+            run = self.run
+            save_run(run.folder, run.state, self.plan, run.teacher, run.config, run.precisions, run.dataset.images)
         self._saved_step, self._saved_at = step, time.monotonic()
 
 
@@ -246,7 +246,7 @@ def _validate(run: Run, plan: Plan, log: RunLog, pause: Callable[[], None]) -> E
 def _save_student(run: Run, plan: Plan, name: str, evaluation: Evaluation | None = None) -> None:
     step = run.state.step
     about = about_training(run.config, step, plan.stage_at(step - 1).name, evaluation)
-    save_student(run.folder / name, run.state.kept, run.config.student, about)
+    save_student(run.folder / name, run.state.kept, run.config.student, about | {"computed_in": run.computes_in})
 
 
 def _summarise(skipped: dict[str, Skipped]) -> None:

@@ -75,8 +75,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, help="a folder of sharp photographs")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--count", type=int, help="the first N alone", metavar="N")
     arguments = parser.parse_args()
-    for path in sorted(path for path in arguments.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png")):
+    photos = sorted(path for path in arguments.photos.iterdir() if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    for path in photos[: arguments.count]:
         image = np.asarray(Image.open(path).convert("RGB"), np.float32)
         for folder, (spoil, quality) in DEGRADATIONS.items():
             rng = np.random.default_rng([zlib.crc32(path.name.encode()), zlib.crc32(folder.encode())])

@@ -10,6 +10,8 @@ a band are the first two of the next one, and are copied there, so nothing is co
 - Attention: Restormer's attention is between channels. Per head, the products of q and k are a (d, d) matrix, a sum over pixels,
   which is added up band by band, like the norms of q and k. Its softmax and the output projection are both matrices over
   channels. They are multiplied into one (c, c) matrix per image, which is applied to v once.
+- With bf16 weights the wide tensors are bf16, and so is a band's product of q and k. The residual stream x, the sums over bands
+  and the softmax stay float32, as in `layers.py`.
 - Hidden widths such as 127 and 255 are padded to a multiple of CHANNEL_MULTIPLE: oneDNN's depthwise kernel is slow for them.
 
 Axes: b batch, h height, w width, c channels, e heads, d channels of one head.
@@ -31,9 +33,15 @@ BAND_BYTES = 4 * 2**20
 
 
 def can_fuse(x: Tensor, weight: Tensor) -> bool:
-    """Whether `apply_blocks` may replace the blocks: float32 on a CPU, without gradients, neither compiled nor traced."""
+    """Whether `apply_blocks` may replace the blocks: float32 or bf16 weights on a CPU, without gradients, neither compiled nor
+    traced."""
     recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return x.device.type == "cpu" and weight.dtype == torch.float32 and not torch.is_grad_enabled() and not recorded
+    return (
+        x.device.type == "cpu"
+        and weight.dtype in (torch.float32, torch.bfloat16)
+        and not torch.is_grad_enabled()
+        and not recorded
+    )
 
 
 def apply_blocks(blocks: Iterable[TransformerBlock], x: Tensor) -> Tensor:
@@ -48,24 +56,26 @@ def apply_blocks(blocks: Iterable[TransformerBlock], x: Tensor) -> Tensor:
 def _attend(x: Tensor, norm: LayerNorm, attention: Attention) -> None:
     """Adds the attention's output to x, in place."""
     (b, h, w, c), e = x.shape, attention.heads
-    v = torch.empty(b, h * w, c)
+    v = torch.empty(b, h * w, c, dtype=attention.qkv.weight.dtype)
     product = torch.zeros(b, e, c // e, c // e)
-    squares = torch.zeros(2, b, c)
+    squares = torch.zeros(b, 2 * c)
     project, depthwise = _parameters(attention.qkv), _parameters(attention.qkv_dwconv)
     for images, rows, qkv in _wide_bands(x, norm, project, depthwise):
-        q, k, v[images, rows.start * w : rows.stop * w] = qkv.flatten(1, 2).chunk(3, dim=-1)
-        for square, tensor in zip(squares, (q, k), strict=True):
-            square[images] += torch.linalg.vector_norm(tensor, dim=1).square_()
-        q, k = (tensor.unflatten(-1, (e, -1)).transpose(1, 2) for tensor in (q, k))  # (b, e, pixels, d)
+        qk, v[images, rows.start * w : rows.stop * w] = qkv.flatten(1, 2).split((2 * c, c), dim=-1)
+        squares[images] += torch.linalg.vector_norm(qk, dim=1, dtype=torch.float32).square_()
+        q, k = qk.unflatten(-1, (2, e, -1)).permute(2, 0, 3, 1, 4)  # (b, e, pixels, d) each
         product[images] += q.transpose(-2, -1) @ k
-    q_norm, k_norm = squares.sqrt_().clamp_min_(1e-12).unflatten(-1, (e, -1))
-    maps = (product / q_norm.unsqueeze(-1) / k_norm.unsqueeze(-2) * attention.temperature).softmax(dim=-1)
+    q_norm, k_norm = squares.sqrt_().clamp_min_(1e-12).unflatten(-1, (2, e, -1)).unbind(1)
+    maps = (product / q_norm.unsqueeze(-1) / k_norm.unsqueeze(-2) * attention.temperature.float()).softmax(dim=-1)
     # The block's output is weight @ attention @ v, and `attention` is block-diagonal: a head's columns of `weight` meet only its
     # map.
     weight, bias = _parameters(attention.project_out)
-    columns = weight.unflatten(1, (e, -1)).transpose(0, 1)  # (e, c, d)
+    columns = weight.float().unflatten(1, (e, -1)).transpose(0, 1)  # (e, c, d)
     from_v = (columns @ maps).transpose(-3, -2).flatten(-2)  # (b, c, e * d)
-    x.flatten(1, 2).baddbmm_(v, from_v.transpose(-2, -1))
+    if v.dtype == x.dtype:
+        x.flatten(1, 2).baddbmm_(v, from_v.transpose(-2, -1))
+    else:
+        x.flatten(1, 2).add_(v @ from_v.transpose(-2, -1).to(v.dtype))
     if bias is not None:
         x += bias
 
@@ -98,7 +108,7 @@ def _wide_bands(x: Tensor, norm: LayerNorm, project: Parameters, depthwise: Para
     the last of which may be lower. Each row of x is read once, before its band is yielded.
     """
     b, h, w, _ = x.shape
-    row_bytes = w * project[0].shape[0] * x.element_size()
+    row_bytes = w * project[0].shape[0] * project[0].element_size()
     together = BAND_BYTES // (h * row_bytes)
     if together:
         for image in range(0, b, together):
@@ -117,7 +127,7 @@ def _row_bands(x: Tensor, height: int, norm: LayerNorm, project: Parameters) -> 
     An extra row outside the image is zero. The next band overwrites the yielded tensor.
     """
     (h, w, _), (weight, bias) = x.shape, project
-    wide = x.new_zeros(height + 2, w, weight.shape[0])  # image row r is stored in row r - top + 1
+    wide = weight.new_zeros(height + 2, w, weight.shape[0])  # image row r is stored in row r - top + 1
     projected = 0  # rows of x that are projected so far
     for top in range(0, h, height):
         bottom = min(h, top + height)

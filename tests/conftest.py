@@ -17,6 +17,8 @@ from scipy.ndimage import gaussian_filter
 
 from distill.command import SIGNALS, run_command
 from distill.config import Config, parse_config
+from distill.networks import teacher
+from distill.scoring import half_precision
 from distill.synthesis.dead_leaves import dead_leaves
 
 TINY = {
@@ -99,6 +101,13 @@ def call(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
         return 0
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _without_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests run as on a CPU without instructions for bf16: what a run times must not decide what a test sees."""
+    for module in (half_precision, teacher):
+        monkeypatch.setattr(module, "multiplies_bf16", lambda device: False)
 
 
 @pytest.fixture(autouse=True)

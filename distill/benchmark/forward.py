@@ -6,6 +6,7 @@ teacher's forms.
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor
 from distill.benchmark.roofline import Cost, Machine, cost
 from distill.benchmark.timing import Build, Timing, time_in_turn
 from distill.benchmark.workloads import (
+    RUNTIMES,
     photograph,
     reference_network,
     student_forward,
@@ -27,6 +29,7 @@ from distill.benchmark.workloads import (
 from distill.config import Config, DataConfig, UNetConfig
 from distill.config.types import Precision
 from distill.networks.teacher import DTYPES, teacher_precision
+from distill.runtime.device import multiplies_bf16
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +62,8 @@ class Row:
     form's time. If it is above 1, memory could not have moved all those bytes in that time: fusion saved the rest."""
     largest_difference: float | None
     """Largest absolute difference between this form's output and the exact output; pixels in [0, 1]. The exact output
-    of a teacher is from the paper's form in float32. The exact output of a student is from the student as it is trained."""
+    of a teacher is from the paper's form in float32. The exact output of a student is from the student as it is trained. With
+    onnxruntime and openvino, whose images are clamped, both are."""
     correction_error: float | None
     """RMS of the difference over the RMS of the network's correction, which is its output minus its input."""
     failure: str | None
@@ -77,15 +81,15 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
     published = config.bench.network == "published"
     network = teacher_network(config.teacher, published)
     name = f"teacher ({'published architecture' if published else config.teacher.weights})"
-    forms = [form for form in config.bench.teacher_forms if device.type == "cuda" or form not in GPU_FORMS]
-    if left_out := [form for form in config.bench.teacher_forms if form not in forms]:
-        logger.info("bench.teacher_forms: %s: only on a GPU, left out", ", ".join(left_out))
-    if not forms:
-        return rows
+    forms_here = _that_run_here("teacher_forms", config.bench.teacher_forms, device)
+    precisions = _that_run_here("precisions", config.bench.precisions, device)
     for shape in config.bench.teacher_shapes or [_training_shape(config.data)]:
         exact: Tensor | None = None
-        for asked in config.bench.precisions:
+        for asked in precisions:
             precision = teacher_precision(asked, device)
+            forms = [form for form in forms_here if precision == "fp32" or form != "onnxruntime"]
+            if not forms:
+                continue
             logger.info("teacher %s %s: %s", _by(shape), precision, ", ".join(forms))
             calls: dict[str, tuple[Build, tuple[Any, ...]]] = {
                 form: (teacher_forward, (config.teacher, published, form, precision, shape, device)) for form in forms
@@ -99,6 +103,18 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
             asks = cost(reference_network(network), (shape[0], 3, *shape[1:]), DTYPES[precision])
             rows += _rows(name, timings, precision, shape, asks, exact, machine)
     return rows
+
+
+def _that_run_here(key: str, asked: Sequence[str], device: torch.device) -> list[Any]:
+    """The forms, precisions or runtimes of `bench.key` that make sense on this device; logs which are left out."""
+    unfit = {
+        *(GPU_FORMS if device.type != "cuda" else ()),
+        *(runtime for runtime in RUNTIMES if device.type != "cpu" or importlib.util.find_spec(runtime) is None),
+        *(("bf16",) if device.type == "cpu" and not multiplies_bf16(device) else ()),
+    }
+    if left_out := [name for name in asked if name in unfit]:
+        logger.info("bench.%s: %s: not for this device, or not installed; left out", key, ", ".join(left_out))
+    return [name for name in asked if name not in unfit]
 
 
 def student_rows(config: Config, machine: Machine) -> list[Row]:
@@ -121,6 +137,9 @@ def student_rows(config: Config, machine: Machine) -> list[Row]:
                 form: (student_forward, (config.student, width, plain, pages, shape, machine.device))
                 for form, (plain, pages) in forms.items()
             }
+            if machine.device.type == "cpu":
+                for runtime in _that_run_here("student_peers", config.bench.student_peers, machine.device):
+                    calls[runtime] = student_forward, (config.student, width, False, True, shape, machine.device, runtime)
             timings = time_in_turn(calls, machine.device, config.bench.rounds)
             asks = cost(student_network(config.student, width), (shape[0], 3, *shape[1:]), torch.float32)
             rows += _rows(name, timings, "fp32", shape, asks, timings[PLAIN].output, machine)
@@ -150,9 +169,10 @@ def _rows(
     for form, timing in timings.items():
         difference = error = None
         if exact is not None and timing.output is not None:
-            apart = timing.output - exact
+            compared = exact.clamp(0, 1) if form in RUNTIMES else exact  # an exported file clamps its images
+            apart = timing.output - compared
             difference = float(apart.abs().max())
-            error = float(apart.square().mean().sqrt() / (exact - image).square().mean().sqrt())
+            error = float(apart.square().mean().sqrt() / (compared - image).square().mean().sqrt())
         memory = None if timing.memory_bytes is None else timing.memory_bytes / 1e6
         row = Row(
             network=network,

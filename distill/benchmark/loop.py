@@ -27,6 +27,7 @@ from distill.networks.teacher import Teacher, build_teacher, identify
 from distill.networks.vgg import VggFeatures
 from distill.runtime.device import choose_device
 from distill.runtime.ranks import Ranks
+from distill.scoring.half_precision import choose_precisions, known_precisions
 from distill.synthesis.augment import augment
 from distill.synthesis.eight_bit import to_uint8
 from distill.teacher_cache.fill import fill
@@ -86,14 +87,21 @@ def measure_loop(config: Config, device_name: str) -> LoopFigures:
     """
     device = choose_device(device_name)
     config = config.model_copy(update={"teacher": config.teacher.model_copy(update={"mode": "online"})})
-    teacher = build_teacher(config.teacher, device)
+    known = known_precisions(config, None, None, device)
+    teacher, filler = (build_teacher(known.applied(config).teacher, device) for _ in range(2))
     assert teacher is not None
+    assert filler is not None
+    student = build_student(config.student, config.run.seed)
+    with closing(training_loader(TrainingPatches(_in_this_process(config)), 0, 1, pin=False)) as loader:
+        blurry = unpack(next(loader).to(device), config.degrade)[1]
+    assert blurry is not None
+    config = choose_precisions(known, config, teacher, student, [(blurry[:1], None)], Ranks()).applied(config)
     speed_up_for_training(teacher, config, Ranks())
     reuse = config.teacher.reuse
     figures = LoopFigures(config.data.batch)
     with TemporaryDirectory() as folder:
         cached_config = _cached_config(config, Path(folder), device)
-        figures.fill_ms_per_image = _fill(cached_config, teacher, device)
+        figures.fill_ms_per_image = _fill(cached_config, filler, device)  # in fp32 on a CPU, as distill.cache does
         cache = TeacherCache(cached_config.teacher.cache)
         online, cached = _Loop(config, device, teacher), _Loop(cached_config, device, None, cache)
         parts = _Parts(config, next(online.batches), teacher, device)
@@ -231,10 +239,14 @@ def _steps(batch: Batch, state: TrainingState, teacher: nn.Module | None, vgg: V
         training_step(images.turned_again(batch, repeat, config.augment), state, vgg, config.stages[0], lr, config)
 
 
+def _in_this_process(config: Config) -> Config:
+    return config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})})
+
+
 def _cached_config(config: Config, folder: Path, device: torch.device) -> Config:
     """Writes pairs of a patch's size to `folder`. Returns the configuration of the same run, but on those pairs and with cached
     teacher images. The cache itself is not filled here."""
-    dataset = TrainingPatches(config.model_copy(update={"data": config.data.model_copy(update={"workers": 0})}))
+    dataset = TrainingPatches(_in_this_process(config))
     has_sharp = any(source.has_sharp for source in dataset.sources)
     written = 0
     with closing(training_loader(dataset, 0, 10**9, pin=False)) as loader:

@@ -13,6 +13,7 @@ from distill.config import RestormerConfig, TeacherConfig, TeacherForm, UNetConf
 from distill.config.types import Precision
 from distill.networks.architecture import architecture, build_network, inference_copy
 from distill.networks.fast_teacher import speed_up
+from distill.networks.onnx_export import INPUT, onnx_bytes
 from distill.networks.teacher import DTYPES, Teacher
 from distill.runtime.device import set_up_process
 from distill.synthesis.eight_bit import quantize, to_float
@@ -23,6 +24,8 @@ from restormer.weights import infer_architecture, load_restormer
 # Suffix of a form's name. In such a form the C library keeps freed pages of memory, as in our commands.
 KEEPING_PAGES = "_keeping_pages"
 BLUR_SIGMA = 1.6
+# Forms that are other runtimes, for the CPU.
+RUNTIMES = ("onnxruntime", "openvino")
 
 
 def photograph(shape: Sequence[int]) -> Tensor:
@@ -69,6 +72,8 @@ def teacher_forward(
     input and returns (B, 3, H, W), not clamped. `published` is as in `teacher_network`."""
     _set_up(form.startswith("ours") or form.endswith(KEEPING_PAGES), device)
     network = teacher_network(settings, published)
+    if form in RUNTIMES:
+        return runtime_forward(network, form, precision, photograph(shape))
     image, dtype = photograph(shape).to(device), DTYPES[precision]
     if form.startswith("reference"):
         reference: nn.Module = reference_network(network).to(device, dtype)
@@ -83,6 +88,33 @@ def teacher_forward(
     if form == "ours":
         speed_up(teacher, tuple(image.shape), compile_blocks=settings.compile)
     return _without_gradient(teacher.restore, image)
+
+
+def runtime_forward(network: nn.Module, runtime: str, precision: Precision, image: Tensor) -> Callable[[], Tensor]:
+    """Exports the network to ONNX and builds it for the CPU in `onnxruntime` or `openvino`, with as many threads as torch has.
+    The function that it returns gives images that are clamped. Raises ImportError if the runtime is missing, and ValueError for a
+    precision that it does not compute in."""
+    data, pixels, threads = (
+        onnx_bytes(network, "fp32", {"exported_by": runtime}),
+        image.contiguous().numpy(),
+        torch.get_num_threads(),
+    )
+    if runtime == "onnxruntime":
+        import onnxruntime
+
+        if precision != "fp32":
+            raise ValueError(f"onnxruntime has no {precision} on a CPU")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return lambda: torch.from_numpy(session.run(None, {INPUT: pixels})[0])
+    import openvino
+
+    hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
+    compiled = core.compile_model(core.read_model(data), "CPU", settings)
+    return lambda: torch.from_numpy(compiled(pixels)[0])
 
 
 def student_network(student: UNetConfig | RestormerConfig, width: int | None) -> nn.Module:
@@ -100,10 +132,11 @@ def student_forward(
     keep_pages: bool,
     shape: Sequence[int],
     device: torch.device,
+    runtime: str | None = None,
 ) -> Callable[[], Tensor]:
     """Builds the student for inference, with an input of `shape` on the device. Returns a function that runs the student on
     that input. If `plain`, the student is as it is trained, and in NCHW; else it is in the form that we use. `width` replaces a
-    U-Net's own width."""
+    U-Net's own width. `runtime` runs its exported ONNX file instead."""
     _set_up(keep_pages, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -116,6 +149,8 @@ def student_forward(
         nn.init.normal_(network.get_submodule("final" if student.arch == "unet" else "output").weight, std=0.1)  # type: ignore[arg-type]
     network = network.to(device).eval().requires_grad_(False)
     image = photograph(shape).to(device)
+    if runtime is not None:
+        return runtime_forward(network, runtime, "fp32", image)
     return _without_gradient(network, image.contiguous()) if plain else _without_gradient(inference_copy(network), image)
 
 

@@ -37,7 +37,9 @@ class TeacherConfig(Section):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """sha256 of the weights file, checked if given. Required for a published name whose hash this project lacks."""
     precision: Literal["auto", Precision] = "auto"
-    """`auto` is fp16 on CUDA and fp32 elsewhere. On a CPU, half precision is slower than fp32."""
+    """`auto` in mode `cached`: the precision of the cache. Else on CUDA: fp16. Else: bf16 if the CPU has instructions for it and
+    the teacher is at least 1.2 times as fast in it on a batch of the run, and precise enough; if not, fp32. A run that goes on
+    keeps what it had. On other CPUs half precision is many times slower than fp32."""
     micro_batch: Count | None = None
     """Largest number of patches that the teacher restores at once. null: the whole batch. Limits memory, changes no result."""
     reuse: Count = 1

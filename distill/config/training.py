@@ -88,7 +88,9 @@ class OptimizerConfig(Section):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of the weights. If given, the averaged weights are validated and saved. null: no average."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    """The student's mixed precision, on CUDA only. `auto` is bf16 if the GPU supports it, else fp16 with a loss scaler."""
+    """The student's mixed precision. `auto` on CUDA: bf16 if the GPU supports it, else fp16 with a loss scaler. `auto` on a CPU:
+    bf16 if the processor has instructions for it and the student's forward and backward pass on a batch is at least 1.2 times as
+    fast in it, else none. fp16 is for CUDA only, and Apple's GPU has none."""
 
 
 class EvalConfig(Section):
@@ -113,6 +115,8 @@ TeacherForm = Literal[
     "ours",
     "ours_eager",
     "ours_kernels",
+    "onnxruntime",
+    "openvino",
 ]
 
 
@@ -133,9 +137,13 @@ class BenchConfig(Section):
     """Forms of the teacher to compare. `reference`: as written in the paper, not compiled. `_compiled` in a name: with
     torch.compile. `_keeping_pages` in a name: on a CPU, the C library keeps freed memory, as in this project's commands. `ours`:
     the form that training uses. `ours_eager`, on a GPU only: our code, neither compiled nor captured in a CUDA graph.
-    `ours_kernels`, on a GPU only: the same with the Triton kernels, even if they are slower."""
+    `ours_kernels`, on a GPU only: the same with the Triton kernels, even if they are slower. `onnxruntime`
+    and `openvino`, on a CPU only: the exported ONNX file in these runtimes, where they are installed."""
     precisions: Annotated[list[Literal["auto", Precision]], Field(min_length=1)] = ["auto"]
-    """Precisions in which the teacher is timed, named as in `teacher.precision`."""
+    """Precisions in which the teacher is timed, named as in `teacher.precision`. bf16 is left out on a CPU without instructions
+    for it."""
+    student_peers: list[Literal["onnxruntime", "openvino"]] = []
+    """Runtimes in which the student's exported ONNX file is timed beside the student, on a CPU only and where installed."""
     student_shapes: list[Shape] = []
     """Shapes of the student's input at inference. Empty: the shape of the training batch."""
     student_widths: list[Count] = []

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from distill.config import TeacherConfig
 from distill.config.types import Precision
 from distill.errors import shown
+from distill.runtime.device import multiplies_bf16
 from restormer.weights import infer_architecture, load_restormer
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,10 @@ class Teacher(nn.Module):
         self.dtype, self.micro_batch = dtype, micro_batch
         self.training = False
         self._replayed: tuple[tuple[int, ...], Callable[[Tensor], Tensor]] | None = None
+
+    @property
+    def precision(self) -> Precision:
+        return next(name for name, dtype in DTYPES.items() if dtype == self.dtype)
 
     @property
     def device(self) -> torch.device:
@@ -60,8 +65,12 @@ class Teacher(nn.Module):
 
     def use_full_precision(self) -> None:
         """Switches to float32 from now on. The weights stay as the lower precision rounded them."""
-        self.network.float()
-        self.dtype, self._replayed = torch.float32, None
+        self.use_precision("fp32")
+
+    def use_precision(self, precision: Precision) -> None:
+        """Rounds the weights to this precision, and computes in it from now on."""
+        self.network.to(DTYPES[precision])
+        self.dtype, self._replayed = DTYPES[precision], None
 
     def replay(self, shape: tuple[int, ...], form: Callable[[Tensor], Tensor]) -> None:
         """Runs `form` instead of the network from now on, for inputs of this shape, (B, 3, H, W)."""
@@ -106,12 +115,12 @@ def identify(teacher: Teacher) -> Identity:
         digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         # As bytes, because numpy has no bfloat16.
         digest.update(value.cpu().flatten().view(torch.uint8).numpy().data)
-    precision = next(name for name, dtype in DTYPES.items() if dtype == teacher.dtype)
-    return Identity(weights=digest.hexdigest(), architecture=infer_architecture(state), precision=precision)
+    return Identity(weights=digest.hexdigest(), architecture=infer_architecture(state), precision=teacher.precision)
 
 
 def teacher_precision(asked: Literal["auto"] | Precision, device: torch.device) -> Precision:
-    """The precision that was asked for; `auto` is fp16 on CUDA and fp32 elsewhere."""
+    """The precision that was asked for; `auto` is fp16 on CUDA and fp32 elsewhere. On some CPUs training replaces `auto` before
+    it gets here (`scoring/half_precision.py`)."""
     if asked == "auto":
         return "fp16" if device.type == "cuda" else "fp32"
     return asked
@@ -122,6 +131,6 @@ def build_teacher(config: TeacherConfig, device: torch.device) -> Teacher | None
     if config.mode == "none":
         return None
     precision = teacher_precision(config.precision, device)
-    if precision != "fp32" and device.type == "cpu":
-        logger.warning("teacher.precision: %s is many times slower than fp32 on a CPU", precision)
+    if precision != "fp32" and device.type == "cpu" and not (precision == "bf16" and multiplies_bf16(device)):
+        logger.warning("teacher.precision: %s is many times slower than fp32 on this CPU", precision)
     return Teacher(load_restormer(config.weights, config.sha256), DTYPES[precision], config.micro_batch).to(device)

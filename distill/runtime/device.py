@@ -49,6 +49,15 @@ def set_up_process(device: torch.device) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the device is a CPU with instructions for matrix products in bf16: AMX-BF16 or AVX512-BF16. Known on Linux only."""
+    info = Path("/proc/cpuinfo")
+    if device.type != "cpu" or not info.exists():
+        return False
+    flags = next((line.split() for line in info.read_text().splitlines() if line.startswith("flags")), [])
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
 def describe_device(device: torch.device) -> str:
     """The device, the number of CPU threads, and the versions of Python and torch, in one line."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from distill.config import Config, ConfigError, StudyConfig, ValidationSet, Variant, load_config
 from distill.training.run_folder import EVALUATION, stage_file
 
@@ -53,10 +55,23 @@ def variant_configs(study: StudyConfig) -> dict[str, Config]:
     configs = {}
     for variant in study.variants:
         try:
-            configs[variant.name] = load_config(study.base, [*study.set, *variant.set])
+            configs[variant.name] = in_one_precision(load_config(study.base, [*study.set, *variant.set]))
         except ConfigError as error:
             raise ConfigError(f"variant {variant.name}: {error}") from None
     return configs
+
+
+def in_one_precision(config: Config) -> Config:
+    """The configuration with fp32 for `auto` if it runs on a CPU: there each run would choose by its own timing, and runs of
+    different precision would be compared."""
+    if config.run.device != "cpu" and (config.run.device != "auto" or torch.cuda.is_available()):
+        return config
+    teacher, optimizer = config.teacher, config.optimizer
+    if teacher.precision == "auto" and teacher.mode != "cached":
+        teacher = teacher.model_copy(update={"precision": "fp32"})
+    if optimizer.amp == "auto":
+        optimizer = optimizer.model_copy(update={"amp": "off"})
+    return config.model_copy(update={"teacher": teacher, "optimizer": optimizer})
 
 
 def members(study: StudyConfig, configs: Mapping[str, Config]) -> list[Member]:

@@ -17,7 +17,7 @@ import torch
 from distill.config import Config, ConfigError, dump_config, load_config
 from distill.errors import UserError
 from distill.runtime.files import WriteError, is_locked, write_bytes
-from distill.studies.members import Member
+from distill.studies.members import Member, in_one_precision
 from distill.training.resume import BESIDE_TRAINING, changes_between, in_words
 from distill.training.run_folder import CONFIG
 
@@ -107,7 +107,7 @@ def check_unchanged(members: Sequence[Member]) -> None:
     """Raises ConfigError for a run that was begun with another configuration than the study says now."""
     for member in members:
         path = member.folder / CONFIG
-        changes = changes_between(load_config(path), member.config) if path.is_file() else {}
+        changes = changes_between(in_one_precision(load_config(path)), member.config) if path.is_file() else {}
         if changes := {key: values for key, values in changes.items() if not key.startswith(BESIDE_TRAINING)}:
             raise ConfigError(
                 f"{member.title}: the study's settings are not those that {member.folder} was begun with: {in_words(changes)};"

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from distill.config import DataConfig, TeacherConfig
+from distill.config.types import Precision
 from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, identify
 from distill.runtime.files import locked
@@ -26,6 +27,13 @@ def cache_lock(config: TeacherConfig) -> AbstractContextManager[None]:
     afterwards. Does nothing for a run that only reads. Raises WriteError."""
     fills = config.mode == "cached" and config.on_missing == "compute"
     return locked(Path(config.cache)) if fills else nullcontext()
+
+
+def cached_precision(settings: TeacherConfig) -> Precision | None:
+    """The precision of the images in the cache; None if there is no cache. Raises CacheError for a manifest that cannot be
+    understood."""
+    header = TeacherCache(settings.cache).manifest.header
+    return None if header is None else header.teacher.precision
 
 
 def open_for_training(

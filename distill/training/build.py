@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from distill.config import Config, ConfigError
+from distill.config import Config, ConfigError, TeacherConfig
+from distill.config.types import Precision
 from distill.data.batch import Batch
 from distill.data.datasets import TrainingPatches
 from distill.data.image_files import warn_of_16_bits
@@ -21,12 +24,13 @@ from distill.networks.student import build_student
 from distill.networks.teacher import Teacher, build_teacher
 from distill.networks.vgg import VggFeatures
 from distill.runtime.ranks import Ranks
+from distill.scoring.half_precision import Precisions, choose_precisions, known_precisions
 from distill.scoring.teacher_check import check_teacher
 from distill.scoring.validation import Validation
 from distill.teacher_cache.online_filler import OnlineFiller
-from distill.teacher_cache.opening import open_for_training
+from distill.teacher_cache.opening import cached_precision, open_for_training
 from distill.training.plan import Plan
-from distill.training.resume import resume_run
+from distill.training.resume import resume_run, say_if_grown
 from distill.training.run_folder import ROW_PICTURES, row_picture_file
 from distill.training.state import TrainingState, continue_optimizer, new_training_state
 
@@ -41,6 +45,7 @@ class Run:
     """Everything that a configuration describes, built and checked."""
 
     config: Config
+    precisions: Precisions
     ranks: Ranks
     dataset: TrainingPatches
     teacher: Teacher | None
@@ -55,6 +60,12 @@ class Run:
     @property
     def folder(self) -> Path:
         return Path(self.config.run.dir)
+
+    @property
+    def computes_in(self) -> str:
+        """The precisions in words, such as `student in fp32, teacher in bf16`."""
+        amp = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.state.amp_dtype]
+        return f"student in {amp}" + ("" if self.teacher is None else f", teacher in {self.teacher.precision}")
 
 
 def check_shares(config: Config, ranks: Ranks) -> None:
@@ -71,8 +82,9 @@ def check_shares(config: Config, ranks: Ranks) -> None:
         )
 
 
-def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) -> Run:
-    """Builds and checks the run. `begins`: there is no checkpoint to resume from. `student.init`, if set, is loaded only then.
+def build_run(config: Config, device: torch.device, ranks: Ranks, saved: Mapping[str, Any] | None) -> Run:
+    """Builds and checks the run. `saved` is the content of the checkpoint that it resumes from. If it is None, the run begins:
+    `student.init`, if set, is loaded, and precisions are chosen.
 
     Raises UserError, FileNotFoundError and WeightsError for what the user can mend.
     """
@@ -82,22 +94,29 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, begins: bool) 
     for index, stage in enumerate(config.stages):
         if stage.l1 > 0 and not config.data.has_sharp:
             logger.info("stages.%d.l1 has no effect: no training image has a sharp one", index)
-    start = config.student if begins else config.student.model_copy(update={"init": None})
+    start = config.student if saved is None else config.student.model_copy(update={"init": None})
+    precisions = ranks.broadcast(lambda: known_precisions(config, saved, _cached_precision(config.teacher), device))
     with ranks.first_of_node_first():
-        teacher = build_teacher(config.teacher, device)
+        teacher = build_teacher(precisions.applied(config).teacher, device)
         vgg = VggFeatures(config.vgg).to(device) if any(stage.vgg > 0 for stage in config.stages) else None
         student = build_student(start, config.run.seed)
+    validation = Validation(config, teacher, device, ranks)
+    pairs = _some_pairs(validation)
+    precisions = choose_precisions(precisions, config, teacher, student, pairs, ranks)
     reader, filler = None, None
     if config.teacher.mode == "cached":
         assert teacher is not None
         images = cached_images(config.data)
         reader, filler = open_for_training(config.teacher, config.data, teacher, images, device)
-    state = new_training_state(student, config.optimizer, device, ranks)
+    state = new_training_state(student, precisions.applied(config).optimizer, device, ranks)
     continued = continue_optimizer(state.optimizer, state.student, start)
-    validation = Validation(config, teacher, device, ranks)
-    _check_teacher(validation, config)
+    _check_teacher(teacher, pairs, config)
     dataset = TrainingPatches(config, sources, reader)
-    return Run(config, ranks, dataset, teacher, filler, vgg, state, validation, continued)
+    return Run(config, precisions, ranks, dataset, teacher, filler, vgg, state, validation, continued)
+
+
+def _cached_precision(teacher: TeacherConfig) -> Precision | None:
+    return cached_precision(teacher) if teacher.mode == "cached" else None
 
 
 def _refuse_self_pairs(sources: Sequence[Source], config: Config) -> None:
@@ -112,14 +131,17 @@ def _refuse_self_pairs(sources: Sequence[Source], config: Config) -> None:
             )
 
 
-def _check_teacher(validation: Validation, config: Config) -> None:
-    # Reads images even if no teacher is checked. `pairs` raises ImageError if no validation image can be used, and the run must
-    # then fail before the first step.
+def _some_pairs(validation: Validation) -> list[tuple[Tensor, Tensor | None]]:
+    """A few validation images with a sharp one, and a few of those without: (blurry, sharp), (1, 3, H, W) each. Raises ImageError
+    if no validation image can be used: the run must then fail before the first step."""
     kinds = (islice(validation.pairs(has_sharp), CHECK_IMAGES) for has_sharp in (True, False))
-    pairs = [(blurry, sharp) for _, blurry, sharp in chain(*kinds)]
-    if validation.teacher is None or config.teacher.check == "off" or not config.learns_from_teacher:
+    return [(blurry, sharp) for _, blurry, sharp in chain(*kinds)]
+
+
+def _check_teacher(teacher: Teacher | None, pairs: Sequence[tuple[Tensor, Tensor | None]], config: Config) -> None:
+    if teacher is None or config.teacher.check == "off" or not config.learns_from_teacher:
         return
-    result = check_teacher(validation.teacher, pairs)
+    result = check_teacher(teacher, pairs)
     half = "" if result.half_error is None else f", half precision changes its correction by {result.half_error:.2%}"
     picture = Path(config.run.dir) / ROW_PICTURES / row_picture_file(0) if any(sharp is None for _, sharp in pairs) else None
     logger.info("teacher check: %s%s", result.in_words(picture), half)
@@ -130,14 +152,16 @@ def _check_teacher(validation: Validation, config: Config) -> None:
         logger.warning("WARNING: %s", complaint)
 
 
-def load_checkpoint_or_start(run: Run) -> Plan:
-    """Loads the run folder's checkpoint, if there is one, into the run's state. Returns the plan of the resumed or new run."""
+def load_checkpoint_or_start(run: Run, saved: Mapping[str, Any] | None) -> Plan:
+    """Loads a checkpoint's content, if there is one, into the run's state. Returns the plan of the resumed or new run."""
     config = run.config
     start = Plan(config.stages, run.dataset.steps_per_epoch, config.data.batch, config.teacher.reuse)
-    resumed = resume_run(run.folder, run.state, start, run.teacher, config, run.dataset.images)
-    if resumed is None and run.continued is not None:
+    if saved is not None:
+        say_if_grown(saved, run.dataset.images)
+        return resume_run(saved, run.folder, run.state, start, run.teacher, config)
+    if run.continued is not None:
         logger.info("student.init: %s", run.continued)
-    return resumed or start
+    return start
 
 
 def speed_up_networks(run: Run) -> None:

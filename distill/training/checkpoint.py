@@ -34,11 +34,6 @@ def _check_sums(path: Path) -> None:
         raise WeightsError(f"{path}: damaged: the checksum of {damaged} is wrong")
 
 
-def has_checkpoint(folder: Path) -> bool:
-    """Whether the folder holds a checkpoint or a previous one, damaged or not."""
-    return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS))
-
-
 def load_checkpoint(folder: Path) -> dict[str, Any] | None:
     """The newest checkpoint that can be read, or None if there is none. If the newest is damaged, a warning names it and the
     previous one is loaded.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from distill.config import Config, ConfigError, parse_config
 from distill.data.decoding.kinds import ALWAYS_READ
 from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, identify
+from distill.scoring.half_precision import Precisions
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
 from distill.training.plan import Plan
 from distill.training.run_folder import CHECKPOINT
@@ -33,7 +34,13 @@ BESIDE_TRAINING = (
 
 
 def save_run(
-    folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config, images: Sequence[ImageFile] = ()
+    folder: Path,
+    state: TrainingState,
+    plan: Plan,
+    teacher: Teacher | None,
+    config: Config,
+    precisions: Precisions,
+    images: Sequence[ImageFile],
 ) -> None:
     """Writes the checkpoint; only the first rank should call this. If it raises WriteError, the older checkpoint is unchanged.
     `images` are those that the run trains on."""
@@ -53,25 +60,27 @@ def save_run(
         # Only how close a student came to its teacher depends on the teacher.
         "teacher": identify(teacher).model_dump() if teacher is not None and not config.data.val.has_sharp else None,
         "validated_step": state.validated_step,
+        "precisions": precisions.saved(),
         "images": len(images),
         "config": config.model_dump(mode="json"),
     }
     save_checkpoint(folder, content)
 
 
-def resume_run(
-    folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config, images: Sequence[ImageFile] = ()
-) -> Plan | None:
-    """Loads the folder's checkpoint into state and teacher. Returns the plan from there on, or None if there is no checkpoint.
-
-    The first rank reads the file for all. Raises ConfigError for a checkpoint of another run, and WeightsError if none can be
-    read.
-    """
-    content = state.ranks.broadcast(lambda: load_checkpoint(folder))
-    if content is None:
-        return None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+def read_saved(folder: Path) -> dict[str, Any] | None:
+    """The content of the folder's checkpoint; None if there is no checkpoint. Raises ConfigError for one of another version, and
+    WeightsError if none can be read."""
+    content = load_checkpoint(folder)
+    if content is not None and (not isinstance(content, dict) or content.get("format") != FORMAT):
         raise ConfigError(f"{folder / CHECKPOINT}: not a checkpoint of this version; --fresh starts over")
+    return content
+
+
+def resume_run(
+    content: Mapping[str, Any], folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config
+) -> Plan:
+    """Loads the content of the folder's checkpoint into state and teacher. Returns the plan from there on. Raises ConfigError for
+    a checkpoint of another run."""
     changes = changes_between(parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
     _check_same_run(folder, changes)
     step: int = content["step"]
@@ -89,7 +98,6 @@ def resume_run(
         _check_nothing_to_train(folder, changes)
     if changes:
         logger.warning("the configuration has changed since the checkpoint: %s", in_words(changes))
-    _say_if_grown(content, images)
     _load(content, state)
     other_teacher = any(key in changes for key in TEACHER_KEYS)
     if any(key.startswith(VALIDATION_KEYS) for key in changes) or _follows_another(content, teacher, config):
@@ -103,14 +111,15 @@ def resume_run(
     return plan
 
 
-def _say_if_grown(content: dict[str, Any], images: Sequence[ImageFile]) -> None:
+def say_if_grown(content: Mapping[str, Any], images: Sequence[ImageFile]) -> None:
+    """Warns if the checkpoint's run trained on another number of images."""
     # Versions that did not record the number of images read fewer kinds of files.
     count = content.get("images", sum(image.path.suffix.lower() in ALWAYS_READ for image in images))
     if count != len(images):
         logger.warning("the run goes on with %d training images, not the %d of its checkpoint", len(images), count)
 
 
-def _load(content: dict[str, Any], state: TrainingState) -> None:
+def _load(content: Mapping[str, Any], state: TrainingState) -> None:
     state.student.load_state_dict(content["student"])
     if state.ema is not None:
         # If the checkpoint has no moving average, the average starts from the student's weights.
@@ -123,14 +132,14 @@ def _load(content: dict[str, Any], state: TrainingState) -> None:
     state.best = (measure, value)
 
 
-def _follows_another(content: dict[str, Any], teacher: Teacher | None, config: Config) -> bool:
+def _follows_another(content: Mapping[str, Any], teacher: Teacher | None, config: Config) -> bool:
     """Whether students are ranked by how close they come to a teacher that is not the checkpoint's."""
     if config.data.val.has_sharp or teacher is None:
         return False
     return bool(content.get("teacher") != identify(teacher).model_dump())
 
 
-def _load_teacher(content: dict[str, Any], state: TrainingState, teacher: Teacher) -> None:
+def _load_teacher(content: Mapping[str, Any], state: TrainingState, teacher: Teacher) -> None:
     state.teacher_failed.fill_(content["teacher_failed"])
     if content["teacher_failed"] > 0 and content["teacher_in_full_precision"]:
         teacher.use_full_precision()

@@ -75,6 +75,8 @@ def new_training_state(
 
 
 def _amp_dtype(config: OptimizerConfig, device: torch.device) -> torch.dtype | None:
+    if device.type == "cpu":
+        return torch.bfloat16 if config.amp == "bf16" else None
     if config.amp == "off" or device.type != "cuda":
         return None
     if config.amp == "auto":

@@ -30,7 +30,7 @@ from distill.reporting.reading import read_run
 from distill.teacher_cache.store import TeacherCache
 from distill.train import train
 from distill.training.plan import Plan
-from distill.training.resume import resume_run
+from distill.training.resume import read_saved, resume_run
 from distill.training.state import new_training_state
 
 FILES = Path(__file__).parent / "b9feb99"
@@ -77,8 +77,9 @@ def images_of(config: Config) -> list[ImageFile]:
 def test_a_checkpoint_loads_with_the_same_tensors(config: Config) -> None:
     state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, CPU)
     start = Plan(config.stages, steps_per_epoch=2, batch=2)
-    plan = resume_run(Path("run"), state, start, build_teacher(config.teacher, CPU), config)
-    assert plan is not None
+    saved = read_saved(Path("run"))
+    assert saved is not None
+    plan = resume_run(saved, Path("run"), state, start, build_teacher(config.teacher, CPU), config)
     assert state.ema is not None
     found = {name: digest(part.state_dict()) for name, part in vars(state).items() if name in ("student", "ema", "optimizer")}
     assert found == {name: EXPECTED[name] for name in found}

@@ -38,6 +38,19 @@ def test_bands_give_what_the_blocks_give(monkeypatch: pytest.MonkeyPatch, band_b
     assert torch.equal(x, before)  # skip connections still need it
 
 
+@pytest.mark.parametrize("band_bytes", [1, 30_000, 2**30], ids=["a row", "some rows", "everything"])
+@pytest.mark.parametrize("norm", ["WithBias", "BiasFree"])
+def test_bands_in_bf16_are_as_near_as_the_blocks(monkeypatch: pytest.MonkeyPatch, band_bytes: int, norm: str) -> None:
+    monkeypatch.setattr(fused, "BAND_BYTES", band_bytes)
+    blocks = random_blocks(12, 4, norm, bias=True)
+    x = torch.randn(5, 17, 20, 12, generator=torch.Generator().manual_seed(1))
+    exact = blocks(x)
+    half = blocks.bfloat16()
+    bands, plain = ((form - exact).square().mean().sqrt() for form in (fused.apply_blocks(half, x), half(x)))  # type: ignore[arg-type]
+    assert bands < 1.2 * plain
+    assert plain > 1e-4  # bf16 rounds: the comparison is of something
+
+
 @pytest.mark.parametrize(("images", "rows"), [(1, 1), (1, 16), (3, 7), (7, 3)])
 @pytest.mark.parametrize("band_bytes", [1, 10_000, 2**30])
 def test_every_row_is_projected_once_and_yielded_once(
@@ -104,7 +117,7 @@ def test_the_plain_form_is_used_where_it_is_needed(monkeypatch: pytest.MonkeyPat
         assert all(parameter.grad is not None for parameter in model.parameters())
     elif needs == "half precision":
         with torch.no_grad():
-            model.bfloat16()(image)
+            model.half()(image)
     elif needs == "a trace":
         with torch.no_grad():
             torch.jit.trace(model, image, check_trace=False)

@@ -89,7 +89,9 @@ def write_config(tree: dict[str, Any], path: Path) -> Path:
 def start(command: str, config: Path, *overrides: str, ranks: int = 1, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
     """`python -m distill.COMMAND` as from a shell, in a process group of its own; among several ranks, as torchrun starts it."""
     launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks), *options]
-    words = [sys.executable, *launcher, "-m", f"distill.{command}", "--config", str(config), "--set", *overrides]
+    # As in this process (conftest.py), no run times what is faster here.
+    timeless = ["teacher.precision=fp32", "optimizer.amp=off"]
+    words = [sys.executable, *launcher, "-m", f"distill.{command}", "--config", str(config), "--set", *timeless, *overrides]
     # Alone, the threads that this process has: their number decides the order of sums, and with it the last bits.
     environment = os.environ | {"PYTHONUNBUFFERED": "1"} | ({} if ranks == 1 else {"OMP_NUM_THREADS": "1"})
     return subprocess.Popen(

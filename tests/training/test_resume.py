@@ -23,10 +23,11 @@ from distill.networks.student import build_student
 from distill.runtime import files
 from distill.runtime.files import WriteError, locked
 from distill.scoring import evaluation
+from distill.scoring.half_precision import Precisions
 from distill.train import train
-from distill.training.checkpoint import load_checkpoint, save_checkpoint
+from distill.training.checkpoint import save_checkpoint
 from distill.training.plan import Plan
-from distill.training.resume import resume_run, save_run
+from distill.training.resume import read_saved, resume_run, save_run, say_if_grown
 from distill.training.run_folder import CHECKPOINT
 from distill.training.state import new_training_state
 from restormer.weights import load_restormer
@@ -276,8 +277,10 @@ def test_the_loss_scale_goes_on(tiny_config: Callable[..., Config], tmp_path: Pa
     )
     first.scaler, second.scaler = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (1024.0, 65536.0))
     first.step = 1
-    save_run(tmp_path, first, plan, None, config)
-    assert resume_run(tmp_path, second, plan, None, config) == plan
+    save_run(tmp_path, first, plan, None, config, Precisions("cpu", "fp32", "off"), [])
+    saved = read_saved(tmp_path)
+    assert saved is not None
+    assert resume_run(saved, tmp_path, second, plan, None, config) == plan
     assert second.scaler.get_scale() == 1024
 
 
@@ -387,18 +390,11 @@ def test_a_signal_saves_and_ends_with_its_status_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize("recorded", [True, False])
-def test_a_folder_that_has_grown_is_said(
-    tiny_config: Callable[..., Config], tmp_path: Path, caplog: pytest.LogCaptureFixture, recorded: bool
-) -> None:
+def test_a_folder_that_has_grown_is_said(caplog: pytest.LogCaptureFixture, recorded: bool) -> None:
     """Versions that recorded no number of images read no GIF."""
-    config, plan = tiny_config(), Plan(tiny_config().stages, 4, 4)
-    state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, torch.device("cpu"))
     images = [ImageFile(name, Path(f"{name}.PNG")) for name in "abc"]
-    save_run(tmp_path, state, plan, None, config, images)
-    if not recorded:
-        content = load_checkpoint(tmp_path)
-        save_checkpoint(tmp_path, {key: value for key, value in content.items() if key != "images"})
-    resume_run(tmp_path, state, plan, None, config, images)
+    content = {"images": 3} if recorded else {}
+    say_if_grown(content, images)
     assert caplog.messages == []
-    resume_run(tmp_path, state, plan, None, config, [*images, ImageFile("d", Path("d.gif"))])
+    say_if_grown(content, [*images, ImageFile("d", Path("d.gif"))])
     assert caplog.messages == ["the run goes on with 4 training images, not the 3 of its checkpoint"]
