@@ -43,14 +43,16 @@ def find_images(folder: str) -> dict[str, Path]:
     """All image files below a folder, by relative stem (`night/street` for FOLDER/night/street.jpg), sorted.
 
     A `*` in the path matches folder names, and the matched names become part of the stem: `GOPRO_Large/train/*/sharp` names the
-    frames of all GoPro sequences. Stems are in Unicode's NFC: a Mac may write "ü" as two characters. Logs what is passed over.
-    Raises FileNotFoundError for a missing folder, ImageError for an empty folder or for two files with the same stem.
+    frames of all GoPro sequences. Logs what is passed over. Raises FileNotFoundError for a missing folder, ImageError for an
+    empty folder or for two files whose stems are the same in Unicode's NFC.
     """
     found: dict[str, Path] = {}
+    stems: dict[str, str] = {}
     passed = PassedOver()
     for prefix, root in _expand(folder):
         for path in images_below(root, passed):
-            stem = unicodedata.normalize("NFC", (prefix / path.relative_to(root).with_suffix("")).as_posix())
+            stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
+            stem = stems.setdefault(nfc(stem), stem)
             other = found.setdefault(stem, path)
             if other is path:
                 continue
@@ -122,6 +124,12 @@ def _expand(folder: str) -> list[tuple[Path, Path]]:
     return [(Path(*match.relative_to(base).parts[depth]), match) for match in matches]
 
 
+def nfc(stem: str) -> str:
+    """The stem as stems are compared: a Mac may write "ü" as two characters. Stems stay as they are on disk, since random numbers
+    and teacher caches depend on them."""
+    return unicodedata.normalize("NFC", stem)
+
+
 def pair_images(sharp: str, blurry: str, blurry_name: str = "{stem}") -> dict[str, tuple[Path, Path]]:
     """{stem of the sharp file: (sharp file, blurry file)}, matched by relative stem; the suffixes may differ. `blurry_name` is
     the name of a blurry file without suffix, where {stem} stands for that of its sharp file.
@@ -129,8 +137,8 @@ def pair_images(sharp: str, blurry: str, blurry_name: str = "{stem}") -> dict[st
     Raises what `find_images` raises, and ImageError if a file has no partner.
     """
     sharp_files, found = find_images(sharp), find_images(blurry)
-    partners = {_named(blurry_name, stem): stem for stem in sharp_files}
-    blurry_files = {partners.get(stem, f"{stem} in {blurry}"): path for stem, path in found.items()}
+    partners = {nfc(_named(blurry_name, stem)): stem for stem in sharp_files}
+    blurry_files = {partners.get(nfc(stem), f"{stem} in {blurry}"): path for stem, path in found.items()}
     for here, there, other in ((sharp_files, blurry_files, blurry), (blurry_files, sharp_files, sharp)):
         lonely = [str(path) for stem, path in here.items() if stem not in there]
         if lonely:
@@ -142,4 +150,4 @@ def pair_images(sharp: str, blurry: str, blurry_name: str = "{stem}") -> dict[st
 
 def _named(blurry_name: str, stem: str) -> str:
     folder, slash, name = stem.rpartition("/")
-    return unicodedata.normalize("NFC", folder + slash + blurry_name.replace("{stem}", name))
+    return folder + slash + blurry_name.replace("{stem}", name)
