@@ -111,8 +111,6 @@ def restore(
     settings: dict[str, str | int] = {"weights_sha256": sha256_of(file), "quality": quality}
     max_pixels = None if allow_large else MAX_PIXELS
     summary = Summary(failed=[*passed.broken.values()], unread=passed.unread)
-    for message in [*summary.failed, *unread_in_words(passed.unread)]:
-        logger.warning("%s", message)
     with locked(out), logging_redirect_tqdm(), progress_bar(len(jobs), "image") as bar:
         since = results_since(out, jobs, settings, overwrite=overwrite, compare=compare)
         for job in jobs:
@@ -126,6 +124,8 @@ def restore(
                     logger.warning("%s", error)
                     summary.failed.append(error)
             bar.update()
+    for message in [*passed.broken.values(), *unread_in_words(passed.unread)]:
+        logger.warning("%s", message)
     return summary
 
 
