@@ -8,7 +8,7 @@ from typing import Literal
 
 from distill.errors import shown
 
-State = Literal["valid", "touched", "missing", "changed", "misread", "damaged"]
+State = Literal["valid", "touched", "missing", "changed", "damaged"]
 
 
 @dataclass

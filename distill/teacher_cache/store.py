@@ -84,7 +84,9 @@ class TeacherCache:
         if self.bare is not None:
             found.missing = [image.stem for image in images if image.stem not in self.bare]
             return found
-        suspects = [image for image in images if thorough or not self._is_trusted(image)]
+        found.misread = [image.stem for image in images if self._was_misread(image)]
+        misread = set(found.misread)
+        suspects = [image for image in images if image.stem not in misread and (thorough or not self._is_trusted(image))]
         for _ in range(len(images) - len(suspects)):
             advance()
         with ThreadPoolExecutor() as threads:  # reading and zlib.crc32 release the GIL
@@ -103,9 +105,17 @@ class TeacherCache:
 
     def _is_trusted(self, image: ImageFile) -> bool:
         entry = self.manifest.entries.get(image.stem)
-        if entry is None or entry.reader != READER or _packed_otherwise(image, entry):
+        if entry is None or _packed_otherwise(image, entry):
             return False
         return all(stamp.looks_like(path) for path, stamp in self._files_of(image, entry))
+
+    def _was_misread(self, image: ImageFile) -> bool:
+        """Whether an earlier version read other pictures in an image's input files, or could not read them."""
+        entry = self.manifest.entries.get(image.stem)
+        if entry is None or entry.reader == READER:
+            return False
+        inputs = (image.blurry, image.sharp if entry.sharp is not None else None)
+        return entry.unreadable is not None or any(was_misread(path) for path in inputs if path is not None)
 
     def _checksum(self, image: ImageFile) -> State:
         """The state of an image, found by reading and checksumming its files."""
@@ -116,14 +126,11 @@ class TeacherCache:
         inputs = files if entry.output is None else files[:-1]  # the output is the last of the files
         if _packed_otherwise(image, entry) or not all(stamp.equals(path) for path, stamp in inputs):
             return "changed"
-        if entry.reader != READER and (entry.unreadable is not None or any(was_misread(path) for path, _ in inputs)):
-            return "misread"
         if entry.output is not None and not self.path_of(entry).exists():
             return "missing"
         if entry.output is not None and not self._holds(entry, entry.output):
             return "damaged"
-        known = entry.reader == READER and all(stamp.looks_like(path) for path, stamp in files)
-        return "valid" if known else "touched"
+        return "valid" if all(stamp.looks_like(path) for path, stamp in files) else "touched"
 
     def _holds(self, entry: Entry, output: Stamp) -> bool:
         """Whether the entry's file still holds what was written: for a PNG the whole file, for a shard this image's triplet."""
@@ -153,12 +160,12 @@ class TeacherCache:
         raise CacheError(f"{self.folder}: {complaint}", mend="--repair" if found.removed or thorough else "")
 
     def restamp(self, images: Sequence[ImageFile]) -> None:
-        """Records the present times of files whose content was found to be unchanged, and that this version reads them so."""
+        """Records the present times of files whose content was found to be unchanged."""
         entries = []
         for image in images:
             entry = self.manifest.entries[image.stem]
             paths = {"blurry": image.blurry, "sharp": image.sharp, "output": self.path_of(entry)}
-            changes: dict[str, Stamp | int] = {"reader": READER}
+            changes = {}
             for kind, path in paths.items():
                 stamp: Stamp | None = getattr(entry, kind)
                 if stamp is not None and path is not None:

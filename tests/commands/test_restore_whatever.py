@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from pictures import levels
 from PIL import Image
 
@@ -20,6 +21,7 @@ from distill.data.image_files import read_image
 from distill.networks.student_files import save_student
 from distill.pictures import reading
 from distill.pictures.formats import Picture
+from distill.pictures.metadata import Metadata
 from distill.pictures.reading import read_picture
 from distill.pictures.writing import encode_picture
 from distill.restore import restore
@@ -201,21 +203,26 @@ def test_a_picture_of_many_kinds_keeps_its_alpha_in_avif(tmp_path: Path) -> None
 def test_results_of_pictures_that_an_earlier_version_misread_are_made_again(
     photos: Path, identity: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    out = tmp_path / "out"
-    Image.fromarray(PIXELS).save(photos / "plain.png")
+    """Those alone: it restored 16-bit RGB right."""
+    out, deep = tmp_path / "out", PIXELS.astype(np.uint16) * 257
     Image.fromarray(PIXELS).save(photos / "plain.jpg")
-    (photos / "deep.png").write_bytes(encode_picture(Picture(PIXELS.astype(np.uint16) * 257), ".png"))
+    for suffix in (".png", ".tif"):
+        (photos / f"plain{suffix[1:]}{suffix}").write_bytes(encode_picture(Picture(PIXELS), suffix))
+        (photos / f"deep{suffix[1:]}{suffix}").write_bytes(encode_picture(Picture(deep), suffix))
+    tifffile.imwrite(photos / "planar.tif", np.moveaxis(deep, 2, 0), photometric="rgb", planarconfig="separate")
     (photos / "alpha.png").write_bytes(encode_picture(Picture(PIXELS, levels((30, 40))), ".png"))
+    turned = Metadata(xmp=b"<rdf tiff:Orientation='6'/>")
+    (photos / "turned.jpg").write_bytes(encode_picture(Picture(PIXELS, metadata=turned), ".jpg"))
     restore([str(photos)], identity, out)
     record = json.loads((out / ".restored.json").read_text())
     first_version = {key: value for key, value in record.items() if not key.startswith("reader")}
     (out / ".restored.json").write_text(json.dumps(first_version, sort_keys=True))
-    for age, paths in ((30, photos.iterdir()), (20, [out / ".restored.json"]), (10, out.glob("*.*g"))):
+    for age, paths in ((30, photos.iterdir()), (20, [out / ".restored.json"]), (10, out.glob("[!.]*"))):
         for path in paths:
             os.utime(path, (time.time() - age,) * 2)
     assert restore([str(photos / "plain.jpg")], identity, out).restored == []
     summary = restore([str(photos)], identity, out)
-    assert {path.name for path in summary.restored} == {"deep.png", "alpha.png"}
-    assert {path.name for path in summary.done} == {"plain.png", "plain.jpg"}
-    assert f"{photos / 'deep.png'}: an earlier version misread it, and it is restored again" in caplog.text
+    assert {path.name for path in summary.restored} == {"planar.tif", "alpha.png", "turned.jpg"}
+    assert {path.name for path in summary.done} == {"plain.jpg", "plainpng.png", "plaintif.tif", "deeppng.png", "deeptif.tif"}
+    assert f"{photos / 'planar.tif'}: an earlier version misread it, and it is restored again" in caplog.text
     assert restore([str(photos)], identity, out).restored == []

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import subprocess
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -287,3 +291,19 @@ def test_what_ends_the_program_is_no_error_of_a_file(
     for read in (read_image, lambda path: read_picture(path, None)):
         with pytest.raises(error):
             read(tmp_path / "x.bmp")
+def test_the_terminal_is_there_again_after_several_threads_have_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.tif"
+    Image.fromarray(levels((200, 300, 3))).save(path, compression="tiff_lzw")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(read_image, [path] * 200))
+    os.write(2, b"said\n")
+    assert capfd.readouterr().err == "said\n"
+
+
+@pytest.mark.parametrize("module", ["pillow_heif", "pillow_jxl"])
+def test_reading_alone_registers_the_plugins(module: str) -> None:
+    pytest.importorskip(module)
+    code = f"import sys, distill.data.image_files; assert {module!r} in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+

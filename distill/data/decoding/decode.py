@@ -10,11 +10,12 @@ import io
 import logging
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -24,10 +25,11 @@ from PIL import ExifTags, Image, ImageFile
 from distill.data.decoding.colours import cmyk_to_rgb
 from distill.data.decoding.limits import FLOATING_POINT, check_size, note_frames
 from distill.data.decoding.png import is_deep_png, without_damaged_colours
-from distill.data.decoding.tiff import TIFF_SIGNATURES, deep_page, read_tiff, tiff_header
+from distill.data.decoding.tiff import deep_page, read_tiff, tiff_header
 from distill.data.pixels import BAND_ROWS, AnyPixels, turned
 
-_NOWHERE = os.open(os.devnull, os.O_WRONLY)
+_NOWHERE, _TERMINAL, _REDIRECTION = os.open(os.devnull, os.O_WRONLY), 2, threading.Lock()
+BAND_PIXELS = 2**19
 ORIENTATION = ExifTags.Base.Orientation
 # XMP holds the orientation as an attribute, tiff:Orientation="6", or as an element, <tiff:Orientation>6</tiff:Orientation>.
 XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)([1-8])""")
@@ -62,14 +64,14 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
     """
     notes: list[str] = []
     data = without_damaged_colours(data, notes)
-    page = deep_page(data)
+    page = deep_page(io.BytesIO(data))
     if page is not None:
         check_size(page.imagewidth, page.imagelength, max_pixels)
         header = tiff_header(page, data)
         pixels = read_tiff(page, data, header, notes)
         orientation = orientation_of(header)
         return Decoded(turned(pixels, orientation), "TIFF", header.getexif(), header.info, orientation, notes)
-    with open_with_pillow(data) as image:
+    with open_with_pillow(io.BytesIO(data)) as image:
         check_size(image.width, image.height, max_pixels)
         note_frames(getattr(image, "n_frames", 1), image.format, notes)
         _note_depth(image, notes)
@@ -77,10 +79,11 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
         # beside EXIF's, which alone counts, and its decoder has applied it.
         turned_by_pillow = (image.format == "TIFF" and ORIENTATION in image.getexif()) or image.format == "JXL"
         orientation = orientation_of(image) if turned_by_pillow else 1
-        image.load()
+        with _libtiff_silenced() if image.format == "TIFF" else nullcontext():
+            image.load()
         if not turned_by_pillow:
             orientation = orientation_of(image)  # a PNG's metadata can follow its pixels
-        pixels = imagecodecs.png_decode(data) if is_deep_png(data) else _read_with_pillow(image, alpha, notes)
+        pixels = imagecodecs.png_decode(data) if is_deep_png(data, image) else _read_with_pillow(image, alpha, notes)
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         kind, exif, info = image.format, image.getexif(), image.info
     del image  # its pixels, before others turn
@@ -109,23 +112,31 @@ def orientation_of(image: Image.Image) -> int:
 
 
 @contextmanager
-def open_with_pillow(data: bytes) -> Iterator[Image.Image]:
-    """Opens an image with Pillow. Python's warnings about it and libtiff's messages do not reach the terminal, and Pillow's limit
-    on pixels is lifted: it would refuse pictures that the caller allows."""
+def open_with_pillow(file: BinaryIO) -> Iterator[Image.Image]:
+    """Opens an image with Pillow. Python's warnings about it do not reach the terminal. Pillow's limit on pixels is lifted: it
+    would refuse pictures that the caller allows."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    terminal = os.dup(2) if data[:4] in TIFF_SIGNATURES else None
     try:
-        if terminal is not None:  # libtiff writes to the file descriptor
-            os.dup2(_NOWHERE, 2)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(file) as image:
                 yield image
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-        if terminal is not None:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+
+
+@contextmanager
+def _libtiff_silenced() -> Iterator[None]:
+    """Sends messages to the terminal nowhere, in one thread at a time. libtiff writes its own past Python, to a file descriptor
+    that all threads share."""
+    with _REDIRECTION:
+        saved = os.dup(_TERMINAL)
+        os.dup2(_NOWHERE, _TERMINAL)
+        try:
+            yield
+        finally:
+            os.dup2(saved, _TERMINAL)
+            os.close(saved)
 
 
 def _read_with_pillow(image: Image.Image, alpha: bool, notes: list[str]) -> AnyPixels:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import struct
 import zlib
 
+from PIL import Image
+
 PNG_SIGNATURE, PNG_GREY = b"\x89PNG\r\n\x1a\n", 0
 # Chunks that describe colours and change no pixel value. A PNG is read without those that are damaged.
 _COLOUR_CHUNKS = frozenset({b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI", b"sBIT"})
 
 
-def is_deep_png(data: bytes) -> bool:
-    """Whether a file is a PNG of 16 bits, or of a kind whose transparent colour Pillow loses."""
-    depth, colour = depth_and_colour(data) or (8, PNG_GREY)
-    return depth == 16 or (colour == PNG_GREY and depth in (2, 4) and b"tRNS" in data)
+def is_deep_png(start: bytes, image: Image.Image) -> bool:
+    """Whether a file is a PNG of 16 bits, or of a kind whose transparent colour Pillow loses. `start` is its beginning, `image`
+    what Pillow opens."""
+    depth, colour = depth_and_colour(start) or (8, PNG_GREY)
+    return depth == 16 or (colour == PNG_GREY and depth in (2, 4) and "transparency" in image.info)
 
 
 def depth_and_colour(data: bytes) -> tuple[int, int] | None:

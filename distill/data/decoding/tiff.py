@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import io
 from math import prod
+from typing import BinaryIO
 
 import numpy as np
 import tifffile
@@ -24,19 +24,24 @@ _ASSOCIATED_ALPHA, _ALPHA = 1, (1, 2)  # values of the tag ExtraSamples
 _ICC_TAG, _XMP_TAG = 34675, 700
 
 
-def deep_page(data: bytes) -> tifffile.TiffPage | None:
-    """The first page of a TIFF that Pillow cannot read, or would not read as what it is. None for any other file."""
-    if data[:4] not in TIFF_SIGNATURES:
+def deep_page(file: BinaryIO) -> tifffile.TiffPage | None:
+    """The first page of a TIFF that Pillow cannot read, or would not read as what it is. None for any other file, which is then
+    at its beginning."""
+    signature = file.read(4)
+    file.seek(0)
+    if signature not in TIFF_SIGNATURES:
         return None
     try:
-        page = tifffile.TiffFile(io.BytesIO(data)).pages.first
+        page = tifffile.TiffFile(file).pages.first
         unsigned = page.sampleformat == SAMPLEFORMAT.UINT and page.bitspersample in (1, 2, 4, 8)
         wide_grey = page.sampleformat != SAMPLEFORMAT.IEEEFP and page.bitspersample == 32 and page.samplesperpixel == 1
         separate = page.planarconfig == PLANARCONFIG.SEPARATE and page.samplesperpixel > 1
         plain = (unsigned or wide_grey) and not separate and not page.extrasamples
-        return None if plain or (unsigned and page.photometric not in _CHANNELS) else page
+        deep = not plain and not (unsigned and page.photometric not in _CHANNELS)
     except Exception:  # noqa: BLE001 (tifffile raises anything for a damaged header; Pillow then says what is wrong)
-        return None
+        deep = False
+    file.seek(0)
+    return page if deep else None
 
 
 def read_tiff(page: tifffile.TiffPage, data: bytes, header: Image.Image, notes: list[str]) -> AnyPixels:
