@@ -18,7 +18,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 from pictures import levels, packed_tiff, png_header, png_of
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from distill.data.image_files import ImageError, read_image
 from distill.data.pixels import reduce_to_8_bits
@@ -305,5 +305,15 @@ def test_reading_alone_registers_the_plugins(module: str) -> None:
     pytest.importorskip(module)
     code = f"import sys, distill.data.image_files; assert {module!r} in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_a_tall_picture_is_not_converted_in_thousands_of_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes several milliseconds in Lab, so that a file of 2 kB of 24x2771273 pixels took minutes."""
+    Image.new("LAB", (16, 60_000)).save(tmp_path / "x.tif", compression="tiff_lzw")
+    built = []
+    real = ImageCms.buildTransform
+    monkeypatch.setattr(ImageCms, "buildTransform", lambda *options: built.append(options) or real(*options))
+    assert read_image(tmp_path / "x.tif").shape == (60_000, 16, 3)
+    assert 1 <= len(built) < 5
 
 

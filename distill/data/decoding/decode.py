@@ -150,9 +150,10 @@ def _read_with_pillow(image: Image.Image, alpha: bool, notes: list[str]) -> AnyP
     mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     mode += "A" if alpha and image.has_transparency_data else ""
     pixels = np.empty((image.height, image.width, len(mode)), np.uint8)
-    for top in range(0, image.height, BAND_ROWS):
-        band = image.crop((0, top, image.width, min(image.height, top + BAND_ROWS))).convert(mode)
-        pixels[top : top + BAND_ROWS] = np.asarray(band).reshape(band.height, band.width, len(mode))
+    rows = max(BAND_ROWS, BAND_PIXELS // image.width)  # a band of Lab takes 8 ms however small it is
+    for top in range(0, image.height, rows):
+        band = image.crop((0, top, image.width, min(image.height, top + rows))).convert(mode)
+        pixels[top : top + rows] = np.asarray(band).reshape(band.height, band.width, len(mode))
     return pixels
 
 
