@@ -7,12 +7,14 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -248,6 +250,55 @@ def test_counts_of_bytes_that_are_wrong_do_no_harm_where_the_pixels_are_there(tm
     samples = levels((20, 30), np.uint16)
     data = packed_tiff(samples, bits=16)
     count = struct.pack("<HHII", 279, 4, 1, samples.nbytes)
+@pytest.mark.parametrize(("bits", "notes"), [(8, []), (12, ["its 12 bits are read as 8"]), (16, ["its 16 bits are read as 8"])])
+def test_a_jpeg_2000_in_colour_is_read_as_8_bits_and_that_is_said(bits: int, notes: list[str], tmp_path: Path) -> None:
+    samples = levels((20, 30, 3)).astype(np.uint8 if bits == 8 else np.uint16)
+    for suffix in ("jp2", "j2k"):
+        data = imagecodecs.jpeg2k_encode(samples << (bits - 8), level=0, bitspersample=bits, codecformat=suffix, mct=False)
+        (tmp_path / f"x.{suffix}").write_bytes(data)
+        picture = read_picture(tmp_path / f"x.{suffix}", None)
+        np.testing.assert_array_equal(picture.pixels, levels((20, 30, 3)))
+        assert picture.notes == notes
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_an_avif_is_read_as_8_bits_and_that_is_said(bits: int, tmp_path: Path) -> None:
+    samples = np.full((20, 30, 3), 200, np.uint8 if bits == 8 else np.uint16) << (bits - 8)
+    (tmp_path / "x.avif").write_bytes(imagecodecs.avif_encode(samples, level=100, bitspersample=bits))
+    picture = read_picture(tmp_path / "x.avif", None)
+    np.testing.assert_allclose(picture.pixels.astype(int), 200, atol=2)  # YCbCr rounds
+    assert picture.notes == ([] if bits == 8 else [f"its {bits} bits are read as 8"])
+
+
+def jxl_of_a_turned_jpeg(path: Path) -> Array:
+    """A JPEG that EXIF turns by 90 degrees, packed without loss as cjxl does. Returns the JPEG's pixels as they are seen."""
+    stored = np.tile(np.arange(0, 240, 6, dtype=np.uint8)[None, :, None], (24, 1, 3))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(stored).save(path.with_suffix(".jpg"), exif=exif, quality=95)
+    with warnings.catch_warnings(), Image.open(path.with_suffix(".jpg")) as image:
+        warnings.simplefilter("ignore")  # the plugin's, about what it does
+        image.save(path, "JXL")
+    return np.rot90(stored, -1)
+
+
+@pytest.mark.parametrize("packed_jpeg", [True, False])
+def test_a_jpeg_xl_is_turned_once(packed_jpeg: bool, tmp_path: Path) -> None:
+    """It has an orientation of its own beside EXIF's. The decoder applies it, unless it gives back the JPEG."""
+    pytest.importorskip("pillow_jxl")
+    path = tmp_path / "x.jxl"
+    upright = jxl_of_a_turned_jpeg(path)
+    data = path.read_bytes()
+    if not packed_jpeg:  # the box of what rebuilds the JPEG is left out
+        at = data.index(b"jbrd") - 4
+        path.write_bytes(data[:at] + data[at + struct.unpack_from(">I", data, at)[0] :])
+    picture = read_picture(path, None)
+    np.testing.assert_allclose(picture.pixels.astype(int), upright, atol=4)  # JPEG's loss
+    np.testing.assert_array_equal(read_image(path), picture.pixels)
+    assert picture.metadata.exif.get(ExifTags.Base.Orientation, 1) == 1
+    assert picture.notes == ([] if packed_jpeg else ["a JPEG XL is read as 8 bits"])
+
+
     assert count in data
     (tmp_path / "x.tif").write_bytes(data.replace(count, struct.pack("<HHII", 279, 4, 1, 10**6)))
     np.testing.assert_array_equal(read_picture(tmp_path / "x.tif", None).pixels[:, :, 0], samples.byteswap())

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageFile
 
+from distill.data.decoding import kinds  # noqa: F401 (registers Pillow's plugins)
 from distill.data.decoding.colours import cmyk_to_rgb
 from distill.data.decoding.limits import FLOATING_POINT, check_size, note_frames
 from distill.data.decoding.png import is_deep_png, without_damaged_colours
@@ -57,7 +58,7 @@ class Decoded:
 
 def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
     """Decodes the first page or frame of an image file. `max_pixels` None allows any number. Without `alpha`, files that Pillow
-    decodes come without it.
+    decodes come without it, which saves memory.
 
     Raises TooLargeError; ValueError for pixels that have no equivalent of 8 or 16 unsigned bits; and what the decoders raise for
     damaged files.
@@ -74,10 +75,9 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
     with open_with_pillow(io.BytesIO(data)) as image:
         check_size(image.width, image.height, max_pixels)
         note_frames(getattr(image, "n_frames", 1), image.format, notes)
-        _note_depth(image, notes)
-        # Pillow turns a TIFF itself when it loads the pixels, as far as it finds the orientation. A JPEG XL has an orientation
-        # beside EXIF's, which alone counts, and its decoder has applied it.
-        turned_by_pillow = (image.format == "TIFF" and ORIENTATION in image.getexif()) or image.format == "JXL"
+        _note_depth(image, data, notes)
+        # Pillow turns a TIFF itself when it loads the pixels, as far as it finds the orientation.
+        turned_by_pillow = (image.format == "TIFF" and ORIENTATION in image.getexif()) or _is_jpeg_xl(image)
         orientation = orientation_of(image) if turned_by_pillow else 1
         with _libtiff_silenced() if image.format == "TIFF" else nullcontext():
             image.load()
@@ -90,15 +90,27 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
     return Decoded(pixels if turned_by_pillow else turned(pixels, orientation), kind, exif, info, orientation, notes)
 
 
-def _note_depth(image: Image.Image, notes: list[str]) -> None:
-    """Notes that Pillow reduces a HEIC or a PPM to 8 bits, before it has done so. Of other files it does not tell."""
-    bits = image.info.get("bit_depth", 8)
+def _is_jpeg_xl(image: Image.Image) -> bool:
+    """Whether the pixels come from libjxl, which turns them as the file itself says, whatever EXIF says. Of a JPEG that was
+    packed without loss, the plugin gives back the JPEG."""
+    return image.format == "JXL" and not getattr(image, "jpeg", False)
+
+
+def _note_depth(image: Image.Image, data: bytes, notes: list[str]) -> None:
+    """Notes that Pillow reduces an image to 8 bits, before it has done so."""
+    bits = image.info.get("bit_depth", 8)  # of HEIC
     if image.format == "PPM" and image.mode == "RGB":
         assert isinstance(image, ImageFile.ImageFile)
         arguments: Any = image.tile[0].args
         bits = int(arguments[1]).bit_length() if image.tile[0].codec_name.startswith("ppm") else 8  # (mode, level of white)
+    elif image.format == "JPEG2000" and not image.mode.startswith("I"):
+        bits = (data[data.find(b"\xff\x4f\xff\x51") + 42] & 127) + 1  # the first channel's, in the marker SIZ
+    elif image.format == "AVIF":
+        bits = {0x40: 10, 0x60: 12}.get(data[data.find(b"av1C") + 6] & 0x60, 8)  # flags high_bitdepth and twelve_bit
     if bits > 8:
         notes.append(f"its {bits} bits are read as 8")
+    elif _is_jpeg_xl(image) and not image.mode.startswith("I"):
+        notes.append("a JPEG XL is read as 8 bits")  # the plugin does not tell how many it has
 
 
 def orientation_of(image: Image.Image) -> int:
