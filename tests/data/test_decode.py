@@ -10,8 +10,8 @@ import tracemalloc
 import warnings
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import imagecodecs
@@ -79,15 +79,52 @@ def associated(dtype: type) -> Make:
     return make
 
 
+def unnamed_fourth_channel(dtype: type) -> Make:
+    """RGB of four channels that does not say what the fourth one is."""
+
+    def make(path: Path) -> tuple[Array, Array]:
+        samples = levels((40, 50, 4), dtype)
+        tifffile.imwrite(path, samples, photometric="rgb", extrasamples=["unassalpha"], software="x", byteorder="<")
+        set_tag(path, 338, struct.pack("<HHII", 339, 3, 1, 1))  # the tag becomes a second one that says that pixels are unsigned
+        return samples[:, :, :3], samples[:, :, 3]
+
+    return make
+
+
+def set_tag(path: Path, tag: int, entry: bytes) -> None:
+    """Replaces a tag's 12 bytes: number, type, count and value."""
+    with tifffile.TiffFile(path) as file:
+        at = file.pages.first.tags[tag].offset
+    data = path.read_bytes()
+    path.write_bytes(data[:at] + entry + data[at + 12 :])
+
+
 def deep_png(colour: int, channels: int) -> Make:
     def make(path: Path) -> tuple[Array, Array | None]:
         samples = levels((40, 50, channels), np.uint16)
-        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-        path.write_bytes(png_of(png_header(50, 40, 16, colour), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")))
+        path.write_bytes(png_of_16_bits(samples, colour))
         colours = 1 if channels < 3 else 3
         return samples[:, :, :colours], samples[:, :, colours] if channels > colours else None
 
     return make
+
+
+def deep_png_with_a_key(colour: int, channels: int) -> Make:
+    """One colour is transparent: that of the pixel in row 3, column 4, and of no other."""
+
+    def make(path: Path) -> tuple[Array, Array]:
+        samples = levels((40, 50, channels), np.uint16)
+        key = samples[3, 4]
+        path.write_bytes(png_of_16_bits(samples, colour, (b"tRNS", key.astype(">u2").tobytes())))
+        return samples, np.where((samples == key).all(axis=2), 0, 65535).astype(np.uint16)
+
+    return make
+
+
+def png_of_16_bits(samples: Array, colour: int, *chunks: tuple[bytes, bytes]) -> bytes:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    header = png_header(samples.shape[1], samples.shape[0], 16, colour)
+    return png_of(header, *chunks, (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
 
 
 def grey_png_with_a_key(depth: int) -> Make:
@@ -108,6 +145,9 @@ KINDS: dict[str, Make] = {
     "planar, deflate.tif": planar(compression="zlib"),
     "planar, LZW and predictor.tif": planar(compression="lzw", predictor=True),
     "planar, tiles.tif": planar(tile=(16, 16)),
+    "planar, big-endian.tif": planar(byteorder=">"),
+    "RGB of 8 bits and an unnamed channel.tif": unnamed_fourth_channel(np.uint8),
+    "RGB of 16 bits and an unnamed channel.tif": unnamed_fourth_channel(np.uint16),
     "planar grey and alpha.tif": planar_grey_with_alpha,
     "white is zero.tif": white_is_zero,
     "associated alpha of 8 bits.tif": associated(np.uint8),
@@ -117,6 +157,8 @@ KINDS: dict[str, Make] = {
     "grey and alpha of 16 bits.png": deep_png(4, 2),
     "RGB of 16 bits.png": deep_png(2, 3),
     "RGBA of 16 bits.png": deep_png(6, 4),
+    "grey of 16 bits with a key.png": deep_png_with_a_key(0, 1),
+    "RGB of 16 bits with a key.png": deep_png_with_a_key(2, 3),
     **{f"grey of {depth} bits with a key.png": grey_png_with_a_key(depth) for depth in (1, 2, 4)},
 }
 
@@ -160,6 +202,24 @@ def test_pixels_without_8_or_16_unsigned_bits_are_refused_by_name(
         read(tmp_path / "x.tif")
 
 
+def test_channels_of_different_depths_are_refused_by_name(tmp_path: Path) -> None:
+    """RGB of 5, 6 and 5 bits."""
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, levels((20, 30, 3)), photometric="rgb", byteorder="<")
+    data = path.read_bytes()
+    eights = struct.pack("<HHH", 8, 8, 8)
+    assert data.count(eights) == 1
+    path.write_bytes(data.replace(eights, struct.pack("<HHH", 5, 6, 5)))
+    with pytest.raises(ImageError, match=r"a TIFF of a kind that is not read \(RGB, \(5, 6, 5\) bits\)"):
+        read_image(path)
+
+
+def test_more_channels_than_a_picture_has_are_refused_by_their_number(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "x.tif", levels((20, 30, 20)), photometric="minisblack", planarconfig="contig")
+    with pytest.raises(ImageError, match="more than 16 channels"):
+        read_image(tmp_path / "x.tif")
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_channels_that_are_no_alpha_are_left_out_and_named(dtype: type, tmp_path: Path) -> None:
     samples = levels((20, 30, 5), dtype)
@@ -190,66 +250,6 @@ def test_a_ppm_of_16_bits_is_read_as_8_and_that_is_said(white: int, notes: list[
     assert picture.notes == notes
 
 
-@pytest.mark.parametrize("kind", [b"iCCP", b"cLLI", b"gAMA"])
-def test_a_png_is_read_without_a_damaged_chunk_about_its_colours(kind: bytes, tmp_path: Path) -> None:
-    Image.fromarray(levels((20, 30, 3))).save(tmp_path / "x.png")
-    data = (tmp_path / "x.png").read_bytes()
-    chunk = struct.pack(">I", 9) + kind + b"of colour" + b"\1\2\3\4"  # not its checksum
-    (tmp_path / "x.png").write_bytes(data[:33] + chunk + data[33:])
-    picture = read_picture(tmp_path / "x.png", None)
-    np.testing.assert_array_equal(picture.pixels, levels((20, 30, 3)))
-    assert picture.notes == [f"what it says about its colours is damaged, and is left out ({kind.decode()})"]
-    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), levels((20, 30, 3)))
-
-
-def test_another_damaged_chunk_refuses_the_file(tmp_path: Path) -> None:
-    Image.fromarray(levels((20, 30, 3))).save(tmp_path / "x.png")
-    data = (tmp_path / "x.png").read_bytes()
-    (tmp_path / "x.png").write_bytes(data[:33] + struct.pack(">I", 2) + b"tRNS" + b"\0\0" + b"\1\2\3\4" + data[33:])
-    with pytest.raises(ImageError):
-        read_picture(tmp_path / "x.png", None)
-
-
-@pytest.mark.parametrize("compression", [None, "zlib"])
-def test_a_truncated_deep_tiff_is_refused(compression: str | None, tmp_path: Path) -> None:
-    path = tmp_path / "x.tif"
-    tifffile.imwrite(path, DEEP, photometric="rgb", compression=compression, rowsperstrip=8)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ImageError, match="truncated"):
-        read_image(path)
-
-
-@pytest.mark.parametrize(
-    ("tag", "value", "words"),
-    [
-        (284, 258, "its header is damaged"),  # where the channels of a pixel are: tifffile would leave memory as it is
-        (322, 2**21, "its header is damaged"),  # the width of a tile
-        (277, 60000, "is damaged|is truncated|are damaged"),  # channels
-    ],
-)
-def test_a_deep_tiff_whose_header_is_damaged_is_refused_before_it_takes_memory(
-    tag: int, value: int, words: str, tmp_path: Path
-) -> None:
-    path = tmp_path / "x.tif"
-    tifffile.imwrite(path, np.moveaxis(DEEP, 2, 0), photometric="rgb", planarconfig="separate", tile=(16, 16), byteorder="<")
-    data = bytearray(path.read_bytes())
-    with tifffile.TiffFile(path) as file:
-        at = file.pages.first.tags[tag].offset
-    data[at + 2 : at + 12] = struct.pack("<HII", 4, 1, value)
-    path.write_bytes(bytes(data))
-    tracemalloc.start()
-    try:
-        with pytest.raises(ImageError, match=words):
-            read_image(path)
-        assert tracemalloc.get_traced_memory()[1] < 10**8
-    finally:
-        tracemalloc.stop()
-
-
-def test_counts_of_bytes_that_are_wrong_do_no_harm_where_the_pixels_are_there(tmp_path: Path) -> None:
-    samples = levels((20, 30), np.uint16)
-    data = packed_tiff(samples, bits=16)
-    count = struct.pack("<HHII", 279, 4, 1, samples.nbytes)
 @pytest.mark.parametrize(("bits", "notes"), [(8, []), (12, ["its 12 bits are read as 8"]), (16, ["its 16 bits are read as 8"])])
 def test_a_jpeg_2000_in_colour_is_read_as_8_bits_and_that_is_said(bits: int, notes: list[str], tmp_path: Path) -> None:
     samples = levels((20, 30, 3)).astype(np.uint8 if bits == 8 else np.uint16)
@@ -299,9 +299,75 @@ def test_a_jpeg_xl_is_turned_once(packed_jpeg: bool, tmp_path: Path) -> None:
     assert picture.notes == ([] if packed_jpeg else ["a JPEG XL is read as 8 bits"])
 
 
+@pytest.mark.parametrize("kind", [b"iCCP", b"cLLI", b"gAMA"])
+def test_a_png_is_read_without_a_damaged_chunk_about_its_colours(kind: bytes, tmp_path: Path) -> None:
+    Image.fromarray(levels((20, 30, 3))).save(tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    chunk = struct.pack(">I", 9) + kind + b"of colour" + b"\1\2\3\4"  # not its checksum
+    (tmp_path / "x.png").write_bytes(data[:33] + chunk + data[33:])
+    picture = read_picture(tmp_path / "x.png", None)
+    np.testing.assert_array_equal(picture.pixels, levels((20, 30, 3)))
+    assert picture.notes == [f"what it says about its colours is damaged, and is left out ({kind.decode()})"]
+    np.testing.assert_array_equal(read_image(tmp_path / "x.png"), levels((20, 30, 3)))
+
+
+def test_another_damaged_chunk_refuses_the_file(tmp_path: Path) -> None:
+    Image.fromarray(levels((20, 30, 3))).save(tmp_path / "x.png")
+    data = (tmp_path / "x.png").read_bytes()
+    (tmp_path / "x.png").write_bytes(data[:33] + struct.pack(">I", 2) + b"tRNS" + b"\0\0" + b"\1\2\3\4" + data[33:])
+    with pytest.raises(ImageError):
+        read_picture(tmp_path / "x.png", None)
+
+
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_truncated_deep_tiff_is_refused(compression: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, DEEP, photometric="rgb", compression=compression, rowsperstrip=8)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ImageError, match="truncated"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "words"),
+    [
+        (284, 258, "its header is damaged"),  # where the channels of a pixel are: tifffile would leave memory as it is
+        (322, 2**21, "its header is damaged"),  # the width of a tile
+        (277, 60000, "is damaged|is truncated|are damaged"),  # channels
+    ],
+)
+def test_a_deep_tiff_whose_header_is_damaged_is_refused_before_it_takes_memory(
+    tag: int, value: int, words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, np.moveaxis(DEEP, 2, 0), photometric="rgb", planarconfig="separate", tile=(16, 16), byteorder="<")
+    set_tag(path, tag, struct.pack("<HHII", tag, 4, 1, value))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match=words):
+            read_image(path)
+        assert tracemalloc.get_traced_memory()[1] < 10**8
+    finally:
+        tracemalloc.stop()
+
+
+def test_counts_of_bytes_that_are_wrong_do_no_harm_where_the_pixels_are_there(tmp_path: Path) -> None:
+    samples = levels((20, 30), np.uint16)
+    data = packed_tiff(samples, bits=16)
+    count = struct.pack("<HHII", 279, 4, 1, samples.nbytes)
     assert count in data
     (tmp_path / "x.tif").write_bytes(data.replace(count, struct.pack("<HHII", 279, 4, 1, 10**6)))
     np.testing.assert_array_equal(read_picture(tmp_path / "x.tif", None).pixels[:, :, 0], samples.byteswap())
+
+
+def test_a_tall_picture_is_not_converted_in_thousands_of_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes several milliseconds in Lab, so that a file of 2 kB of 24x2771273 pixels took minutes."""
+    Image.new("LAB", (16, 60_000)).save(tmp_path / "x.tif", compression="tiff_lzw")
+    built = []
+    real = ImageCms.buildTransform
+    monkeypatch.setattr(ImageCms, "buildTransform", lambda *options: built.append(options) or real(*options))
+    assert read_image(tmp_path / "x.tif").shape == (60_000, 16, 3)
+    assert 1 <= len(built) < 5
 
 
 def test_no_library_warns_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -311,6 +377,22 @@ def test_no_library_warns_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureF
     with pytest.raises(ImageError, match="its pixels are damaged, or compressed in a way that is not read"):
         read_image(path)
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_terminal_is_there_again_after_several_threads_have_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.tif"
+    Image.fromarray(levels((200, 300, 3))).save(path, compression="tiff_lzw")
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(read_image, [path] * 200))
+    os.write(2, b"said\n")
+    assert capfd.readouterr().err == "said\n"
+
+
+@pytest.mark.parametrize("module", ["pillow_heif", "pillow_jxl"])
+def test_reading_alone_registers_the_plugins(module: str) -> None:
+    pytest.importorskip(module)
+    code = f"import sys, distill.data.image_files; assert {module!r} in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
 
 
 class Panic(BaseException):
@@ -330,6 +412,26 @@ def test_the_panic_of_an_extension_is_an_error_of_its_file(tmp_path: Path, monke
             read(tmp_path / "x.bmp")
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "there is not enough memory for its pixels"),
+        (EOFError(), "its data is damaged, or of a kind that is not read"),
+        (OSError("decoder error -2"), "its pixels are damaged, or compressed in a way that is not read"),
+        (KeyError("RGBX;32"), "its data is damaged, or of a kind that is not read ('RGBX;32')"),
+    ],
+)
+def test_a_reason_is_a_sentence(error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Image, "open", fail)
+    Path(tmp_path / "x.bmp").write_bytes(b"BM")
+    with pytest.raises(ImageError) as caught:
+        read_image(tmp_path / "x.bmp")
+    assert caught.value.reason == reason
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_what_ends_the_program_is_no_error_of_a_file(
     error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -342,29 +444,3 @@ def test_what_ends_the_program_is_no_error_of_a_file(
     for read in (read_image, lambda path: read_picture(path, None)):
         with pytest.raises(error):
             read(tmp_path / "x.bmp")
-def test_the_terminal_is_there_again_after_several_threads_have_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "x.tif"
-    Image.fromarray(levels((200, 300, 3))).save(path, compression="tiff_lzw")
-    with ThreadPoolExecutor(8) as threads:
-        list(threads.map(read_image, [path] * 200))
-    os.write(2, b"said\n")
-    assert capfd.readouterr().err == "said\n"
-
-
-@pytest.mark.parametrize("module", ["pillow_heif", "pillow_jxl"])
-def test_reading_alone_registers_the_plugins(module: str) -> None:
-    pytest.importorskip(module)
-    code = f"import sys, distill.data.image_files; assert {module!r} in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
-
-
-def test_a_tall_picture_is_not_converted_in_thousands_of_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each takes several milliseconds in Lab, so that a file of 2 kB of 24x2771273 pixels took minutes."""
-    Image.new("LAB", (16, 60_000)).save(tmp_path / "x.tif", compression="tiff_lzw")
-    built = []
-    real = ImageCms.buildTransform
-    monkeypatch.setattr(ImageCms, "buildTransform", lambda *options: built.append(options) or real(*options))
-    assert read_image(tmp_path / "x.tif").shape == (60_000, 16, 3)
-    assert 1 <= len(built) < 5
-
-

@@ -20,7 +20,7 @@ MAX_CHANNELS, SMALL_TILE = 16, 2**24
 TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # The colour channels of the kinds that are read.
 _CHANNELS: dict[int, int] = {PHOTOMETRIC.MINISWHITE: 1, PHOTOMETRIC.MINISBLACK: 1, PHOTOMETRIC.RGB: 3, PHOTOMETRIC.SEPARATED: 4}
-_ASSOCIATED_ALPHA, _ALPHA = 1, (1, 2)  # values of the tag ExtraSamples
+_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2  # values of the tag ExtraSamples
 _ICC_TAG, _XMP_TAG = 34675, 700
 
 
@@ -51,7 +51,7 @@ def read_tiff(page: tifffile.TiffPage, data: bytes, header: Image.Image, notes: 
         raise ValueError(FLOATING_POINT)
     if page.sampleformat == SAMPLEFORMAT.INT:
         raise ValueError("signed pixels have no defined black; convert the file to unsigned 8 or 16 bits")
-    if colours is None or page.sampleformat != SAMPLEFORMAT.UINT or not 1 <= bits <= 16:
+    if colours is None or page.sampleformat != SAMPLEFORMAT.UINT or bits not in range(1, 17):
         what = getattr(page.photometric, "name", page.photometric)
         raise ValueError(f"a TIFF of a kind that is not read ({what}, {bits} bits); convert it to RGB or grey of 8 or 16 bits")
     note_frames(len(page.parent.pages), "TIFF", notes)
@@ -59,10 +59,12 @@ def read_tiff(page: tifffile.TiffPage, data: bytes, header: Image.Image, notes: 
     if samples.shape[1] != 1:
         raise ValueError("a TIFF of a volume; save the slice that is meant as a picture of its own")
     samples = np.moveaxis(samples[:, 0], 0, -1).reshape(*samples.shape[2:4], -1)
-    kinds = page.extrasamples + (0,) * (samples.shape[2] - colours - len(page.extrasamples))
-    alpha = next((index for index, kind in enumerate(kinds) if kind in _ALPHA), None)
-    if (others := len(kinds) - (alpha is not None)) > 0:
-        notes.append(f"{others} of its channels are neither colour nor alpha, and are left out")
+    others = samples.shape[2] - colours
+    # A file that does not say what its fourth channel is means alpha. Pillow, too, takes it so.
+    kinds = ((page.extrasamples or (_UNASSOCIATED_ALPHA,)) + (0,) * others)[:others]
+    alpha = next((index for index, kind in enumerate(kinds) if kind in (_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA)), None)
+    if (left_out := others - (alpha is not None)) > 0:
+        notes.append(f"{left_out} of its channels are neither colour nor alpha, and are left out")
     kept = [*range(colours), *([] if alpha is None else [colours + alpha])]
     pixels = _scaled(samples if len(kept) == samples.shape[2] else samples[:, :, kept], bits)
     if alpha is not None and kinds[alpha] == _ASSOCIATED_ALPHA:
@@ -85,7 +87,7 @@ def _samples(page: tifffile.TiffPage, data: bytes) -> NDArray[np.unsignedinteger
     largest = MAX_CHANNELS * page.imagewidth * page.imagelength
     unplaced = page.samplesperpixel > 1 and page.planarconfig not in (PLANARCONFIG.CONTIG, PLANARCONFIG.SEPARATE)
     if unplaced or page.size > largest or prod(page.chunks) > max(largest, SMALL_TILE):
-        raise ValueError("its header is damaged")
+        raise ValueError(f"its header is damaged, or names more than {MAX_CHANNELS} channels")
     try:
         return page.asarray(squeeze=False, maxworkers=1)
     except ValueError as error:
