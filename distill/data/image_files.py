@@ -111,13 +111,17 @@ def unreadable(path: Path, error: BaseException) -> ImageError:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())[:200]
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for its pixels"
     if "cannot identify" in text:
         return "not an image that Pillow can read"
     # Pillow raises these with a message for people (SyntaxError for a broken PNG). Others are about the code.
     meant_to_be_read = isinstance(error, OSError | SyntaxError | ValueError) and " " in text
     if text.startswith(("decoder error", "broken data stream", "codec configuration", "encoder error")):
         return "its pixels are damaged, or compressed in a way that is not read"
-    return text if meant_to_be_read else f"its data is damaged, or of a kind that is not read ({text})"
+    if meant_to_be_read:
+        return text
+    return f"its data is damaged, or of a kind that is not read{f' ({text})' if text else ''}"
 
 
 def write_image(path: Path, pixels: Pixels) -> None:
