@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,17 @@ def test_what_hides_nothing_and_what_hides_all_stays() -> None:
     assert filled(pixels, None) is pixels
     assert filled(pixels, np.ones((20, 30), np.uint8)) is pixels
     np.testing.assert_array_equal(filled(pixels, np.zeros((20, 30), np.uint8)), pixels)
+
+
+def test_filling_takes_little_memory_beside_the_picture() -> None:
+    pixels, alpha = np.zeros((3000, 3000, 3), np.uint8), np.zeros((3000, 3000), np.uint8)
+    alpha[::100, ::100] = 255
+    tracemalloc.start()
+    try:
+        filled(pixels, alpha)
+        assert tracemalloc.get_traced_memory()[1] < pixels.nbytes + 40e6  # the nearest of all pixels at once would be 72e6
+    finally:
+        tracemalloc.stop()
 
 
 class Blur(nn.Module):
