@@ -34,7 +34,7 @@ class PassedOver:
         self.unread |= {path} if suffix in UNREAD else set()
         if suffix not in SUFFIXES or path.is_file():
             return suffix in SUFFIXES
-        what = "a link to a file that is not there" if path.is_symlink() else "no ordinary file"
+        what = "a link that leads to no file" if path.is_symlink() else "no ordinary file"
         self.broken[path] = ImageError(what, path)
         return False
 
@@ -93,7 +93,7 @@ def images_below(root: Path, passed: PassedOver) -> Iterator[Path]:
             # Hidden names are left out: macOS's "._x.png", and files that are still being written.
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             waiting += [link for name in folders if os.path.islink(link := os.path.join(here, name))]
-            found += [Path(here, name) for name in names if not name.startswith(".") and passed.look(Path(here, name))]
+            found += [Path(here, name) for name in sorted(names) if not name.startswith(".") and passed.look(Path(here, name))]
     yield from sorted(found)
 
 
