@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,6 +26,9 @@ from distill.data.pixels import Pixels, to_rgb
 from distill.pictures.reading import read_picture
 
 pytestmark = pytest.mark.slow
+
+# How long one reading may take. Images of up to 179 million pixels are read, and 67 million of Lab take 2.2 s on one core.
+READING = timedelta(seconds=6)
 
 
 def chunks_of(png: bytes) -> list[tuple[bytes, bytes]]:
@@ -172,7 +176,7 @@ def image_files(draw: st.DrawFn) -> bytes:
 
 @pytest.mark.filterwarnings("ignore")
 @given(data=image_files())
-@settings(FUZZ, max_examples=6000)
+@settings(FUZZ, max_examples=6000, deadline=2 * READING)
 def test_a_mutated_image_is_read_or_refused(data: bytes, tmp_path: Path, bounded_memory: None) -> None:
     path = tmp_path / "a.png"
     with confined(tmp_path):
@@ -191,7 +195,7 @@ def test_a_mutated_image_is_read_or_refused(data: bytes, tmp_path: Path, bounded
 
 @pytest.mark.filterwarnings("ignore")
 @given(data=image_files())
-@settings(FUZZ, max_examples=10_000)
+@settings(FUZZ, max_examples=10_000, deadline=3 * READING)
 def test_a_mutated_picture_is_the_same_in_every_reading(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(data)
