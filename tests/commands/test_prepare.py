@@ -104,6 +104,19 @@ def test_patches_of_images_that_an_earlier_version_misread_are_refused_by_name(
         assert json.loads(record.read_text()) == before
 
 
+def test_what_is_rounded_and_what_is_passed_over_is_said_once(
+    sharp_folder: Path, tmp_path: Path, call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(sharp_folder, tmp_path / "photos")
+    (tmp_path / "photos" / "2.png").write_bytes(encode_picture(Picture(levels((64, 80, 3), np.uint16)), ".png"))
+    (tmp_path / "photos" / "a.cr2").touch()
+    (tmp_path / "photos" / "gone.png").symlink_to("nowhere.png")
+    assert call(prepare_command.main, "--sharp", tmp_path / "photos", "--out", tmp_path / "data", "--patch", 32) == 0
+    assert caplog.text.count("has 16 bits a channel") == 1
+    assert caplog.text.count(f"{tmp_path}/photos: 1 .cr2 file not read: develop them to JPEG, PNG or TIFF first") == 1
+    assert caplog.text.count(f"{tmp_path}/photos/gone.png: a link that leads to no file") == 1
+
+
 def test_an_added_image_would_move_others_between_the_parts_and_is_refused(
     sharp_folder: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str]
 ) -> None:
