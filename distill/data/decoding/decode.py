@@ -77,7 +77,7 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
         note_frames(getattr(image, "n_frames", 1), image.format, notes)
         _note_depth(image, data, notes)
         # Pillow turns a TIFF itself when it loads the pixels, as far as it finds the orientation.
-        turned_by_pillow = (image.format == "TIFF" and ORIENTATION in image.getexif()) or _is_jpeg_xl(image)
+        turned_by_pillow = (image.format == "TIFF" and ORIENTATION in image.getexif()) or _decoded_by_libjxl(image)
         orientation = orientation_of(image) if turned_by_pillow else 1
         with _libtiff_silenced() if image.format == "TIFF" else nullcontext():
             image.load()
@@ -90,7 +90,7 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
     return Decoded(pixels if turned_by_pillow else turned(pixels, orientation), kind, exif, info, orientation, notes)
 
 
-def _is_jpeg_xl(image: Image.Image) -> bool:
+def _decoded_by_libjxl(image: Image.Image) -> bool:
     """Whether the pixels come from libjxl, which turns them as the file itself says, whatever EXIF says. Of a JPEG that was
     packed without loss, the plugin gives back the JPEG."""
     return image.format == "JXL" and not getattr(image, "jpeg", False)
@@ -109,7 +109,7 @@ def _note_depth(image: Image.Image, data: bytes, notes: list[str]) -> None:
         bits = {0x40: 10, 0x60: 12}.get(data[data.find(b"av1C") + 6] & 0x60, 8)  # flags high_bitdepth and twelve_bit
     if bits > 8:
         notes.append(f"its {bits} bits are read as 8")
-    elif _is_jpeg_xl(image) and not image.mode.startswith("I"):
+    elif _decoded_by_libjxl(image) and not image.mode.startswith("I"):
         notes.append("a JPEG XL is read as 8 bits")  # the plugin does not tell how many it has
 
 
