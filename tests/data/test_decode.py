@@ -379,6 +379,15 @@ def test_no_library_warns_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureF
     assert capfd.readouterr() == ("", "")
 
 
+def test_no_library_logs_what_it_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "x.tif"
+    tifffile.imwrite(path, levels((20, 30, 3)), photometric="rgb", byteorder="<")
+    set_tag(path, 277, struct.pack("<HHII", 277, 3, 1, 2048))  # channels
+    with pytest.raises(ImageError):
+        read_image(path)
+    assert caplog.messages == []
+
+
 def test_the_terminal_is_there_again_after_several_threads_have_read(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "x.tif"
     Image.fromarray(levels((200, 300, 3))).save(path, compression="tiff_lzw")

@@ -35,7 +35,7 @@ ORIENTATION = ExifTags.Base.Orientation
 # XMP holds the orientation as an attribute, tiff:Orientation="6", or as an element, <tiff:Orientation>6</tiff:Orientation>.
 XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)([1-8])""")
 
-for _name in ("tifffile", "imagecodecs"):  # they log what they raise, and what they can do without
+for _name in ("PIL.TiffImagePlugin", "tifffile", "imagecodecs"):  # they log what they raise, and what they can do without
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 
