@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from distill.command import SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import Config, ConfigError, DataConfig, TeacherConfig
+from distill.data.image_files import warn_of_16_bits
 from distill.data.sources import cached_images
 from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, build_teacher, identify
@@ -50,6 +51,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
     ImageError, WeightsError, CacheError and WriteError for errors the user can mend.
     """
     images, ranks = _images(config.data), Ranks.of_environment()
+    warn_of_16_bits([image.blurry for image in images if image.blurry is not None])
     device = choose_device(config.run.device, ranks)
     folder = Path(config.teacher.cache)
     with ExitStack() as held:

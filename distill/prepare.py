@@ -15,8 +15,9 @@ from typing import Any
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError, parse_recipe
+from distill.data.decoding.versions import READER, was_misread
 from distill.data.find import find_images, fixed_part
-from distill.data.image_files import ImageError
+from distill.data.image_files import ImageError, warn_of_16_bits
 from distill.data.loader import load
 from distill.data.patch_writer import BENCHMARK, TEST, TRAIN, PatchWriter, Settings, split
 from distill.runtime.files import locked, write_bytes
@@ -41,12 +42,13 @@ def prepare(sharp: str, out: Path, settings: Settings, workers: int = 2) -> Coun
     and WriteError.
     """
     images = find_images(sharp)
+    warn_of_16_bits(list(images.values()))
     _refuse_overlap(sharp, out)
     folders = split(list(images), settings.seed)
     patches: Counter[str] = Counter()
     skipped, new = [], 0
     with locked(out):
-        _check_record(out, _record(images, settings))
+        _check_record(out, _record(images, settings), images)
         results = load(PatchWriter(images, folders, out, settings), workers, batch_size=None)
         with progress_bar(len(images), "image") as bar, closing(results):
             for done in results:
@@ -84,20 +86,27 @@ def _record(images: dict[str, Path], settings: Settings) -> dict[str, Any]:
     return {**values, "images": {stem: path.stat().st_size for stem, path in images.items()}}
 
 
-def _check_record(out: Path, record: dict[str, Any]) -> None:
-    """Raises ConfigError if `out` holds files that this command did not write, patches of other options or images, or a record
-    that cannot be read. Writes the record if there is none."""
+def _check_record(out: Path, record: dict[str, Any], images: dict[str, Path]) -> None:
+    """Raises ConfigError if `out` holds files that this command did not write, patches of other options or images or of images
+    that were misread, or a record that cannot be read. Writes the record if there is none."""
     path = out / RECORD
     if not path.exists():
         if any(file.is_file() for kind in ("sharp", "blurry") for file in (out / kind).rglob("*")):
             raise ConfigError(f"{out}: holds files in sharp/ or blurry/ that this command did not write; give another --out")
-        write_bytes(path, json.dumps(record, indent=1).encode())
+        write_bytes(path, json.dumps(record | {"reader": READER}, indent=1).encode())
         return
     try:
         before = json.loads(path.read_bytes())
         changed = [key for key in record if before.get(key) != record[key]]
     except (ValueError, AttributeError, OSError):
         raise ConfigError(f"{path}: cannot be read; remove {out}, or give another --out") from None
+    if not changed and before.get("reader") != READER:
+        misread = [str(file) for file in images.values() if was_misread(file)]
+        if misread:
+            named = f"{misread[0]} and {len(misread) - 1} more" if len(misread) > 1 else misread[0]
+            what = f"holds patches of images that an earlier version misread ({named})"
+            raise ConfigError(f"{out}: {what}; remove it, or give another --out")
+        write_bytes(path, json.dumps(record | {"reader": READER}, indent=1).encode())
     if changed:
         what = f"holds patches of other settings ({', '.join(changed)})"
         raise ConfigError(f"{out}: {what}; remove it, or give another --out")

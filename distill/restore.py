@@ -6,6 +6,7 @@ A second run keeps each result that is newer than its input and was made with th
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,35 +18,40 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from distill.command import SignalGate, new_parser, run_command
 from distill.config import ConfigError
 from distill.config.types import Precision
+from distill.data.decoding.kinds import unread_in_words
+from distill.data.find import PassedOver
 from distill.data.image_files import ImageError
-from distill.data.pixels import Pixels, centre_crop, side_by_side
+from distill.data.pixels import AnyPixels, Pixels, centre_crop, side_by_side, to_rgb
 from distill.networks.student_files import GENERAL_STUDENT, load_student, locate_network
 from distill.networks.teacher import teacher_precision
-from distill.pictures.formats import AnyPixels, Picture, dropped, reduce_to_8_bits
+from distill.pictures.formats import Picture, dropped
 from distill.pictures.metadata import Metadata
 from distill.pictures.reading import read_picture
 from distill.pictures.record import is_done, results_since
 from distill.pictures.restorer import TILE, NotFiniteError, Restorer
 from distill.pictures.selection import COMPARISONS, Job, select
+from distill.pictures.transparency import filled, with_hidden
 from distill.pictures.writing import DEFAULT_QUALITY, encode_picture
 from distill.runtime.device import choose_device
-from distill.runtime.files import locked, write_bytes
+from distill.runtime.files import WriteError, locked, write_bytes
 from distill.runtime.memory import is_out_of_memory
 from distill.runtime.progress import progress_bar
 from restormer.weight_files import sha256_of
 
 logger = logging.getLogger(__name__)
 
-Format = Literal["png", "jpg", "webp", "tif"]
+Format = Literal["png", "jpg", "webp", "avif", "tif"]
 
 MAX_PIXELS = 400_000_000
 COMPARISON_SIDE = 512
+# A name that is too long, and a folder where the file should be, or a file where its folder should be.
+ERRORS_OF_A_PATH = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY)
 EXAMPLE = """example:
   python -m distill.restore --weights runs/quickstart/student_best.pth photos/ scan.tif 'more/*/*.jpg' --out restored --compare
 
 Kept: relative names, format, 8 or 16 bits, grey, alpha (as it is), EXIF, XMP, resolution and colour profile, as far as the
-format written holds them. Pictures are written upright, CMYK and palettes as RGB. Exit status 2 where a picture could not be
-restored; the others are."""
+format written holds them. Pictures are written upright, CMYK and palettes as RGB, and kinds that are read but not written, such
+as GIF, HEIC and JPEG 2000, as PNG. Exit status 2 where a picture could not be restored; the others are."""
 
 
 @dataclass
@@ -57,6 +63,8 @@ class Summary:
     done: list[Path] = field(default_factory=list)
     """The results that were there already."""
     failed: list[ImageError] = field(default_factory=list)
+    unread: set[Path] = field(default_factory=set)
+    """Image files of kinds that are not read."""
 
 
 def restore(
@@ -76,13 +84,13 @@ def restore(
     """Restores every image file among the inputs (files, folders, patterns) and writes the results into the folder `out`.
 
     `weights` is the file of a student or of a Restormer, `general_student`, or a name as in `teacher.weights`. `file_format` None
-    keeps each file's own format. `quality`, 1 to 100, applies to JPEG and WebP. `tile` is the side in pixels of the largest image
-    that the network sees at once. `precision` auto is fp16 on CUDA and fp32 elsewhere. Without `overwrite`, a result is kept if
-    it is newer than its input and was made with these weights and this quality. If `compare` is set, the centre of each picture
-    and the centre of its result are also written, side by side, to out/compare. Pictures of more than 400 megapixels need
-    `allow_large`.
+    keeps each file's own format; a kind that is not written becomes a PNG. `quality`, 1 to 100, applies to JPEG, WebP and AVIF.
+    `tile` is the side in pixels of the largest image that the network sees at once. `precision` auto is fp16 on CUDA and fp32
+    elsewhere. Without `overwrite`, a result is kept if it is newer than its input and was made with these weights and this
+    quality. If `compare` is set, the centre of each picture and the centre of its result are also written, side by side, to
+    out/compare. Pictures of more than 400 megapixels need `allow_large`.
 
-    A picture that cannot be read, restored or encoded is listed in the summary, and the other pictures are still restored.
+    A picture that cannot be read, restored or written is listed in the summary, and the other pictures are still restored.
 
     The arguments are checked before any picture is read. Raises FileNotFoundError if the weights or an input are missing,
     WeightsError if the weights cannot be loaded, and ConfigError if this machine lacks the device or the tile is too small.
@@ -90,7 +98,8 @@ def restore(
     `overwrite`, if a result would replace another file that is not a result. Raises WriteError if `out` cannot be written or
     another process is writing there.
     """
-    jobs = select(inputs, out, None if file_format is None else f".{file_format}", compare)
+    passed = PassedOver()
+    jobs = select(inputs, out, None if file_format is None else f".{file_format}", compare, passed)
     place = choose_device(device, key="--device")
     chosen = teacher_precision(precision, place)
     if chosen != "fp32" and place.type == "cpu":
@@ -101,7 +110,7 @@ def restore(
     # hardly change a result, and a user who goes on with smaller tiles wants to keep the results so far.
     settings: dict[str, str | int] = {"weights_sha256": sha256_of(file), "quality": quality}
     max_pixels = None if allow_large else MAX_PIXELS
-    summary = Summary()
+    summary = Summary(failed=[*passed.broken.values()], unread=passed.unread)
     with locked(out), logging_redirect_tqdm(), progress_bar(len(jobs), "image") as bar:
         since = results_since(out, jobs, settings, overwrite=overwrite, compare=compare)
         for job in jobs:
@@ -115,6 +124,8 @@ def restore(
                     logger.warning("%s", error)
                     summary.failed.append(error)
             bar.update()
+    for message in [*passed.broken.values(), *unread_in_words(passed.unread)]:
+        logger.warning("%s", message)
     return summary
 
 
@@ -127,7 +138,8 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
     height, width = blurry.shape[:2]
     with progress_bar(height * width, "pixel", desc=job.source.name, unit_scale=True, leave=False) as bar:
         try:
-            picture.pixels = restorer.restore(blurry, bar.update)
+            restored = restorer.restore(filled(blurry, picture.alpha), bar.update)
+            picture.pixels = with_hidden(restored, blurry, picture.alpha)
         except NotFiniteError as error:
             raise ImageError(f"{error}; --precision fp32 is the one that can mend this", job.source) from None
         except (RuntimeError, MemoryError) as error:
@@ -135,13 +147,24 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
                 raise
             raise ImageError("there is not enough memory; a smaller --tile needs less", job.source) from None
     if compare:
-        write_bytes(job.comparison, encode_picture(_comparison(blurry, picture), ".png"))
+        _write(job, job.comparison, encode_picture(_comparison(blurry, picture), ".png"))
     del blurry  # frees memory for encoding
-    write_bytes(job.target, _encode(job, picture, quality))
+    _write(job, job.target, _encode(job, picture, quality))
+
+
+def _write(job: Job, path: Path, data: memoryview) -> None:
+    """Raises ImageError if no file can have this path, and WriteError if no file can be written there at all."""
+    try:
+        write_bytes(path, data)
+    except WriteError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno in ERRORS_OF_A_PATH:
+            raise ImageError(f"its result {error}", job.source) from error
+        raise
 
 
 def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
-    """The encoded file. EXIF or XMP that cannot be written is left out, with a warning. Raises ImageError if nothing helps."""
+    """The encoded file. EXIF, XMP or a resolution that cannot be written is left out, with a warning. Raises ImageError if that
+    does not help."""
     suffix, metadata = job.target.suffix, picture.metadata
     reasons: list[str] = []
     for left_out in metadata.omissions():
@@ -163,8 +186,7 @@ def _comparison(blurry: AnyPixels, restored: Picture) -> Picture:
 
 
 def _centre(pixels: AnyPixels) -> Pixels:
-    centre = centre_crop(reduce_to_8_bits(pixels), COMPARISON_SIDE)
-    return centre.repeat(3, axis=2) if centre.shape[2] == 1 else centre
+    return centre_crop(to_rgb(pixels), COMPARISON_SIDE)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -184,7 +206,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--out", required=True, type=Path, metavar="DIR", help="where the results go, under the inputs' relative names")
     add("--format", choices=get_args(Format), help="of the files written (default: each input's own)")
-    add("--quality", type=int, default=DEFAULT_QUALITY, metavar="Q", help="of JPEG and WebP, 1 to 100 (default %(default)s)")
+    add("--quality", type=int, default=DEFAULT_QUALITY, metavar="Q", help="of JPEG, WebP, AVIF: 1 to 100 (default %(default)s)")
     add(
         "--tile",
         type=int,

@@ -177,7 +177,8 @@ class _Checkpoints:
         one. Raises WriteError."""
         step = self.run.state.step
         if self._saved_step != step and self.run.ranks.first:
-            save_run(self.run.folder, self.run.state, self.plan, self.run.teacher, self.run.config, self.run.precisions)
+            run = self.run
+            save_run(run.folder, run.state, self.plan, run.teacher, run.config, run.precisions, run.dataset.images)
         self._saved_step, self._saved_at = step, time.monotonic()
 
 

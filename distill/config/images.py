@@ -13,6 +13,14 @@ from distill.config.types import Count, Probability, Section, range_of
 SAMPLES, DEAD_LEAVES = "samples", "dead_leaves"
 
 
+def check_blurry_name(name: str | None, is_pair: bool) -> None:
+    """Raises ValueError if the name does not say what a blurry image of a pair is called."""
+    if name is not None and not is_pair:
+        raise ValueError("blurry_name is of pairs: give a folder of sharp images and one of blurry images")
+    if name is not None and (name.count("{stem}") != 1 or "/" in name):
+        raise ValueError(f"blurry_name: a file's name without suffix, with {{stem}} for its sharp image's, found {name}")
+
+
 class ImageSource(Section):
     """One source of images. Without `blurry`, `degrade` makes the blurry images. Without `sharp`, nobody has the sharp images."""
 
@@ -20,6 +28,8 @@ class ImageSource(Section):
     """A folder of sharp images, or `samples`. null: there are none."""
     blurry: str | None = None
     """A folder of blurry images. Beside a folder `sharp`, the two pair by name. null: `degrade` makes them."""
+    blurry_name: str | None = None
+    """How the pairs are named, as in `data.blurry_name`."""
 
     @model_validator(mode="after")
     def _check_images(self) -> ImageSource:
@@ -27,6 +37,7 @@ class ImageSource(Section):
             raise ValueError("a source has sharp images, blurry ones, or both")
         if self.blurry is not None and self.sharp in (SAMPLES, DEAD_LEAVES):
             raise ValueError(f"a blurry folder pairs with a folder of sharp images, and {self.sharp} is none")
+        check_blurry_name(self.blurry_name, is_pair=self.sharp is not None and self.blurry is not None)
         return self
 
     @property
@@ -52,6 +63,9 @@ class ImagesConfig(Section):
     blurry: str | None = None
     """A folder of blurry images. Each forms a pair with the image that has the same path below the folder `sharp`; only the
     suffixes may differ. null: `degrade` makes the blurry images on the device."""
+    blurry_name: str | None = None
+    """The name of a pair's blurry image without suffix, where it is not the sharp image's: `"{stem}x4"` pairs `0801.png` with
+    `0801x4.png`. `{stem}` stands for the sharp image's name."""
 
     @model_validator(mode="before")
     @classmethod
@@ -71,18 +85,20 @@ class ImagesConfig(Section):
             )
         if isinstance(self.sharp, list) and not self.sharp:
             raise ValueError("sharp is an empty list")
+        if getattr(self, "sources", None) is None:
+            check_blurry_name(self.blurry_name, is_pair=self.sharp is not None and self.blurry is not None)
         return self
 
     def _one_form(self, sources: Sequence[ImageSource] | None) -> None:
         """Raises ValueError if the images are written in both forms."""
-        beside = [key for key in ("sharp", "blurry") if getattr(self, key) is not None]
+        beside = [key for key in ("sharp", "blurry", "blurry_name") if getattr(self, key) is not None]
         if sources is not None and beside:
             raise ValueError(f"{' and '.join(beside)} beside sources; list all images as sources, and set {beside[0]}: null")
 
     def _short_form(self) -> list[ImageSource]:
         """The sources that `sharp` and `blurry` name."""
         names = self.sharp if isinstance(self.sharp, list) else [self.sharp]
-        return [ImageSource(sharp=sharp, blurry=self.blurry) for sharp in names]
+        return [ImageSource(sharp=sharp, blurry=self.blurry, blurry_name=self.blurry_name) for sharp in names]
 
 
 class ValidationImagesConfig(ImagesConfig):

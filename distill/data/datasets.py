@@ -46,6 +46,11 @@ class TrainingPatches(Dataset[Batch]):
         return len(self._round) * rounds
 
     @property
+    def images(self) -> list[ImageFile]:
+        """The image files of all sources."""
+        return [image for source in self.sources for image in source.images or []]
+
+    @property
     def steps_per_epoch(self) -> int:
         return max(1, round(len(self) / self.config.data.batch))
 

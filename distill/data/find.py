@@ -2,48 +2,90 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import unicodedata
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from distill.data.image_files import ImageError
+from distill.data.decoding.kinds import ALWAYS_READ, SUFFIXES, UNREAD, unread_in_words
+from distill.data.image_files import ImageError, unreadable
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+logger = logging.getLogger(__name__)
 
 
 class NoImagesError(ImageError):
     """A folder without image files."""
 
 
+@dataclass
+class PassedOver:
+    """What a search for images did not give."""
+
+    unread: set[Path] = field(default_factory=set)
+    """Image files of kinds that are not read."""
+    broken: dict[Path, ImageError] = field(default_factory=dict)
+    """Folders that cannot be searched, and what is named as an image and is no file."""
+
+    def look(self, path: Path) -> bool:
+        """Whether a path is a file named as an image that is read. If it is not, notes it."""
+        suffix = path.suffix.lower()
+        self.unread |= {path} if suffix in UNREAD else set()
+        if suffix not in SUFFIXES or path.is_file():
+            return suffix in SUFFIXES
+        what = "a link that leads to no file" if path.is_symlink() else "no ordinary file"
+        self.broken[path] = ImageError(what, path)
+        return False
+
+
 def find_images(folder: str) -> dict[str, Path]:
     """All image files below a folder, by relative stem (`night/street` for FOLDER/night/street.jpg), sorted.
 
     A `*` in the path matches folder names, and the matched names become part of the stem: `GOPRO_Large/train/*/sharp` names the
-    frames of all GoPro sequences. Raises FileNotFoundError for a missing folder, ImageError for an empty folder or for two files
-    with the same stem.
+    frames of all GoPro sequences. Logs what is passed over. Raises FileNotFoundError for a missing folder, ImageError for an
+    empty folder or for two files whose stems are the same in Unicode's NFC.
     """
     found: dict[str, Path] = {}
+    stems: dict[str, str] = {}
+    passed = PassedOver()
     for prefix, root in _expand(folder):
-        for path in images_below(root):
+        for path in images_below(root, passed):
             stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
-            if stem in found:
-                raise ImageError(f"has the same stem as {found[stem]}; rename one of them", path)
-            found[stem] = path
+            stem = stems.setdefault(nfc(stem), stem)
+            other = found.setdefault(stem, path)
+            if other is path:
+                continue
+            kept = [each for each in (other, path) if each.suffix.lower() in ALWAYS_READ]
+            if len(kept) != 1:
+                raise ImageError(f"has the same stem as {other}; rename one of them", path)
+            found[stem] = kept[0]  # earlier versions did not read the other one, and trained on this one
+            logger.warning("%s: left out beside %s of the same stem", path if kept[0] is other else other, kept[0].name)
+    for message in [*map(str, passed.broken.values()), *(f"{folder}: {words}" for words in unread_in_words(passed.unread))]:
+        logger.warning("%s", message)
     if not found:
         raise NoImagesError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below it")
     return dict(sorted(found.items()))
 
 
-def images_below(root: Path) -> Iterator[Path]:
+def images_below(root: Path, passed: PassedOver) -> Iterator[Path]:
     """The image files in a folder and its subfolders, sorted. Links are followed. Each folder is searched once, even if several
     links or a circle of links lead to it. A folder below `root` is listed under its own path, not under a link's."""
+
+    def refuse(error: OSError) -> None:
+        passed.broken[Path(error.filename)] = unreadable(Path(error.filename), error)
+
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()
     # os.walk does not enter links. They wait until all folders that need no link have been searched.
     waiting = [os.fspath(root)]
     while waiting:
-        for here, folders, names in os.walk(waiting.pop(0)):
-            status = os.stat(here)
+        for here, folders, names in os.walk(waiting.pop(0), onerror=refuse):
+            try:
+                status = os.stat(here)
+            except OSError as error:  # removed since
+                refuse(error)
+                continue
             if (status.st_dev, status.st_ino) in seen:
                 folders.clear()
                 continue
@@ -51,8 +93,7 @@ def images_below(root: Path) -> Iterator[Path]:
             # Hidden names are left out: macOS's "._x.png", and files that are still being written.
             folders[:] = sorted(name for name in folders if not name.startswith("."))
             waiting += [link for name in folders if os.path.islink(link := os.path.join(here, name))]
-            images = (name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."))
-            found += [Path(path) for name in images if os.path.isfile(path := os.path.join(here, name))]
+            found += [Path(here, name) for name in sorted(names) if not name.startswith(".") and passed.look(Path(here, name))]
     yield from sorted(found)
 
 
@@ -83,15 +124,30 @@ def _expand(folder: str) -> list[tuple[Path, Path]]:
     return [(Path(*match.relative_to(base).parts[depth]), match) for match in matches]
 
 
-def pair_images(sharp: str, blurry: str) -> dict[str, tuple[Path, Path]]:
-    """{stem: (sharp file, blurry file)}, matched by relative stem; the suffixes may differ.
+def nfc(stem: str) -> str:
+    """The stem as stems are compared: a Mac may write "ü" as two characters. Stems stay as they are on disk, since random numbers
+    and teacher caches depend on them."""
+    return unicodedata.normalize("NFC", stem)
+
+
+def pair_images(sharp: str, blurry: str, blurry_name: str = "{stem}") -> dict[str, tuple[Path, Path]]:
+    """{stem of the sharp file: (sharp file, blurry file)}, matched by relative stem; the suffixes may differ. `blurry_name` is
+    the name of a blurry file without suffix, where {stem} stands for that of its sharp file.
 
     Raises what `find_images` raises, and ImageError if a file has no partner.
     """
-    sharp_files, blurry_files = find_images(sharp), find_images(blurry)
+    sharp_files, found = find_images(sharp), find_images(blurry)
+    partners = {nfc(_named(blurry_name, stem)): stem for stem in sharp_files}
+    blurry_files = {partners.get(nfc(stem), f"{stem} in {blurry}"): path for stem, path in found.items()}
     for here, there, other in ((sharp_files, blurry_files, blurry), (blurry_files, sharp_files, sharp)):
         lonely = [str(path) for stem, path in here.items() if stem not in there]
         if lonely:
             more = f" and {len(lonely) - 3} more" if len(lonely) > 3 else ""
-            raise ImageError(f"{', '.join(lonely[:3])}{more}: no image of the same name in {other}")
+            name = "the same name" if blurry_name == "{stem}" else f"the name that data.blurry_name ({blurry_name}) gives"
+            raise ImageError(f"{', '.join(lonely[:3])}{more}: no image of {name} in {other}")
     return {stem: (path, blurry_files[stem]) for stem, path in sharp_files.items()}
+
+
+def _named(blurry_name: str, stem: str) -> str:
+    folder, slash, name = stem.rpartition("/")
+    return folder + slash + blurry_name.replace("{stem}", name)

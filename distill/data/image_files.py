@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import io
+import logging
 import struct
-import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import kornia_rs
-import numpy as np
-from PIL import ExifTags, Image, ImageOps
+import tifffile
+from PIL import Image
 
-from distill.data.pixels import Pixels
+from distill.data.decoding.decode import decode
+from distill.data.decoding.png import PNG_SIGNATURE, depth_and_colour
+from distill.data.decoding.tiff import TIFF_SIGNATURES
+from distill.data.pixels import Pixels, to_rgb
 from distill.errors import UserError
 from distill.runtime.files import write_bytes
 
+logger = logging.getLogger(__name__)
+
 MIN_SIDE = 16
-PNG_SIGNATURE, PNG_RGB = b"\x89PNG\r\n\x1a\n", 2
-BAND_ROWS = 256
-# The EXIF tag for a picture's orientation, and the values that swap its height and width.
-ORIENTATION = ExifTags.Base.Orientation
-SWAPS_AXES = frozenset({5, 6, 7, 8})
+PNG_RGB = 2
+# How many files are looked at for 16 bits: a header costs a millisecond on a network's disk.
+LOOKED_AT = 500
+# Words in a PNG file that may say how to turn its pixels, or which of them are transparent.
+_NOT_PLAIN = (b"eXIf", b"tRNS", b"XML:com.adobe.xmp", b"Raw profile type")
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 2**27)  # Pillow refuses an image with more pixels
 
 
@@ -34,35 +41,45 @@ class ImageError(UserError):
 
 
 def read_image(path: Path, data: bytes | None = None) -> Pixels:
-    """Reads an image file as (H, W, 3) RGB uint8, rotated as its EXIF orientation says. `data` is the file's content, if it has
-    been read already.
+    """Reads an image file as (H, W, 3) RGB uint8, upright. `data` is the file's content, if it has been read already.
 
-    Grey is repeated, CMYK and palettes are converted, alpha is dropped, 16 bits are scaled to 8 (65535 -> 255). Raises
-    ImageError for a file that cannot be decoded to its end, for floating-point pixels, and for a side below 16 pixels.
+    Grey is repeated, CMYK and palettes are converted, alpha is dropped, 16 bits are rounded to 8 (65535 -> 255). Raises
+    ImageError for a file that cannot be decoded to its end, for floating-point or signed pixels, and for a side below 16 pixels.
     """
     try:
-        with warnings.catch_warnings():
-            # If an image has more than MAX_PIXELS, Pillow raises DecompressionBombError. Above half of MAX_PIXELS it only warns.
-            # The warning is noise.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            data = path.read_bytes() if data is None else data
-            pixels = _decode_plain_png(data)
-            if pixels is None:
-                with Image.open(io.BytesIO(data)) as image:
-                    image.load()
-                    ImageOps.exif_transpose(image, in_place=True)
-                    pixels = _to_rgb(image)
-    except Exception as error:
+        data = path.read_bytes() if data is None else data
+        pixels = _decode_plain_png(data)
+        if pixels is None:
+            pixels = to_rgb(decode(data, MAX_PIXELS, alpha=False).pixels)
+    except BaseException as error:
         raise unreadable(path, error) from error
     if min(pixels.shape[:2]) < MIN_SIDE:
         raise ImageError(f"{pixels.shape[1]}x{pixels.shape[0]} pixels; the smallest side that can be used is {MIN_SIDE}", path)
     return pixels
 
 
+def warn_of_16_bits(paths: Sequence[Path]) -> None:
+    """Says that images of 16 bits are rounded, if there are any among some of these files at even intervals."""
+    for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
+        if _has_16_bits(path):
+            logger.warning("%s has 16 bits a channel: such images are rounded to 8 bits, which networks are trained on", path)
+            return
+
+
+def _has_16_bits(path: Path) -> bool:
+    with suppress(Exception), path.open("rb") as file:  # reading the image says what is wrong
+        header = depth_and_colour(start := file.read(26))
+        if start[:4] in TIFF_SIGNATURES:
+            file.seek(0)
+            return tifffile.TiffFile(file).pages.first.bitspersample > 8
+        return header is not None and header[0] == 16
+    return False
+
+
 def _decode_plain_png(data: bytes) -> Pixels | None:
-    """Decodes a PNG of 8-bit RGB without EXIF or transparency, in half of Pillow's time. Returns None for any other file and for
-    a damaged one: Pillow reads more kinds, and its error says what is wrong."""
-    if data[:8] != PNG_SIGNATURE or len(data) < 26 or b"eXIf" in data or b"tRNS" in data:
+    """Decodes a PNG of 8-bit RGB without EXIF, XMP or transparency, in half of Pillow's time. Returns None for any other
+    file and for a damaged one: Pillow reads more kinds, and its error says what is wrong."""
+    if data[:8] != PNG_SIGNATURE or len(data) < 26 or any(word in data for word in _NOT_PLAIN):
         return None
     # A PNG begins with its header chunk, which holds width, height, bits per channel and colour type from byte 16 on.
     width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
@@ -70,47 +87,41 @@ def _decode_plain_png(data: bytes) -> Pixels | None:
         return None
     try:
         return kornia_rs.io.decode_image_png_u8(data, (height, width), "rgb")
-    except Exception:  # noqa: BLE001 (kornia_rs raises nothing more specific)
+    except BaseException as error:  # kornia_rs raises nothing more specific, and Rust's panics
+        if not is_of_a_file(error):
+            raise
         return None
 
 
-def unreadable(path: Path, error: Exception) -> ImageError:
-    """The ImageError that tells the user, in one line, what an error of the system or of a decoder means."""
+def is_of_a_file(error: BaseException) -> bool:
+    """Whether an error may be a file's fault. A panic of an extension in Rust is, though it is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
+def unreadable(path: Path, error: BaseException) -> ImageError:
+    """The ImageError that tells the user, in one line, what an error of the system or of a decoder means. Raises an error that is
+    no file's fault, such as Ctrl-C."""
+    if not is_of_a_file(error):
+        raise error
     if isinstance(error, OSError) and error.strerror:
         return ImageError(error.strerror, path)  # str(error) would name the path twice
     reason = "an empty file" if path.is_file() and path.stat().st_size == 0 else _reason(error)
     return ImageError(reason, path)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())[:200]
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for its pixels"
     if "cannot identify" in text:
         return "not an image that Pillow can read"
-    # Pillow raises these with a message for people (SyntaxError for a broken PNG). Other messages need the error's type.
-    meant_to_be_read = isinstance(error, OSError | SyntaxError | ValueError | Image.DecompressionBombError)
-    return text if meant_to_be_read else f"{type(error).__name__}: {text}"
-
-
-def _to_rgb(image: Image.Image) -> Pixels:
-    """Converts to (H, W, 3) uint8 in bands: intermediate copies of the largest image that Pillow allows would take gigabytes.
-    Raises ValueError for pixels that have no 8-bit equivalent."""
-    if image.mode == "F":
-        raise ValueError("floating-point pixels have no defined white; convert the file to 8 or 16 bits")
-    pixels = np.empty((image.height, image.width, 3), np.uint8)
-    for top in range(0, image.height, BAND_ROWS):
-        # Pillow's modes for 16-bit grey begin with I. A grey band is (rows, width, 1), and numpy repeats it in all 3 channels.
-        band = image.crop((0, top, image.width, min(image.height, top + BAND_ROWS)))
-        pixels[top : top + BAND_ROWS] = _reduce_grey(band) if band.mode.startswith("I") else np.asarray(band.convert("RGB"))
-    return pixels
-
-
-def _reduce_grey(image: Image.Image) -> Pixels:
-    """16-bit grey -> (H, W, 1) uint8. Pillow itself reduces 16-bit colour when it reads the file. Raises ValueError for levels
-    outside 16 bits."""
-    levels = np.asarray(image).astype(np.int64)
-    if levels.min() < 0 or levels.max() > 65535:
-        raise ValueError("pixels outside the 16-bit range")
-    return ((levels * 255 + 32767) // 65535).astype(np.uint8)[:, :, None]
+    # Pillow raises these with a message for people (SyntaxError for a broken PNG). Others are about the code.
+    meant_to_be_read = isinstance(error, OSError | SyntaxError | ValueError) and " " in text
+    if text.startswith(("decoder error", "broken data stream", "codec configuration", "encoder error")):
+        return "its pixels are damaged, or compressed in a way that is not read"
+    if meant_to_be_read:
+        return text
+    return f"its data is damaged, or of a kind that is not read{f' ({text})' if text else ''}"
 
 
 def write_image(path: Path, pixels: Pixels) -> None:

@@ -16,8 +16,9 @@ from torch.utils.data import Dataset
 
 from distill.config.degradations import Degradation
 from distill.data.batch import Skipped, to_tensor
-from distill.data.image_files import ORIENTATION, SWAPS_AXES, ImageError, encode_jpeg, encode_png, read_image, unreadable
-from distill.data.pixels import Pixels
+from distill.data.decoding.decode import orientation_of
+from distill.data.image_files import ImageError, encode_jpeg, encode_png, read_image
+from distill.data.pixels import SWAPS_AXES, Pixels
 from distill.data.sampler import sample_generator
 from distill.runtime.files import write_bytes
 from distill.synthesis.degrade import degrade, draw
@@ -93,13 +94,14 @@ class PatchWriter(Dataset[Prepared]):
         stem, path = self.images[index]
         folder = self.folders[stem]
         try:
-            pairs = self._pairs(stem, _size(path))
-            if all(file.exists() for pair in pairs.values() for file in pair):
-                return Prepared(folder, len(pairs), new=False)
+            if (size := _size(path)) is not None:
+                pairs = self._pairs(stem, size)
+                if all(file.exists() for pair in pairs.values() for file in pair):
+                    return Prepared(folder, len(pairs), new=False)
             pixels = read_image(path)
         except ImageError as error:
             return Prepared(folder, 0, False, Skipped.of(error))
-        pairs = self._pairs(stem, pixels.shape[:2])  # once more, because `_size` may have swapped height and width
+        pairs = self._pairs(stem, pixels.shape[:2])
         for (top, left), pair in pairs.items():
             self._write(f"{stem}_{top}_{left}", pair, pixels, top, left)
         return Prepared(folder, len(pairs), new=True)
@@ -124,17 +126,15 @@ class PatchWriter(Dataset[Prepared]):
             write_bytes(path, self.settings.encode(image))
 
 
-def _size(path: Path) -> tuple[int, int]:
-    """(height, width) after rotation, from the file's header alone. Raises ImageError.
-
-    Some of Pillow's readers, such as the one for TIFF, give the rotated size themselves. The two are then swapped once too
-    often. This only costs time: patches at other places are looked for, so an image whose patches exist is read and cut again.
-    """
+def _size(path: Path) -> tuple[int, int] | None:
+    """(height, width) after rotation, from the file's header alone. None if Pillow cannot tell: the image is then read."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # as read_image does
+            warnings.simplefilter("ignore")
             with Image.open(path) as image:
                 width, height = image.size
-                return (width, height) if image.getexif().get(ORIENTATION) in SWAPS_AXES else (height, width)
-    except Exception as error:
-        raise unreadable(path, error) from error
+                # Pillow swaps the two itself for a TIFF.
+                swapped = image.format != "TIFF" and orientation_of(image) in SWAPS_AXES
+                return (width, height) if swapped else (height, width)
+    except Exception:  # noqa: BLE001 (reading the image says what is wrong)
+        return None

@@ -36,7 +36,8 @@ def list_images(source: ImageSource, samples: Sequence[str] = ()) -> list[ImageF
         return [ImageFile(stem, None, path) for stem, path in find_images(str(source.blurry)).items()]
     if source.blurry is None:
         return [ImageFile(stem, path) for stem, path in find_images(source.sharp).items()]
-    return [ImageFile(stem, *paths) for stem, paths in pair_images(source.sharp, source.blurry).items()]
+    pairs = pair_images(source.sharp, source.blurry, source.blurry_name or "{stem}")
+    return [ImageFile(stem, *paths) for stem, paths in pairs.items()]
 
 
 def numbered(images: Sequence[ImageFile], source: int) -> list[ImageFile]:

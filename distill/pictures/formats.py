@@ -9,18 +9,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
-from distill.data.image_files import BAND_ROWS
+from distill.data.decoding.colours import GREY_SPACE, RGB_SPACE, colour_space
+from distill.data.pixels import AnyPixels
 from distill.pictures.metadata import Metadata
 
-AnyPixels = NDArray[np.uint8] | NDArray[np.uint16]
 # Suffix -> Pillow's name for the format. A variable `kind` holds such a name.
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP"}
-WITH_ALPHA = frozenset({"PNG", "WEBP", "TIFF"})
+FORMATS = {
+    **{".png": "PNG", ".bmp": "BMP", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF"},
+    **dict.fromkeys((".jpg", ".jpeg", ".jfif"), "JPEG"),
+}
+WITH_ALPHA = frozenset({"PNG", "WEBP", "AVIF", "TIFF"})
+WITHOUT_GREY = frozenset({"WEBP", "AVIF"})
 WITH_16_BITS = frozenset({"PNG", "TIFF"})
-# What `colour_space` returns for a profile of each kind.
-RGB_SPACE, GREY_SPACE, CMYK_SPACE = b"RGB ", b"GRAY", b"CMYK"
 
 
 @dataclass
@@ -37,26 +38,19 @@ class Picture:
 
 
 def dropped(picture: Picture, suffix: str) -> list[str]:
-    """Messages for the user if a file of this suffix cannot hold the picture's alpha or its 16 bits."""
+    """Messages for the user if a file of this suffix cannot hold the picture's alpha, its 16 bits or its colour profile."""
     kind = FORMATS[suffix.lower()]
     messages = []
     if picture.alpha is not None and kind not in WITH_ALPHA:
         messages.append(f"{kind} holds no alpha, which is dropped")
     if picture.pixels.dtype == np.uint16 and kind not in WITH_16_BITS:
         messages.append(f"{kind} holds 8 bits, to which its 16 are reduced")
+    if picture.metadata.icc is not None and kind != "BMP" and profile_for(picture, kind) is None:
+        messages.append("its colour profile is not of the kind of colours written, and is left out")
     return messages
 
 
-def reduce_to_8_bits(pixels: AnyPixels) -> NDArray[np.uint8]:
-    """Scales 16 bits to 8 (65535 -> 255) and rounds. Works in bands of rows to save memory. 8-bit pixels stay as they are."""
-    if pixels.dtype == np.uint8:
-        return pixels.astype(np.uint8, copy=False)
-    reduced = np.empty(pixels.shape, np.uint8)
-    for top in range(0, len(pixels), BAND_ROWS):
-        reduced[top : top + BAND_ROWS] = (pixels[top : top + BAND_ROWS].astype(np.uint32) * 255 + 32767) // 65535
-    return reduced
-
-
-def colour_space(profile: bytes) -> bytes:
-    """The colour space in an ICC profile's header: four bytes, padded with spaces."""
-    return profile[16:20]
+def profile_for(picture: Picture, kind: str) -> bytes | None:
+    """The picture's profile if it is of the colours that a file of this format holds, grey or RGB."""
+    profile, grey = picture.metadata.icc, picture.pixels.shape[2] == 1 and kind not in WITHOUT_GREY
+    return profile if profile is not None and colour_space(profile) == (GREY_SPACE if grey else RGB_SPACE) else None

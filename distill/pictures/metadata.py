@@ -3,30 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, PngImagePlugin
 
-from distill.data.image_files import ORIENTATION, SWAPS_AXES
+from distill.data.decoding.colours import CMYK_SPACE, colour_space
+from distill.data.decoding.decode import ORIENTATION, XMP_ORIENTATION, Decoded
+from distill.data.pixels import SWAPS_AXES
 
 UPRIGHT = 1  # the EXIF orientation of pixels that need no turn
-
-# EXIF orientation -> function that turns pixels (H, W, ...) upright
-_TURNS: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
-    2: np.fliplr,
-    3: lambda a: np.rot90(a, 2),
-    4: np.flipud,
-    5: lambda a: np.swapaxes(a, 0, 1),
-    6: lambda a: np.rot90(a, -1),
-    7: lambda a: np.rot90(np.swapaxes(a, 0, 1), 2),
-    8: np.rot90,
-}
 
 # The tags of a TIFF's first directory that describe the picture. Exif and GPSInfo point to directories of their own. The first
 # directory's other tags say where and how the pixels are stored.
@@ -44,60 +32,48 @@ _DESCRIPTIVE = frozenset(
         ExifTags.IFD.GPSInfo,
     }
 )
-# XMP holds the orientation as an attribute, tiff:Orientation="6", or as an element, <tiff:Orientation>6</tiff:Orientation>.
-_XMP_ORIENTATION = re.compile(rb'(tiff:Orientation(?:="|>))[0-9](["<])')
 
 
 @dataclass
 class Metadata:
-    """A picture's metadata. After a call of `upright`, the metadata describes the upright pixels."""
+    """A picture's metadata, as it is of the upright pixels."""
 
     exif: Image.Exif = field(default_factory=Image.Exif)
     icc: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
     """Pixels per inch, across and down."""
-    orientation: int = UPRIGHT
-    """The file's EXIF orientation. `upright` sets it to UPRIGHT."""
 
     @classmethod
-    def of(cls, image: Image.Image) -> Metadata:
-        """The metadata of a loaded image. Load it first: a PNG's metadata can follow its pixels."""
-        exif = image.getexif()
-        orientation = exif.get(ORIENTATION, UPRIGHT)
-        if image.format == "TIFF":
-            exif = descriptive(exif)
-        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
-        xmp = xmp.encode() if isinstance(xmp, str) else xmp
-        return cls(exif, image.info.get("icc_profile") or None, xmp, _dpi_of(image), orientation)
-
-    def upright(self, pixels: NDArray[Any]) -> NDArray[Any]:
-        """Turns pixels (H, W, C) as the orientation says, and changes the metadata to describe the result."""
-        if ORIENTATION in self.exif:
-            self.exif[ORIENTATION] = UPRIGHT
-        if self.xmp is not None:
-            self.xmp = _XMP_ORIENTATION.sub(rb"\g<1>1\2", self.xmp)  # orientation 1; \11 would mean group 11
-        turned = _TURNS.get(self.orientation, lambda a: a)(pixels)
-        if self.orientation in SWAPS_AXES and self.dpi is not None:
-            self.dpi = self.dpi[::-1]
-        sizes = self.exif.get_ifd(ExifTags.IFD.Exif)
-        for tag, extent in ((ExifTags.Base.ExifImageWidth, turned.shape[1]), (ExifTags.Base.ExifImageHeight, turned.shape[0])):
+    def of(cls, decoded: Decoded) -> Metadata:
+        """The metadata of the file, changed to describe its upright RGB or grey pixels."""
+        info, exif = decoded.info, descriptive(decoded.exif) if decoded.kind == "TIFF" else decoded.exif
+        if ORIENTATION in exif:
+            exif[ORIENTATION] = UPRIGHT
+        sizes, (height, width) = exif.get_ifd(ExifTags.IFD.Exif), decoded.pixels.shape[:2]
+        for tag, extent in ((ExifTags.Base.ExifImageWidth, width), (ExifTags.Base.ExifImageHeight, height)):
             if tag in sizes:
                 sizes[tag] = extent
-        self.orientation = UPRIGHT
-        return turned
+        xmp = info.get("xmp") or info.get("XML:com.adobe.xmp")
+        xmp = xmp.encode(errors="replace") if isinstance(xmp, str) else xmp
+        xmp = xmp and XMP_ORIENTATION.sub(rb"\g<1>1", xmp)  # orientation 1; \11 would mean group 11
+        icc, dpi = info.get("icc_profile") or None, _dpi_of(info)
+        if icc and colour_space(icc) == CMYK_SPACE:
+            icc = None
+        return cls(exif, icc, xmp or None, dpi[::-1] if dpi and decoded.orientation in SWAPS_AXES else dpi)
 
     def without(self, names: Collection[str]) -> Metadata:
-        """The metadata without EXIF, XMP or both, whichever `names` holds. This object stays as it is."""
-        copied = replace(self, exif=Image.Exif()) if "EXIF" in names else self
-        return replace(copied, xmp=None) if "XMP" in names else copied
+        """The metadata without its EXIF, XMP or resolution, whichever `names` holds. This object stays as it is."""
+        empty: dict[str, dict[str, Any]] = {"EXIF": {"exif": Image.Exif()}, "XMP": {"xmp": None}, "resolution": {"dpi": None}}
+        return replace(self, **{key: value for name in names for key, value in empty[name].items()})
 
     def omissions(self) -> list[tuple[str, ...]]:
-        """What to leave out at each attempt to write a file, in this order: `()`, `("XMP",)`, `("EXIF",)`, `("XMP", "EXIF")`.
+        """What to leave out at each attempt to write a file: nothing, then `("XMP",)`, `("EXIF",)` or `("resolution",)`, then two
+        of them, then all.
 
         Metadata that the picture does not have is not named.
         """
-        present = [name for name, there in (("XMP", self.xmp), ("EXIF", len(self.exif))) if there]
+        present = [name for name, there in (("XMP", self.xmp), ("EXIF", len(self.exif)), ("resolution", self.dpi)) if there]
         return [names for count in range(len(present) + 1) for names in combinations(present, count)]
 
     def save_options(self, kind: str, icc: bytes | None) -> dict[str, Any]:
@@ -110,7 +86,7 @@ class Metadata:
             options["icc_profile"] = icc
         if len(self.exif) and kind != "BMP":
             options["exif"] = self.exif.tobytes()
-        if self.dpi and kind != "WEBP":
+        if self.dpi and kind not in ("WEBP", "AVIF"):
             options["dpi"] = self.dpi
         if self.xmp and kind == "PNG":
             options["pnginfo"] = PngImagePlugin.PngInfo()
@@ -130,9 +106,9 @@ def descriptive(exif: Image.Exif) -> Image.Exif:
     return copied
 
 
-def _dpi_of(image: Image.Image) -> tuple[float, float] | None:
+def _dpi_of(info: Mapping[Any, Any]) -> tuple[float, float] | None:
     try:
-        across, down = (float(value) for value in image.info["dpi"])
+        across, down = (float(value) for value in info["dpi"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
     return (across, down) if all(math.isfinite(value) and value > 0 for value in (across, down)) else None

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from distill.config import ConfigError
 from distill.config.types import Precision
 from distill.data.image_files import MIN_SIDE
+from distill.data.pixels import AnyPixels
 from distill.networks.architecture import inference_copy
 from distill.networks.teacher import DTYPES, Teacher
 from distill.networks.tiles import OVERLAP, Span, blended_spans, exact_spans, restore_in_strips
-from distill.pictures.formats import AnyPixels
 from unet.model import SIZE_MULTIPLE, UNet
 
 # Measured in fp32 for a tile of this side: a U-Net of width 64 takes 1.3 GB, the published Restormer about as much, and a U-Net

@@ -4,36 +4,25 @@ from __future__ import annotations
 
 import io
 import struct
-import tempfile
-from pathlib import Path
 from typing import Any
 
-import kornia_rs
+import imagecodecs
 import numpy as np
 import tifffile
 from PIL import ExifTags, Image, TiffImagePlugin, TiffTags
 
-from distill.pictures.formats import (
-    FORMATS,
-    GREY_SPACE,
-    RGB_SPACE,
-    WITH_16_BITS,
-    WITH_ALPHA,
-    AnyPixels,
-    Picture,
-    colour_space,
-    reduce_to_8_bits,
-)
+from distill.data.pixels import AnyPixels, reduce_to_8_bits
+from distill.pictures.formats import FORMATS, WITH_16_BITS, WITH_ALPHA, Picture, profile_for
 from distill.pictures.metadata import Metadata, descriptive
 
 DEFAULT_QUALITY = 95
-_DEEP_PNG_MODES = {1: "mono", 3: "rgb", 4: "rgba"}
+_PNG_LEVEL = 1  # of compression: higher levels take several times as long, for a few percent fewer bytes
 _PNG_HEADER_BYTES = 33  # signature and IHDR
 _TIFF_STRIP_ROWS = 64
 
 
 def encode_picture(picture: Picture, suffix: str, quality: int = DEFAULT_QUALITY) -> memoryview:
-    """The bytes of a file of this suffix. `quality`, 1 to 100, is for JPEG and WebP only.
+    """The bytes of a file of this suffix. `quality`, 1 to 100, is for JPEG, WebP and AVIF only.
 
     Raises ValueError or OSError if the format cannot hold the picture, such as a WebP of more than 16383 pixels a side.
     """
@@ -41,18 +30,16 @@ def encode_picture(picture: Picture, suffix: str, quality: int = DEFAULT_QUALITY
     pixels = _joined(picture, alpha=kind in WITH_ALPHA)
     if pixels.dtype == np.uint16 and kind not in WITH_16_BITS:
         pixels = reduce_to_8_bits(pixels)
-    if pixels.dtype == np.uint16 and pixels.shape[2] == 2:
-        pixels = _grey_to_rgb(pixels)  # few programs read 16-bit grey with alpha
     metadata = picture.metadata
-    # WebP has no grey: grey becomes RGB, which a grey profile does not fit.
-    icc = _profile_for(metadata.icc, 3 if kind == "WEBP" else pixels.shape[2])
+    icc = profile_for(picture, kind)
     if kind == "TIFF":
         return _encode_tiff(pixels, metadata, icc)
     if pixels.dtype == np.uint16:
         return _encode_deep_png(pixels, metadata.save_options(kind, icc))
-    options: dict[str, Any] = {"PNG": {"compress_level": 1}, "BMP": {}}.get(kind, {"quality": quality})
-    if kind == "JPEG":
-        options["subsampling"] = 0  # full colour resolution, so that JPEG does not blur restored edges
+    options: dict[str, Any] = {"PNG": {"compress_level": _PNG_LEVEL}, "BMP": {}}.get(kind, {"quality": quality})
+    # Full colour resolution, so that the format does not blur restored edges.
+    if kind in ("JPEG", "AVIF"):
+        options["subsampling"] = "4:4:4"
     shape = pixels if pixels.shape[2] > 1 else pixels[:, :, 0]
     return _save(Image.fromarray(shape), kind, **options, **metadata.save_options(kind, icc))
 
@@ -71,23 +58,9 @@ def _joined(picture: Picture, alpha: bool) -> AnyPixels:
     return pixels
 
 
-def _grey_to_rgb(pixels: AnyPixels) -> AnyPixels:
-    """(H, W, 2) grey and alpha -> (H, W, 4)."""
-    return pixels[:, :, [0, 0, 0, 1]]
-
-
-def _profile_for(profile: bytes | None, channels: int) -> bytes | None:
-    """The profile if it fits this number of channels, otherwise None. A grey profile fits grey only. An RGB profile fits both."""
-    fitting = (RGB_SPACE, GREY_SPACE) if channels < 3 else (RGB_SPACE,)
-    return profile if profile is not None and colour_space(profile) in fitting else None
-
-
 def _encode_deep_png(pixels: AnyPixels, save_options: dict[str, Any]) -> memoryview:
-    """kornia_rs writes the 16-bit pixels, but no metadata. The metadata chunks come from a one-pixel PNG that Pillow writes."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "deep.png"
-        kornia_rs.io.write_image_png_u16(str(path), np.ascontiguousarray(pixels), _DEEP_PNG_MODES[pixels.shape[2]])
-        deep = memoryview(path.read_bytes())
+    """imagecodecs writes the 16-bit pixels, but no metadata. The metadata chunks come from a one-pixel PNG that Pillow writes."""
+    deep = memoryview(imagecodecs.png_encode(np.squeeze(pixels, 2) if pixels.shape[2] == 1 else pixels, level=_PNG_LEVEL))
     small = bytes(_save(Image.new("L", (1, 1)), "PNG", **save_options))
     chunks = small[_PNG_HEADER_BYTES : small.rindex(b"IDAT") - 4]  # a chunk's 4 bytes of length precede its name
     return memoryview(b"".join([deep[:_PNG_HEADER_BYTES], chunks, deep[_PNG_HEADER_BYTES:]]))

@@ -20,6 +20,8 @@ class Differences:
     """Never computed, or deleted."""
     changed: list[str] = field(default_factory=list)
     """An input changed after the teacher image was computed or packed."""
+    misread: list[str] = field(default_factory=list)
+    """An earlier version read another picture in an input than this one does."""
     damaged: list[str] = field(default_factory=list)
     """The stored teacher image is not what was written."""
     removed: list[str] = field(default_factory=list)
@@ -30,13 +32,14 @@ class Differences:
 
     @property
     def to_compute(self) -> list[str]:
-        return sorted([*self.missing, *self.changed, *self.damaged])
+        return sorted([*self.missing, *self.changed, *self.misread, *self.damaged])
 
     def complaint(self) -> str | None:
         """All differences that make the cache wrong, in one line. None if there are none: `touched` does not count."""
         words = {
             "have no teacher image": self.missing,
             "changed since their teacher image was computed": self.changed,
+            "were misread by the version that computed their teacher image": self.misread,
             "have a damaged teacher image": self.damaged,
             "have a teacher image, but are no longer there": self.removed,
         }

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from distill.data.batch import to_tensor
+from distill.data.decoding.versions import READER
 from distill.data.image_files import encode_png
 from distill.data.loader import load
 from distill.data.pixels import Pixels
@@ -101,7 +102,8 @@ def store_result(cache: TeacherCache, result: _Result) -> Entry:
     Raises WriteError."""
     stem, stamp = result.source.image.stem, result.source.stamp
     if result.pixels is None:
-        return Entry(stem=stem, blurry=stamp, unreadable=result.unreadable)
+        return Entry(stem=stem, blurry=stamp, reader=READER, unreadable=result.unreadable)
     path, data = cache.png_path(stem), encode_png(result.pixels)
     write_bytes(path, data)
-    return Entry(stem=stem, blurry=stamp, output=Stamp(size=len(data), mtime_ns=path.stat().st_mtime_ns, crc32=zlib.crc32(data)))
+    output = Stamp(size=len(data), mtime_ns=path.stat().st_mtime_ns, crc32=zlib.crc32(data))
+    return Entry(stem=stem, blurry=stamp, output=output, reader=READER)

@@ -104,6 +104,8 @@ class Entry(_Record):
     """The stamp of the teacher's image. None if there is no teacher's image; `unreadable` gives the reason."""
     shard: Annotated[str, Field(pattern=r"^\d{6}\.safetensors$")] | None = None
     """The packed file that holds the triplet."""
+    reader: int | None = None
+    """The version of the reader that decoded the input. None in lines of versions before the second."""
     unreadable: str | None = None
     """Why there is no teacher's image: the input could not be read, or the teacher's image was not finite."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch.utils.data import Dataset
 
+from distill.data.decoding.versions import READER
 from distill.data.image_files import ImageError, unreadable
 from distill.data.loader import load
 from distill.data.triplets import ImageFile, Triplet
@@ -45,7 +46,7 @@ class _Packables(Dataset[_Packable]):
                 sharp, _ = Stamp.of(image.sharp)
             except OSError as error:
                 raise unreadable(image.sharp, error) from error
-        entry = Entry(stem=image.stem, blurry=known.blurry, sharp=sharp, unreadable=known.unreadable)
+        entry = Entry(stem=image.stem, blurry=known.blurry, sharp=sharp, reader=READER, unreadable=known.unreadable)
         if known.output is None:
             return _Packable(entry, None)
         try:

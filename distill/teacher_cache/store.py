@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from distill.config import DataConfig
+from distill.data.decoding.versions import READER, was_misread
 from distill.data.find import NoImagesError, find_images
 from distill.data.image_files import ImageError, read_image, unreadable
 from distill.data.pixels import Pixels
@@ -83,7 +84,9 @@ class TeacherCache:
         if self.bare is not None:
             found.missing = [image.stem for image in images if image.stem not in self.bare]
             return found
-        suspects = [image for image in images if thorough or not self._is_trusted(image)]
+        found.misread = [image.stem for image in images if self._was_misread(image)]
+        misread = set(found.misread)
+        suspects = [image for image in images if image.stem not in misread and (thorough or not self._is_trusted(image))]
         for _ in range(len(images) - len(suspects)):
             advance()
         with ThreadPoolExecutor() as threads:  # reading and zlib.crc32 release the GIL
@@ -105,6 +108,14 @@ class TeacherCache:
         if entry is None or _packed_otherwise(image, entry):
             return False
         return all(stamp.looks_like(path) for path, stamp in self._files_of(image, entry))
+
+    def _was_misread(self, image: ImageFile) -> bool:
+        """Whether an earlier version read other pictures in an image's input files, or could not read them."""
+        entry = self.manifest.entries.get(image.stem)
+        if entry is None or entry.reader == READER:
+            return False
+        inputs = (image.blurry, image.sharp if entry.sharp is not None else None)
+        return entry.unreadable is not None or any(was_misread(path) for path in inputs if path is not None)
 
     def _checksum(self, image: ImageFile) -> State:
         """The state of an image, found by reading and checksumming its files."""

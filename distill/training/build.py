@@ -16,6 +16,7 @@ from distill.config import Config, ConfigError, TeacherConfig
 from distill.config.types import Precision
 from distill.data.batch import Batch
 from distill.data.datasets import TrainingPatches
+from distill.data.image_files import warn_of_16_bits
 from distill.data.loader import training_loader
 from distill.data.sources import Source, cached_images, paired_with_itself, training_sources
 from distill.networks.fast_teacher import speed_up_for_training
@@ -29,7 +30,7 @@ from distill.scoring.validation import Validation
 from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import cached_precision, open_for_training
 from distill.training.plan import Plan
-from distill.training.resume import resume_run
+from distill.training.resume import resume_run, say_if_grown
 from distill.training.run_folder import ROW_PICTURES, row_picture_file
 from distill.training.state import TrainingState, continue_optimizer, new_training_state
 
@@ -88,6 +89,7 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, saved: Mapping
     Raises UserError, FileNotFoundError and WeightsError for what the user can mend.
     """
     sources = training_sources(config.data)
+    warn_of_16_bits([image.path for source in sources for image in source.images or []])
     _refuse_self_pairs(sources, config)
     for index, stage in enumerate(config.stages):
         if stage.l1 > 0 and not config.data.has_sharp:
@@ -155,6 +157,7 @@ def load_checkpoint_or_start(run: Run, saved: Mapping[str, Any] | None) -> Plan:
     config = run.config
     start = Plan(config.stages, run.dataset.steps_per_epoch, config.data.batch, config.teacher.reuse)
     if saved is not None:
+        say_if_grown(saved, run.dataset.images)
         return resume_run(saved, run.folder, run.state, start, run.teacher, config)
     if run.continued is not None:
         logger.info("student.init: %s", run.continued)

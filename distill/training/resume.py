@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from distill.config import Config, ConfigError, parse_config
+from distill.data.decoding.kinds import ALWAYS_READ
+from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, identify
 from distill.scoring.half_precision import Precisions
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
@@ -32,9 +34,16 @@ BESIDE_TRAINING = (
 
 
 def save_run(
-    folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config, precisions: Precisions
+    folder: Path,
+    state: TrainingState,
+    plan: Plan,
+    teacher: Teacher | None,
+    config: Config,
+    precisions: Precisions,
+    images: Sequence[ImageFile],
 ) -> None:
-    """Writes the checkpoint; only the first rank should call this. If it raises WriteError, the older checkpoint is unchanged."""
+    """Writes the checkpoint; only the first rank should call this. If it raises WriteError, the older checkpoint is unchanged.
+    `images` are those that the run trains on."""
     # The teacher and the VGG network are frozen and not saved. The one thing about them that a run may change is saved: whether
     # the teacher had to leave half precision.
     content = {
@@ -52,6 +61,7 @@ def save_run(
         "teacher": identify(teacher).model_dump() if teacher is not None and not config.data.val.has_sharp else None,
         "validated_step": state.validated_step,
         "precisions": precisions.saved(),
+        "images": len(images),
         "config": config.model_dump(mode="json"),
     }
     save_checkpoint(folder, content)
@@ -99,6 +109,14 @@ def resume_run(
     else:
         logger.info("going on from step %d of %s", state.step, folder / CHECKPOINT)
     return plan
+
+
+def say_if_grown(content: Mapping[str, Any], images: Sequence[ImageFile]) -> None:
+    """Warns if the checkpoint's run trained on another number of images."""
+    # Versions that did not record the number of images read fewer kinds of files.
+    count = content.get("images", sum(image.path.suffix.lower() in ALWAYS_READ for image in images))
+    if count != len(images):
+        logger.warning("the run goes on with %d training images, not the %d of its checkpoint", len(images), count)
 
 
 def _load(content: Mapping[str, Any], state: TrainingState) -> None:

@@ -7,13 +7,17 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command_line import error_line
+from pictures import levels
 from PIL import Image
 from trees import files
 
 from distill import prepare as prepare_command
 from distill.config import load_config
+from distill.pictures.formats import Picture
+from distill.pictures.writing import encode_picture
 
 ROOT = Path(__file__).parents[2]
 Call = Callable[..., int]
@@ -79,6 +83,38 @@ def test_patches_of_another_split_or_other_names_are_not_added_to(
     record.write_text(json.dumps(before))
     assert call(prepare_command.main, *options) == 2
     assert "other settings (layout)" in error_line(capfd)
+
+
+@pytest.mark.parametrize("deep", [True, False])
+def test_patches_of_images_that_an_earlier_version_misread_are_refused_by_name(
+    sharp_folder: Path, tmp_path: Path, call: Call, capfd: pytest.CaptureFixture[str], deep: bool
+) -> None:
+    shutil.copytree(sharp_folder, tmp_path / "photos")
+    if deep:
+        (tmp_path / "photos" / "2.png").write_bytes(encode_picture(Picture(levels((64, 80, 3), np.uint16)), ".png"))
+    options = ["--sharp", tmp_path / "photos", "--out", tmp_path / "data", "--patch", 32]
+    assert call(prepare_command.main, *options) == 0
+    record = tmp_path / "data" / "prepare.json"
+    before = json.loads(record.read_text())
+    record.write_text(json.dumps({key: value for key, value in before.items() if key != "reader"}))
+    assert call(prepare_command.main, *options) == (2 if deep else 0)
+    if deep:
+        assert f"an earlier version misread ({tmp_path}/photos/2.png)" in error_line(capfd)
+    else:
+        assert json.loads(record.read_text()) == before
+
+
+def test_what_is_rounded_and_what_is_passed_over_is_said_once(
+    sharp_folder: Path, tmp_path: Path, call: Call, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(sharp_folder, tmp_path / "photos")
+    (tmp_path / "photos" / "2.png").write_bytes(encode_picture(Picture(levels((64, 80, 3), np.uint16)), ".png"))
+    (tmp_path / "photos" / "a.cr2").touch()
+    (tmp_path / "photos" / "gone.png").symlink_to("nowhere.png")
+    assert call(prepare_command.main, "--sharp", tmp_path / "photos", "--out", tmp_path / "data", "--patch", 32) == 0
+    assert caplog.text.count("has 16 bits a channel") == 1
+    assert caplog.text.count(f"{tmp_path}/photos: 1 .cr2 file not read: develop them to JPEG, PNG or TIFF first") == 1
+    assert caplog.text.count(f"{tmp_path}/photos/gone.png: a link that leads to no file") == 1
 
 
 def test_an_added_image_would_move_others_between_the_parts_and_is_refused(

@@ -51,11 +51,14 @@ def brighter(tmp_path: Path) -> str:
     return student(tmp_path / "brighter.pth", 0.2)
 
 
+VISIBLE = levels((40, 50), seed=1) | 1  # an alpha that hides nothing
+
+
 def write_photos(folder: Path) -> Path:
     """deep.png (16-bit), alpha.png, cmyk.jpg, turned.jpg (EXIF), sub/narrow.png (20x3000) and truncated.png."""
     (folder / "sub").mkdir(parents=True)
     (folder / "deep.png").write_bytes(encode_picture(Picture(levels((33, 50, 3), np.uint16)), ".png"))
-    (folder / "alpha.png").write_bytes(encode_picture(Picture(levels((40, 50, 3)), levels((40, 50), seed=1)), ".png"))
+    (folder / "alpha.png").write_bytes(encode_picture(Picture(levels((40, 50, 3)), VISIBLE), ".png"))
     cmyk = Image.new("CMYK", (40, 30), (200, 50, 20, 10))
     cmyk.save(folder / "cmyk.jpg", icc_profile=b"\0" * 16 + b"CMYK" + b"\0" * 108, quality=95)
     ramp = np.tile(np.linspace(0, 150, 40).astype(np.uint8)[None, :, None], (30, 1, 3))
@@ -117,7 +120,7 @@ class TestOneCallOverAllKinds:
 
     def test_alpha_stays_as_it_is(self, out: Path) -> None:
         picture = read_picture(out / "alpha.png", None)
-        np.testing.assert_array_equal(picture.alpha, levels((40, 50), seed=1))
+        np.testing.assert_array_equal(picture.alpha, VISIBLE)
         np.testing.assert_array_equal(picture.pixels, brightened(levels((40, 50, 3))))
 
     def test_cmyk_is_written_as_rgb_without_its_profile(self, photos: Path, out: Path) -> None:
@@ -295,6 +298,20 @@ def test_exif_that_cannot_be_written_is_left_out_and_costs_no_picture(
     assert "x.png: its EXIF cannot be written, and is left out: " in caplog.text
     with Image.open(tmp_path / "out" / "x.jpg") as image:
         assert image.size == (40, 30)
+
+
+def test_a_resolution_that_cannot_be_written_is_left_out_and_costs_no_picture(
+    identity: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.XResolution], exif[ExifTags.Base.ResolutionUnit] = 4294967295, 2
+    Image.fromarray(levels((30, 40, 3))).save(tmp_path / "x.jpg", exif=exif)
+    summary = restore([str(tmp_path / "x.jpg")], identity, tmp_path / "out", file_format="png")
+    assert summary.failed == []
+    assert "x.jpg: its resolution cannot be written, and is left out: " in caplog.text
+    with Image.open(tmp_path / "out" / "x.png") as image:
+        assert image.size == (40, 30)
+        assert "dpi" not in image.info
 
 
 def test_a_result_that_is_not_finite_is_named_and_not_written(photos: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from distill.data.batch import Batch, unpack
 from distill.data.datasets import TrainingPatches, ValidationImages
 from distill.data.image_files import ImageError
 from distill.data.loader import training_loader
-from distill.data.sources import Source, training_sources
+from distill.data.sources import Source, training_sources, validation_images
 from distill.synthesis.augment import augment
 
 
@@ -114,6 +114,10 @@ def test_a_bad_blurry_file_is_replaced_by_one_of_its_source(
         ({"data": {"sharp": "a", "sources": [{"sharp": "a"}]}}, "data: sharp beside sources; list all images as sources"),
         ({"data": {"sources": [{"sharp": "samples", "blurry": "b"}]}}, "data.sources.0: .*samples is none"),
         ({"data": {"sources": [{"sharp": "a", "parts": 0}]}}, "data.sources.0.parts"),
+        ({"data": {"sharp": "a", "blurry_name": "{stem}x4"}}, "data: blurry_name is of pairs"),
+        ({"data": {"sharp": "a", "blurry": "b", "blurry_name": "x4"}}, "data: blurry_name: a file's name without suffix"),
+        ({"data": {"sources": [{"blurry": "b", "blurry_name": "{stem}x4"}]}}, "data.sources.0: blurry_name is of pairs"),
+        ({"data": {"blurry_name": "{stem}x4", "sources": [{"sharp": "a"}]}}, "data: blurry_name beside sources"),
         ({"data": {"sources": [{"sharp": "a"}], "val": {"sources": [{"sharp": "dead_leaves"}]}}}, "data.val"),
         ({"data": {"blurry": "b"}, "teacher": {"mode": "none"}}, r"data \(b\) has no sharp images, and teacher.mode is none"),
         (
@@ -218,3 +222,16 @@ def test_pixels_of_a_blurry_file_are_the_networks_input(
     whole = np.asarray(Image.open(tmp_path / "mine" / "0.png"))
     places = [(y, x) for y in range(whole.shape[0] - 31) for x in range(whole.shape[1] - 31)]
     assert any(np.array_equal(whole[y : y + 32, x : x + 32], patch) for y, x in places)
+
+
+def test_a_template_pairs_images_of_other_names(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    for path in ("hr/0801.png", "lr/0801x4.png"):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / path).touch()
+    pair = {"sharp": str(tmp_path / "hr"), "blurry": str(tmp_path / "lr"), "blurry_name": "{stem}x4"}
+    for data in (pair, {"sharp": None, "sources": [pair]}):
+        config = tiny_config(data={**data, "val": pair}, degrade=[])
+        (source,) = training_sources(config.data)
+        for (image,) in (source.images, validation_images(config.data.val)):
+            assert image.stem.endswith("0801")
+            assert (image.sharp, image.blurry) == (tmp_path / "hr/0801.png", tmp_path / "lr/0801x4.png")

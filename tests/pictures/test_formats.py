@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ import tifffile
 from pictures import SRGB, XMP, exif_of, levels
 from PIL import ExifTags, Image, ImageCms, ImageOps
 
-from distill.data.image_files import ImageError
+from distill.data.image_files import ImageError, read_image
+from distill.data.pixels import reduce_to_8_bits
 from distill.pictures.formats import Picture, dropped
 from distill.pictures.metadata import Metadata
 from distill.pictures.reading import read_picture
@@ -34,10 +36,8 @@ def round_trip(picture: Picture, suffix: str, folder: Path) -> Picture:
 def test_pixels_and_alpha_come_back_equal(suffix: str, dtype: type, colours: int, alpha: bool, tmp_path: Path) -> None:
     picture = Picture(levels((30, 40, colours), dtype), levels((30, 40), dtype, seed=1) if alpha else None)
     again = round_trip(picture, suffix, tmp_path)
-    deep_grey_alpha = dtype == np.uint16 and colours == 1 and alpha  # written as RGB
-    expected = picture.pixels.repeat(3, axis=2) if deep_grey_alpha else picture.pixels
     assert again.pixels.dtype == dtype
-    np.testing.assert_array_equal(again.pixels, expected)
+    np.testing.assert_array_equal(again.pixels, picture.pixels)
     if picture.alpha is None:
         assert again.alpha is None
     else:
@@ -69,6 +69,38 @@ def test_a_picture_is_upright_and_says_so(orientation: int, tmp_path: Path) -> N
     sizes = picture.metadata.exif.get_ifd(ExifTags.IFD.Exif)
     assert (sizes[ExifTags.Base.ExifImageHeight], sizes[ExifTags.Base.ExifImageWidth]) == picture.pixels.shape[:2]
     assert picture.metadata.dpi == ((144, 72) if orientation < 5 else (72, 144))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["plain", "compressed", "16 bits"])
+def test_a_tiff_is_upright_and_says_so(orientation: int, kind: str, tmp_path: Path) -> None:
+    """Pillow turns a TIFF itself, and forgets that it did. tifffile turns none."""
+    path, stored = tmp_path / "x.tif", levels((30, 40, 3), np.uint16 if kind == "16 bits" else np.uint8)
+    tags = [(274, "H", 1, orientation, True)]
+    options: dict[str, Any] = {"photometric": "rgb", "resolution": (144, 72), "resolutionunit": "inch", "extratags": tags}
+    tifffile.imwrite(path, stored, compression="lzw" if kind == "compressed" else None, **options)
+    picture = read_picture(path, None)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    order = Image.fromarray(np.arange(30 * 40, dtype=np.int32).reshape(30, 40))
+    order.info["exif"] = exif.tobytes()
+    expected = stored.reshape(-1, 3)[np.asarray(ImageOps.exif_transpose(order))]
+    np.testing.assert_array_equal(picture.pixels, expected)
+    np.testing.assert_array_equal(read_image(path), reduce_to_8_bits(expected))
+    assert picture.metadata.dpi == ((144, 72) if orientation < 5 else (72, 144))
+
+
+@pytest.mark.parametrize("spelling", ["tiff:Orientation='6'", 'tiff:Orientation = "6"', "<tiff:Orientation>6</tiff:Orientation>"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+def test_an_orientation_in_xmp_counts_however_it_is_spelled(spelling: str, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x{suffix}"
+    pixels = np.tile(np.arange(40, dtype=np.uint8)[None, :, None] * 6, (30, 1, 3))
+    path.write_bytes(encode_picture(Picture(pixels, metadata=Metadata(xmp=f"<rdf {spelling}/>".encode())), suffix))
+    picture = read_picture(path, None)
+    np.testing.assert_allclose(picture.pixels, np.rot90(pixels, -1), atol=3 if suffix == ".jpg" else 0)
+    np.testing.assert_array_equal(read_image(path), picture.pixels)
+    assert picture.metadata.xmp is not None
+    assert b"6" not in picture.metadata.xmp
 
 
 def test_an_orientation_in_xmp_is_reset(tmp_path: Path) -> None:
@@ -136,6 +168,13 @@ def test_a_grey_profile_is_not_attached_to_rgb(tmp_path: Path) -> None:
     assert round_trip(picture, ".webp", tmp_path).metadata.icc is None  # WebP has no grey
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
+def test_an_rgb_profile_is_not_attached_to_grey_and_that_is_told(suffix: str, tmp_path: Path) -> None:
+    picture = Picture(levels((16, 16, 1)), None, Metadata(icc=SRGB))
+    assert round_trip(picture, suffix, tmp_path).metadata.icc is None
+    assert dropped(picture, suffix) == ["its colour profile is not of the kind of colours written, and is left out"]
+
+
 def test_what_a_format_cannot_hold_is_told(tmp_path: Path) -> None:
     picture = Picture(levels((16, 16, 3), np.uint16), levels((16, 16), np.uint16))
     assert dropped(picture, ".png") == dropped(picture, ".TIF") == []
@@ -147,7 +186,7 @@ def test_only_the_first_page_is_read_and_that_is_told(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", levels((3, 20, 30, 3)), photometric="rgb")
     picture = read_picture(tmp_path / "x.tif", None)
     np.testing.assert_array_equal(picture.pixels, levels((3, 20, 30, 3))[0])
-    assert picture.notes == ["only the first of its 3 pages or frames is restored"]
+    assert picture.notes == ["only the first of its 3 pages or frames is read"]
 
 
 def test_the_layout_of_a_tiff_is_not_taken_over_as_metadata(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms
 
-from distill.data.image_files import PNG_SIGNATURE
+from distill.data.decoding.png import PNG_SIGNATURE
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf tiff:Orientation="1"/></x:xmpmeta>'
@@ -45,3 +45,31 @@ def png_of(*chunks: tuple[bytes, bytes]) -> bytes:
 def png_header(width: int, height: int, depth: int, colour: int, interlaced: bool = False) -> tuple[bytes, bytes]:
     """The first chunk."""
     return b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
+
+
+def packed_tiff(samples: NDArray, bits: int, compression: int = 1, predictor: int = 1) -> bytes:
+    """A grey TIFF whose samples (H, W) of `bits` bits follow one another without gaps. Compression 1 is none, 8 is deflate.
+    Predictor 2 stores the differences along a row."""
+    rows = samples.astype(np.int64)
+    if predictor == 2:
+        rows = np.diff(rows, axis=1, prepend=0) % 2**bits
+    ones = (rows[:, :, None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8)
+    pixels = np.packbits(ones.reshape(len(rows), -1), axis=1).tobytes()
+    pixels = zlib.compress(pixels) if compression == 8 else pixels
+    height, width = samples.shape
+    tags = {
+        256: width,
+        257: height,
+        258: bits,
+        259: compression,
+        262: 1,
+        273: 8,
+        277: 1,
+        278: height,
+        279: len(pixels),
+        317: predictor,
+    }
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    padding = bytes(len(pixels) % 2)
+    start = 8 + len(pixels) + len(padding)
+    return b"II*\0" + struct.pack("<I", start) + pixels + padding + struct.pack("<H", len(tags)) + directory + bytes(4)

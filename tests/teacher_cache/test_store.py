@@ -21,8 +21,11 @@ from distill.data.image_files import ImageError, read_image
 from distill.data.sources import cached_images
 from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, build_teacher, identify
+from distill.pictures.formats import Picture
+from distill.pictures.writing import encode_picture
 from distill.teacher_cache import store as teacher_cache
-from distill.teacher_cache.manifest import CacheError
+from distill.teacher_cache.differences import Differences
+from distill.teacher_cache.manifest import CacheError, Stamp
 from distill.teacher_cache.store import TeacherCache
 
 Built = tuple[Config, list[ImageFile]]
@@ -104,6 +107,34 @@ def test_a_changed_input_is_found(built: Built, cache: Callable[[], TeacherCache
     else:
         Image.new("RGB", (80, 66)).save(path)
     assert cache().compare(images).changed == ["2"]
+
+
+def test_what_an_earlier_version_misread_is_computed_again_and_the_rest_stays(
+    pairs_tree: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest is not checksummed, which would read the whole cache at each start."""
+    config = parse_config(pairs_tree)
+    deep = Path(str(config.data.blurry)) / "2.png"
+    deep.write_bytes(encode_picture(Picture(read_image(deep).astype(np.uint16) * 257 + 100), ".png"))
+    images = cached_images(config.data)
+    build_cache(config)
+    pack_cache(config, tmp_path / "pack")
+    monkeypatch.setattr(Stamp, "equals", lambda *_: pytest.fail("is checksummed"))
+    for folder in (Path(config.teacher.cache), tmp_path / "pack"):
+        lines = folder / "manifest.jsonl"
+        lines.write_text(lines.read_text().replace('"reader": 2', '"reader": null'))  # as if written before
+        found = TeacherCache(folder).compare(images)
+        assert found.misread == ["2"]
+        assert "1 images were misread by the version that computed their teacher image (2)" in str(found.complaint())
+        assert found.to_compute == ["2"]
+        assert found.touched == []
+    monkeypatch.undo()
+    unchanged = (Path(config.teacher.cache) / "1.png").stat().st_mtime_ns
+    build_cache(config)
+    assert TeacherCache(config.teacher.cache).compare(images) == Differences()
+    assert (Path(config.teacher.cache) / "1.png").stat().st_mtime_ns == unchanged
+    pack_cache(config, tmp_path / "pack")
+    assert TeacherCache(tmp_path / "pack").compare(images) == Differences()
 
 
 def test_added_and_removed_inputs_are_found(built: Built, cache: Callable[[], TeacherCache]) -> None:

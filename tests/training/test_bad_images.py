@@ -96,3 +96,23 @@ def test_an_epoch_uses_every_good_image_and_names_every_bad_one(
     assert f"could not be used and were skipped: {len(BAD) * EACH}" in caplog.text
     named = {record.getMessage().strip().partition(": ")[0] for record in caplog.records if record.getMessage().startswith("  ")}
     assert named == {str(path) for path in folder.iterdir() if "bad" in path.name}
+
+
+def test_training_says_once_what_is_rounded_and_what_is_passed_over(
+    tmp_path: Path, tiny_config: Callable[..., Config], caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(encode("PNG", (PIXELS[:, :, 0].astype(np.uint16) * 257)))
+    (tmp_path / "4.cr2").touch()
+    (tmp_path / "5.png").symlink_to("nowhere.png")
+    train(
+        tiny_config(
+            data={"sharp": str(tmp_path), "patch": 16, "batch": 4, "images_per_epoch": None},
+            teacher={"mode": "none"},
+            student={"width": 2},
+            stages=[{"name": "v1", "epochs": 1, "l1": 1.0, "kd": 0.0}],
+        )
+    )
+    assert caplog.text.count("has 16 bits a channel: such images are rounded to 8 bits") == 1
+    assert caplog.text.count(f"{tmp_path}: 1 .cr2 file not read: ") == 1
+    assert caplog.text.count(f"{tmp_path}/5.png: a link that leads to no file") == 1

@@ -18,6 +18,7 @@ from distill import train as train_command
 from distill.cache import build_cache
 from distill.command import Interrupted, SignalGate
 from distill.config import Config, ConfigError, load_config
+from distill.data.triplets import ImageFile
 from distill.networks.student import build_student
 from distill.runtime import files
 from distill.runtime.files import WriteError, locked
@@ -26,7 +27,7 @@ from distill.scoring.half_precision import Precisions
 from distill.train import train
 from distill.training.checkpoint import save_checkpoint
 from distill.training.plan import Plan
-from distill.training.resume import read_saved, resume_run, save_run
+from distill.training.resume import read_saved, resume_run, save_run, say_if_grown
 from distill.training.run_folder import CHECKPOINT
 from distill.training.state import new_training_state
 from restormer.weights import load_restormer
@@ -276,7 +277,7 @@ def test_the_loss_scale_goes_on(tiny_config: Callable[..., Config], tmp_path: Pa
     )
     first.scaler, second.scaler = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (1024.0, 65536.0))
     first.step = 1
-    save_run(tmp_path, first, plan, None, config, Precisions("cpu", "fp32", "off"))
+    save_run(tmp_path, first, plan, None, config, Precisions("cpu", "fp32", "off"), [])
     saved = read_saved(tmp_path)
     assert saved is not None
     assert resume_run(saved, tmp_path, second, plan, None, config) == plan
@@ -386,3 +387,14 @@ def test_a_signal_saves_and_ends_with_its_status_and_the_run_goes_on(
     config = load_config(file, ["run.log_steps=1", f"stages.0.epochs={step // 4 + 1}"])
     train(config)
     assert checkpoint(config)["step"] == (step // 4 + 1) * 4
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_folder_that_has_grown_is_said(caplog: pytest.LogCaptureFixture, recorded: bool) -> None:
+    """Versions that recorded no number of images read no GIF."""
+    images = [ImageFile(name, Path(f"{name}.PNG")) for name in "abc"]
+    content = {"images": 3} if recorded else {}
+    say_if_grown(content, images)
+    assert caplog.messages == []
+    say_if_grown(content, [*images, ImageFile("d", Path("d.gif"))])
+    assert caplog.messages == ["the run goes on with 4 training images, not the 3 of its checkpoint"]

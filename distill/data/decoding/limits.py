@@ -1,0 +1,21 @@
+"""What is refused or said whichever library decodes a file."""
+
+from __future__ import annotations
+
+FLOATING_POINT = "floating-point pixels have no defined white; convert the file to 8 or 16 bits"
+
+
+class TooLargeError(ValueError):
+    """An image with more pixels than the caller allows."""
+
+
+def check_size(width: int, height: int, max_pixels: int | None) -> None:
+    if max_pixels is not None and width * height > max_pixels:
+        raise TooLargeError(f"{width}x{height} pixels are more than {max_pixels / 1e6:.0f} megapixels")
+
+
+def note_frames(count: int, kind: str | None, notes: list[str]) -> None:
+    if count > 1 and kind == "GIF":
+        raise ValueError(f"an animation of {count} frames; save the frame that is meant as a picture of its own")
+    if count > 1:
+        notes.append(f"only the first of its {count} pages or frames is read")
