@@ -99,6 +99,7 @@ def smaller(config: Config) -> list[str]:
     overrides += ["teacher.precision=fp32", "teacher.compile=false"]
     if config.student.arch == "unet" and config.student.init != GENERAL:
         overrides += [f"student.width={WIDTH}", f"student.depth={DEPTH}"]
+        overrides += [f"student.blocks={[1] * DEPTH}"] if config.student.block == "residual" else []
     if config.teacher.weights == "motion_deblurring":
         overrides += ["teacher.weights=embedded"]
     overrides += ["bench.rounds=1", "bench.steps=4", "bench.network=teacher", "bench.teacher_forms=[reference,ours]"]
