@@ -76,7 +76,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights",
         metavar="W",
-        help=f"a student: a file, or {GENERAL_STUDENT}; or a Restormer (default: of the run's last stage)",
+        help=f"a student: a file, or {GENERAL_STUDENT}; or a teacher (default: of the run's last stage)",
     )
     parser.add_argument(
         "--csv",

@@ -15,6 +15,8 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from distill.command import SignalGate, new_parser, run_command
+from distill.networks.adapters import Adapted, OneChannel
+from distill.networks.architecture import describe_network
 from distill.networks.onnx_export import DTYPES, Deployed, ExportError, check_form, check_onnx, describe, onnx_bytes, require_onnx
 from distill.networks.student_files import GENERAL_STUDENT, locate_network, read_student, student_safetensors
 from distill.runtime.files import write_bytes
@@ -63,6 +65,8 @@ def export(
     if out.suffix == ".onnx":
         data = onnx_bytes(network, precision, describe(network, about, precision))
         differences = check_onnx(data, network, precision)
+    elif isinstance(network, Adapted | OneChannel):
+        raise ExportError(f"{out}: {describe_network(network)[0]} is exported as .onnx only; a .safetensors file holds a student")
     else:
         data = student_safetensors(network, about, DTYPES[precision])
         # The weights in the file may be half precision. The arithmetic of this check is float32.
@@ -88,7 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--weights",
         required=True,
         metavar="FILE",
-        help=f"a student: a file, or {GENERAL_STUDENT}; or a Restormer: a file, or a name as in teacher.weights",
+        help=f"a student: a file, or {GENERAL_STUDENT}; or a teacher: a file, or a name as in teacher.weights",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"what to write: {' or '.join(SUFFIXES)}")
     parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="of weights and arithmetic (default: fp32)")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from distill.command import SignalGate, new_parser, run_command
@@ -22,6 +23,7 @@ from distill.data.decoding.kinds import unread_in_words
 from distill.data.find import PassedOver
 from distill.data.image_files import ImageError
 from distill.data.pixels import AnyPixels, Pixels, centre_crop, side_by_side, to_rgb
+from distill.networks.adapters import ColoursError, OneChannel
 from distill.networks.student_files import GENERAL_STUDENT, load_student, locate_network
 from distill.networks.teacher import teacher_precision
 from distill.pictures.formats import Picture, dropped
@@ -77,18 +79,19 @@ def restore(
     tile: int = TILE,
     device: str = "auto",
     precision: Literal["auto"] | Precision = "auto",
+    each_channel: bool = False,
     overwrite: bool = False,
     compare: bool = False,
     allow_large: bool = False,
 ) -> Summary:
     """Restores every image file among the inputs (files, folders, patterns) and writes the results into the folder `out`.
 
-    `weights` is the file of a student or of a Restormer, `general_student`, or a name as in `teacher.weights`. `file_format` None
-    keeps each file's own format; a kind that is not written becomes a PNG. `quality`, 1 to 100, applies to JPEG, WebP and AVIF.
-    `tile` is the side in pixels of the largest image that the network sees at once. `precision` auto is fp16 on CUDA and fp32
-    elsewhere. Without `overwrite`, a result is kept if it is newer than its input and was made with these weights and this
-    quality. If `compare` is set, the centre of each picture and the centre of its result are also written, side by side, to
-    out/compare. Pictures of more than 400 megapixels need `allow_large`.
+    `weights` is the file of a student, `general_student`, or a file or name as in `teacher.weights`. `file_format` None keeps
+    each file's own format; a kind that is not written becomes a PNG. `quality`, 1 to 100, applies to JPEG, WebP and AVIF. `tile`
+    is the side in pixels of the largest image that the network sees at once. `precision` auto is fp16 on CUDA and fp32 elsewhere.
+    `each_channel` is as in `teacher`. Without `overwrite`, a result is kept if it is newer than its input and was made with these
+    weights and this quality. If `compare` is set, the centre of each picture and the centre of its result are also written, side
+    by side, to out/compare. Pictures of more than 400 megapixels need `allow_large`.
 
     A picture that cannot be read, restored or written is listed in the summary, and the other pictures are still restored.
 
@@ -105,7 +108,7 @@ def restore(
     if chosen != "fp32" and place.type == "cpu":
         logger.warning("--precision: %s is many times slower than fp32 on a CPU", chosen)
     file = locate_network(weights)
-    restorer = Restorer(load_student(file), place, chosen, tile)
+    restorer = Restorer(_load(file, each_channel), place, chosen, tile)
     # If one of these settings changes, earlier results are restored again. Device, precision and tile are not among them: they
     # hardly change a result, and a user who goes on with smaller tiles wants to keep the results so far.
     settings: dict[str, str | int] = {"weights_sha256": sha256_of(file), "quality": quality}
@@ -118,7 +121,7 @@ def restore(
                 summary.done.append(job.target)
             else:
                 try:
-                    _restore_one(job, restorer, max_pixels, quality, compare)
+                    _restore_one(job, restorer, None if allow_large else MAX_PIXELS, quality, compare)
                     summary.restored.append(job.target)
                 except ImageError as error:
                     logger.warning("%s", error)
@@ -127,6 +130,13 @@ def restore(
     for message in [*passed.broken.values(), *unread_in_words(passed.unread)]:
         logger.warning("%s", message)
     return summary
+
+
+def _load(file: Path, each_channel: bool) -> nn.Module:
+    network = load_student(file)
+    if isinstance(network, OneChannel):
+        network.each_channel = each_channel
+    return network
 
 
 def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: int, compare: bool) -> None:
@@ -142,6 +152,8 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
             picture.pixels = with_hidden(restored, blurry, picture.alpha)
         except NotFiniteError as error:
             raise ImageError(f"{error}; --precision fp32 is the one that can mend this", job.source) from None
+        except ColoursError as error:
+            raise ImageError(str(error), job.source) from None
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -202,7 +214,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--weights",
         required=True,
         metavar="W",
-        help=f"a student: a file, or {GENERAL_STUDENT}; or a Restormer: a file, or a name as in teacher.weights",
+        help=f"a student: a file, or {GENERAL_STUDENT}; or a teacher: a file, or a name as in teacher.weights",
     )
     add("--out", required=True, type=Path, metavar="DIR", help="where the results go, under the inputs' relative names")
     add("--format", choices=get_args(Format), help="of the files written (default: each input's own)")
@@ -216,6 +228,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N (default %(default)s)")
     add("--precision", choices=("auto", "fp32", "fp16"), default="auto", help="auto is fp16 on CUDA, fp32 elsewhere (default)")
+    add("--each-channel", action="store_true", help="apply a network of one channel to each channel of a colour picture")
     add("--overwrite", action="store_true", help="restore again what is done, and replace files that are no results")
     add("--compare", action="store_true", help=f"also write the centres before and after, side by side, to DIR/{COMPARISONS}/")
     add("--allow-large", action="store_true", help=f"restore pictures of more than {MAX_PIXELS // 10**6} megapixels too")
@@ -236,6 +249,7 @@ def main() -> None:
         tile=arguments.tile,
         device=arguments.device,
         precision=arguments.precision,
+        each_channel=arguments.each_channel,
         overwrite=arguments.overwrite,
         compare=arguments.compare,
         allow_large=arguments.allow_large,

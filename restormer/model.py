@@ -53,12 +53,12 @@ class Restormer(nn.Module):
         LayerNorm_type: str = "WithBias",  # noqa: N803 (the published keyword)
         dual_pixel_task: bool = False,
     ) -> None:
-        """Raises ValueError for input or output channels other than 3, the dual-pixel variant, an unknown LayerNorm kind, an odd
-        `dim`, `num_blocks` or `heads` without 4 entries, or a level whose heads do not divide its width."""
+        """Raises ValueError for channels that are not 3 in and out, or 1 in and out, the dual-pixel variant, an unknown LayerNorm
+        kind, an odd `dim`, `num_blocks` or `heads` without 4 entries, or a level whose heads do not divide its width."""
         super().__init__()
-        if (inp_channels, out_channels) != (3, 3) or dual_pixel_task:
+        if inp_channels != out_channels or inp_channels not in (1, 3) or dual_pixel_task:
             raise ValueError(
-                f"only RGB Restormers are supported (3 channels in and out), not {inp_channels} in, {out_channels} out"
+                f"only RGB or grey Restormers are supported (3 or 1 channels), not {inp_channels} in, {out_channels} out"
                 + (", dual-pixel" if dual_pixel_task else "")
             )
         if LayerNorm_type not in ("WithBias", "BiasFree"):
@@ -74,7 +74,8 @@ class Restormer(nn.Module):
             layers = [TransformerBlock(width, head_count, ffn_expansion_factor, bias, LayerNorm_type) for _ in range(count)]
             return nn.Sequential(*layers)
 
-        self.patch_embed = PatchEmbed(3, dim)
+        self.channels = inp_channels
+        self.patch_embed = PatchEmbed(inp_channels, dim)
         self.encoder_level1 = blocks(widths[0], heads[0], num_blocks[0])
         self.down1_2 = Downsample(widths[0])
         self.encoder_level2 = blocks(widths[1], heads[1], num_blocks[1])
@@ -92,10 +93,10 @@ class Restormer(nn.Module):
         # As published: level 1 of the decoder keeps the 2 * dim channels of the concatenation.
         self.decoder_level1 = blocks(widths[1], heads[0], num_blocks[0])
         self.refinement = blocks(widths[1], heads[0], num_refinement_blocks)
-        self.output = conv(widths[1], 3, 3, bias)
+        self.output = conv(widths[1], out_channels, 3, bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(b, 3, h, w) RGB in [0, 1], any h, w >= 16 -> the same shape and dtype, not clamped.
+        """(b, 3, h, w) RGB in [0, 1], any h, w >= 16 -> the same shape and dtype, not clamped. A grey network takes (b, 1, h, w).
 
         A half-precision network corrects a float32 image without rounding it. Raises ValueError for a smaller image.
         """
@@ -123,7 +124,7 @@ class Restormer(nn.Module):
                 module.use_kernels = True
 
     def _correction(self, x: Tensor) -> Tensor:
-        """(b, h, w, 3), sides multiples of 8 -> (b, h, w, 3)."""
+        """(b, h, w, 3 or 1), sides multiples of 8 -> the same shape."""
         level1 = self._blocks(self.encoder_level1, self.patch_embed(x))
         level2 = self._blocks(self.encoder_level2, self.down1_2(level1))
         level3 = self._blocks(self.encoder_level3, self.down2_3(level2))

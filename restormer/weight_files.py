@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-# Keys under which trainers store a state dict, the preferred one first. BasicSR stores the moving average beside the weights.
-WRAPPERS = ("params_ema", "params", "state_dict")
+logger = logging.getLogger(__name__)
+# Keys under which trainers store a state dict. If a file has several, the first one is taken: a moving average of the weights.
+AVERAGES = ("params_ema", "ema", "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema_params", "shadow")
+WRAPPERS = (*AVERAGES, "params", "state_dict", "model_state_dict", "model", "net", "network", "generator", "g", "weights")
+# Names of a network among the modules of a trainer, such as `net_g` beside a loss. Averages are first here too.
+NETWORKS = ("net_g", "model", "net", "network", "generator", "netG", "module")
+PARTS = (*(f"{name}_ema." for name in NETWORKS), *(f"ema_{name}." for name in NETWORKS), "ema.", *(f"{n}." for n in NETWORKS))
+MAX_WRAPPERS = 4
 
 
 class WeightsError(ValueError):
@@ -32,22 +40,77 @@ def sha256_of(path: Path) -> str:
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a `.safetensors` or torch file, on the CPU, without wrappers (`params`, ...) and `module.` prefixes.
+    """The state dict in a `.safetensors` or torch file, on the CPU, without wrappers (`params`, ...).
 
     Raises FileNotFoundError, or WeightsError if the file is not a complete weight file. Never runs code from the file.
     """
-    content = read_torch_file(path) if path.suffix != ".safetensors" else _read_safetensors(path)
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
+    return unwrapped(path, read_torch_file(path) if path.suffix != ".safetensors" else read_safetensors(path))
+
+
+def unwrapped(path: Path, content: Any) -> dict[str, Tensor]:
+    """The checked state dict in a file's content, which may be in a wrapper, or in several. A moving average is preferred, and
+    the log says so. Raises WeightsError."""
+    for _ in range(MAX_WRAPPERS):
+        found = [key for key in WRAPPERS if isinstance(content, Mapping) and _may_be_weights(content.get(key))]
+        if not found:
             break
+        if found[0] in AVERAGES and len(found) > 1:
+            _say_once(f"{path}: {found[0]} is taken, a moving average of the weights; {', '.join(found[1:])} is not")
+        content = content[found[0]]
     return check_state_dict(path, content)
+
+
+def _may_be_weights(content: Any) -> bool:
+    """Whether this is a state dict, or a wrapper of one. Some trainers keep other things under the same names."""
+    if not isinstance(content, Mapping) or not content:
+        return False
+    return any(isinstance(value, Tensor) or (key in WRAPPERS and isinstance(value, Mapping)) for key, value in content.items())
+
+
+def find_network(path: Path, state: Mapping[str, Tensor], is_network: Callable[[Mapping[str, Tensor]], bool]) -> Any:
+    """The first form of a state dict for which `is_network` holds: as it is, without the prefix that all keys share, or one of
+    PARTS alone. The log says which keys are left out. None if it holds for no form."""
+    for prefix, form in _forms(dict(state)):
+        if is_network(form):
+            if len(form) < len(state):
+                _say_once(
+                    f"{path}: the {len(form)} weights under {prefix} are taken; the {len(state) - len(form)} others are not"
+                )
+            return form
+    return None
+
+
+def _forms(state: dict[str, Tensor], removed: str = "") -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Pairs (prefix that was removed, state dict)."""
+    yield removed, state
+    while shared := _shared_prefix(state):
+        removed, state = removed + shared, {key.removeprefix(shared): value for key, value in state.items()}
+        yield removed, state
+    for part in PARTS:
+        if inner := {key.removeprefix(part): value for key, value in state.items() if key.startswith(part)}:
+            yield from _forms(inner, removed + part)
+
+
+def _shared_prefix(state: Mapping[str, Tensor]) -> str:
+    """The part of a name up to its first dot, if all keys begin with it; else an empty string."""
+    name, dot, _ = next(iter(state)).partition(".")
+    return name + dot if dot and all(key.startswith(name + dot) for key in state) else ""
+
+
+def first_keys(state: Mapping[str, Any]) -> str:
+    """The names of a state dict's first weights, for a message."""
+    return ", ".join(list(state)[:3]) + (", ..." if len(state) > 3 else "")
+
+
+@cache
+def _say_once(message: str) -> None:
+    logger.info(message)
 
 
 def check_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
     """Checks that a file's content is a state dict of dense real tensors, together no larger than the file.
 
-    Returns the state dict without `module.` prefixes. Raises WeightsError.
+    Returns the state dict without the mark that torch.compile leaves in names. Raises WeightsError.
     """
     if not isinstance(content, Mapping) or not content:
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not a state dict")
@@ -64,10 +127,10 @@ def check_state_dict(path: Path, content: Any) -> dict[str, Tensor]:
         # A tensor can repeat one stored value (by a stride of 0), and tensors can share stored values. The tensors of a
         # one-kilobyte file, once copied, could therefore fill the memory.
         raise WeightsError(f"{path}: its tensors would take {needed} bytes, and the file has {held}; not a state dict")
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    return {key.replace("_orig_mod.", ""): value for key, value in content.items()}
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
     _check_file(path)
     try:
         return load_file(path)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from restormer.model import Restormer
 from restormer.published import locate_weights
-from restormer.weight_files import WeightsError, read_weights
+from restormer.weight_files import WeightsError, find_network, first_keys, read_weights
 
 
 def load_restormer(weights: str, sha256: str | None = None) -> Restormer:
@@ -22,10 +22,16 @@ def load_restormer(weights: str, sha256: str | None = None) -> Restormer:
     """
     path = locate_weights(weights, sha256)
     try:
-        return restormer_from_state_dict(read_weights(path))
+        state = read_weights(path)
+        return restormer_from_state_dict(find_network(path, state, is_restormer) or state)
     except WeightsError as error:
         text = str(error)
         raise WeightsError(text if text.startswith(str(path)) else f"{path}: {text}") from None
+
+
+def is_restormer(state: Mapping[str, Tensor]) -> bool:
+    """Whether these may be the weights of a Restormer. Networks that are derived from it share most of its names."""
+    return all(key in state for key in FIRST_KEYS)
 
 
 def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -34,7 +40,7 @@ def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     needed += [f"{level}.0.{key}" for level in _LEVELS for key in ("attn.temperature", "ffn.project_out.weight")]
     for key in needed:
         if key not in state:
-            raise WeightsError(f"not the weights of a Restormer: there is no {key}")
+            raise WeightsError(f"not the weights of a Restormer: there is no {key}; the first keys are {first_keys(state)}")
     for key in needed:
         axes = 3 if key.endswith("temperature") else 4
         if state[key].dim() != axes or 0 in state[key].shape:
@@ -55,6 +61,7 @@ def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
+FIRST_KEYS = ("patch_embed.proj.weight", "encoder_level1.0.attn.temperature")
 _LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 
 

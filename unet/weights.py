@@ -19,22 +19,14 @@ class UNetWeightsError(ValueError):
     """A state dict or an optimizer state that fits no U-Net of this project."""
 
 
-def original_state_dict(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
-    """The weights in one of the original project's files.
-
-    The file is a plain state dict (`student_model_v1.pth`), or a resume file with `{"epoch", "model", "optimizer"}`
-    (`student_checkpoint.pth`).
-    """
-    return checkpoint["model"] if "model" in checkpoint and "optimizer" in checkpoint else checkpoint
-
-
 def original_adam_state(checkpoint: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Adam's `step`, `exp_avg` and `exp_avg_sq` for each parameter name in a resume file. {} for a plain state dict.
+    """Adam's `step`, `exp_avg` and `exp_avg_sq` for each parameter name in a resume file of the original project,
+    `{"epoch", "model", "optimizer"}`. {} for a plain state dict.
 
     The optimizer state numbers parameters in the order of the file's own state dict. Raises UNetWeightsError if the optimizer
     state does not fit the state dict.
     """
-    if original_state_dict(checkpoint) is checkpoint:
+    if "model" not in checkpoint or "optimizer" not in checkpoint:
         return {}
     buffers = ("running_mean", "running_var", "num_batches_tracked")
     names = [key for key in checkpoint["model"] if not key.endswith(buffers)]
@@ -79,9 +71,9 @@ def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def is_unet(state: object) -> bool:
-    """Whether this may be the state dict of a U-Net."""
-    return isinstance(state, Mapping) and any(name in state for name in FIRST_LAYERS)
+def is_unet(state: Mapping[str, Tensor]) -> bool:
+    """Whether these may be the weights of a U-Net."""
+    return "final.weight" in state and any(name in state for name in FIRST_LAYERS)
 
 
 def unet_from_state_dict(state: Mapping[str, Tensor], residual: bool) -> UNet:

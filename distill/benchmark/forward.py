@@ -19,6 +19,7 @@ from distill.benchmark.roofline import Cost, Machine, cost
 from distill.benchmark.timing import Build, Timing, time_in_turn
 from distill.benchmark.workloads import (
     RUNTIMES,
+    is_rgb_restormer,
     photograph,
     reference_network,
     student_forward,
@@ -82,6 +83,8 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
     network = teacher_network(config.teacher, published)
     name = f"teacher ({'published architecture' if published else config.teacher.weights})"
     forms_here = _that_run_here("teacher_forms", config.bench.teacher_forms, device)
+    if not is_rgb_restormer(network):
+        forms_here = [form for form in forms_here if form != "ours_kernels"]
     precisions = _that_run_here("precisions", config.bench.precisions, device)
     for shape in config.bench.teacher_shapes or [_training_shape(config.data)]:
         exact: Tensor | None = None

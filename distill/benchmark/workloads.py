@@ -14,12 +14,12 @@ from distill.config.types import Precision
 from distill.networks.architecture import architecture, build_network, inference_copy
 from distill.networks.fast_teacher import speed_up
 from distill.networks.onnx_export import INPUT, onnx_bytes
-from distill.networks.teacher import DTYPES, Teacher
+from distill.networks.teacher import DTYPES, Teacher, load_teacher_network
 from distill.runtime.device import set_up_process
 from distill.synthesis.eight_bit import quantize, to_float
 from restormer.model import Restormer
 from restormer.reference import ReferenceRestormer
-from restormer.weights import infer_architecture, load_restormer
+from restormer.weights import infer_architecture
 
 # Suffix of a form's name. In such a form the C library keeps freed pages of memory, as in our commands.
 KEEPING_PAGES = "_keeping_pages"
@@ -39,17 +39,19 @@ def photograph(shape: Sequence[int]) -> Tensor:
     return mirrored.repeat(times)[..., :height, :width].repeat(images, 1, 1, 1).contiguous(memory_format=torch.channels_last)
 
 
-def teacher_network(settings: TeacherConfig, published: bool) -> Restormer:
-    """The teacher's Restormer; with `published`, the published architecture with random weights."""
+def teacher_network(settings: TeacherConfig, published: bool) -> nn.Module:
+    """The teacher's network; with `published`, the published architecture with random weights."""
     if not published:
-        return load_restormer(settings.weights, settings.sha256)
+        return load_teacher_network(settings)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Restormer()
 
 
-def reference_network(network: Restormer) -> ReferenceRestormer:
-    """The paper's form of `network`, with the same weights."""
+def reference_network(network: nn.Module) -> nn.Module:
+    """The paper's form of an RGB Restormer, with the same weights. Of another network there is no other form."""
+    if not is_rgb_restormer(network):
+        return network.eval().requires_grad_(False)
     state = network.state_dict()
     keywords = infer_architecture(state)
     # ReferenceRestormer has no such keywords: it always restores RGB to RGB.
@@ -58,6 +60,11 @@ def reference_network(network: Restormer) -> ReferenceRestormer:
     reference = ReferenceRestormer(**keywords).eval().requires_grad_(False)
     reference.load_state_dict(state)
     return reference
+
+
+def is_rgb_restormer(network: nn.Module) -> bool:
+    """Whether the network has the paper's form and Triton kernels to be compared with."""
+    return isinstance(network, Restormer) and network.channels == 3
 
 
 def teacher_forward(
@@ -77,11 +84,12 @@ def teacher_forward(
     image, dtype = photograph(shape).to(device), DTYPES[precision]
     if form.startswith("reference"):
         reference: nn.Module = reference_network(network).to(device, dtype)
-        image = image.to(dtype)
+        image = image.to(dtype) if is_rgb_restormer(network) else image  # others take float32
         if "compiled" in form:
             reference = torch.compile(reference)  # type: ignore[assignment]
         return _without_gradient(reference, image.contiguous())
     if form == "ours_kernels":
+        assert isinstance(network, Restormer), "forward.py leaves this form out for other networks"
         network = network.padded_copy()
         network.use_kernels()
     teacher = Teacher(network, dtype).to(device)

@@ -32,14 +32,18 @@ class TeacherConfig(Section):
     weights: str = "motion_deblurring"
     """A small teacher that comes with the package: `general` (softness, defocus, motion blur, noise and JPEG) or `embedded`
     (softness only). Or a file. Or a published Restormer: `motion_deblurring`, `real_denoising`, `gaussian_color_denoising_blind`,
-    `single_image_defocus_deblurring`, `deraining`; the last two also need `sha256`. The architecture is read from the file. Files
-    that BasicSR wrote can be loaded too."""
+    `single_image_defocus_deblurring`, `deraining`; the last two also need `sha256`. A file can hold a Restormer, a U-Net of this
+    project, or, with `pip install -e ".[teachers]"`, another restoration network that the package spandrel recognises."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """sha256 of the weights file, checked if given. Required for a published name whose hash this project lacks."""
+    each_channel: bool = False
+    """For weights of one channel, the published grey denoisers: apply the network to each channel of a colour image. false: only
+    grey images are restored, and an image with colours ends the run."""
     precision: Literal["auto", Precision] = "auto"
     """`auto` in mode `cached`: the precision of the cache. Else on CUDA: fp16. Else: bf16 if the CPU has instructions for it and
     the teacher is at least 1.2 times as fast in it on a batch of the run, and precise enough; if not, fp32. A run that goes on
-    keeps what it had. On other CPUs half precision is many times slower than fp32."""
+    keeps what it had. On other CPUs half precision is many times slower than fp32. A network of spandrel that cannot compute in
+    the precision takes another one, with a warning."""
     micro_batch: Count | None = None
     """Largest number of patches that the teacher restores at once. null: the whole batch. Limits memory, changes no result."""
     reuse: Count = 1

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from distill.config import ConfigError, RestormerConfig, UNetConfig
+from distill.networks.adapters import Adapted, OneChannel
 from restormer.model import Restormer
 from restormer.weights import infer_architecture as restormer_architecture
 from unet.model import UNet, for_inference
@@ -29,7 +30,12 @@ def build_network(arch: str, keywords: Mapping[str, Any]) -> nn.Module:
 
 
 def describe_network(model: nn.Module) -> tuple[str, dict[str, Any]]:
-    """`unet` or `restormer`, and the network's constructor keywords."""
+    """`unet` or `restormer`, and the network's constructor keywords. For a network of another project, its architecture's name,
+    and no keywords: its weights imply them."""
+    if isinstance(model, OneChannel) or (isinstance(model, Adapted) and isinstance(model.network, UNet)):
+        return describe_network(model.network)
+    if isinstance(model, Adapted):
+        return model.arch, {}
     if isinstance(model, UNet):
         return "unet", unet_architecture(model.state_dict()) | {"residual": model.residual}
     return "restormer", restormer_architecture(model.state_dict())

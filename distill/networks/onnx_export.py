@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from distill.config.types import Precision
 from distill.errors import UserError
+from distill.networks.adapters import Adapted, OneChannel
 from distill.networks.architecture import describe_network, inference_copy
 from distill.networks.student_files import About
-from restormer.model import Restormer
 from unet.model import MIN_SIDE, UNet
 
 INPUT, OUTPUT = "blurry", "restored"
@@ -28,7 +28,9 @@ BATCHES = (1, 3)
 # (height, width): multiples of 16, no multiples of 16, one row more than the smallest image, and the size of a photograph.
 SIDES = ((64, 64), (100, 75), (17, 16), (512, 512))
 # Without the largest size, at which a Restormer would take minutes and several GB.
-SIDES_OF_RESTORMER = SIDES[:3]
+SMALL_SIDES = SIDES[:3]
+# Of the architectures that spandrel builds, those whose ONNX files were compared with torch.
+TRIED = ("DnCNN", "KBNet", "NAFNet")
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 
@@ -60,8 +62,20 @@ class Deployed(nn.Module):
 
     def forward(self, blurry: Tensor) -> Tensor:
         # A half-precision Restormer takes a float32 image and adds its correction to that image itself.
-        out = self.network(blurry if isinstance(self.network, Restormer) else blurry.to(self.dtype)).float()
+        out = self.network(blurry.to(self.dtype) if isinstance(self.network, UNet) else blurry).float()
         return (blurry + out if self.adds_image else out).clamp(0, 1)
+
+
+def refuse_untried(network: nn.Module, precision: Precision) -> None:
+    """Raises ExportError for a network that this module was not tried with."""
+    if isinstance(network, OneChannel):
+        raise ExportError("a Restormer of one channel is not exported")
+    if not isinstance(network, Adapted):
+        return
+    if network.arch not in TRIED:
+        raise ExportError(f"{network.arch} is not exported; of the networks that spandrel builds, {', '.join(TRIED)} are")
+    if precision != "fp32":
+        raise ExportError(f"{network.arch} is exported in fp32 only, not in {precision}")
 
 
 def describe(network: nn.Module, about: About, precision: Precision) -> dict[str, str]:
@@ -79,6 +93,7 @@ def describe(network: nn.Module, about: About, precision: Precision) -> dict[str
 def onnx_bytes(network: nn.Module, precision: Precision, metadata: Mapping[str, str]) -> bytes:
     """The network as an ONNX file with this metadata, not yet checked. Raises ExportError."""
     require_onnx()
+    refuse_untried(network, precision)
     model = _convert(Deployed(network, DTYPES[precision]))
     _describe(model, metadata)
     try:
@@ -161,7 +176,7 @@ def check_form(
 
     Raises ExportError if a difference is above TOLERANCE, a value is not finite, or the output has another shape or dtype.
     """
-    sides = SIDES_OF_RESTORMER if isinstance(network, Restormer) else SIDES
+    sides = SIDES if isinstance(network, UNet) else SMALL_SIDES
     differences = {}
     for shape in shapes or [(batch, 3, *side) for side in sides for batch in BATCHES]:
         image = torch.randint(256, shape, generator=torch.Generator().manual_seed(0)) / 255

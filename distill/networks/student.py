@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distill.config import GENERAL, ConfigError, RestormerConfig, UNetConfig, general_student
 from distill.networks.architecture import architecture, build_network
 from distill.networks.student_files import load_student
 from restormer.model import Restormer
 from restormer.published import locate_weights
-from restormer.weight_files import read_weights
 
 
 def build_student(student: UNetConfig | RestormerConfig, seed: int) -> nn.Module:
@@ -36,15 +34,14 @@ def build_student(student: UNetConfig | RestormerConfig, seed: int) -> nn.Module
 def _load_init(model: nn.Module, student: UNetConfig | RestormerConfig) -> None:
     assert student.init is not None
     if isinstance(student, RestormerConfig):
-        path = locate_weights(student.init)
-        state: Mapping[str, Tensor] = read_weights(path)
+        path, residual = locate_weights(student.init), False
     else:
-        path = general_student() if student.init == GENERAL else Path(student.init)
-        loaded = load_student(path, residual=student.residual)
-        state = loaded.state_dict()
+        path, residual = general_student() if student.init == GENERAL else Path(student.init), student.residual
+    loaded = load_student(path, residual)
+    state = loaded.state_dict()
     own = model.state_dict()
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in state.items()}:
         raise ConfigError(f"student.init: {path} is of another network than student describes ({architecture(student)})")
     if isinstance(student, UNetConfig) and loaded.residual != student.residual:
         raise ConfigError(f"student.init: {path} is of a network with residual: {not student.residual}")
-    model.load_state_dict(dict(state))
+    model.load_state_dict(state)

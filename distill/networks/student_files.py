@@ -13,12 +13,22 @@ from safetensors.torch import save
 from torch import nn
 
 from distill.config import RestormerConfig, UNetConfig, general_student
+from distill.networks.adapters import OneChannel
 from distill.networks.architecture import architecture, describe_network
+from distill.networks.foreign import load_foreign
 from distill.runtime.files import save_atomically
+from restormer.model import Restormer
 from restormer.published import locate_weights
-from restormer.weight_files import WeightsError, check_state_dict, read_torch_file, read_weights
-from restormer.weights import restormer_from_state_dict
-from unet.weights import UNetWeightsError, is_unet, original_state_dict, unet_from_state_dict
+from restormer.weight_files import (
+    WeightsError,
+    check_state_dict,
+    find_network,
+    read_safetensors,
+    read_torch_file,
+    unwrapped,
+)
+from restormer.weights import is_restormer, restormer_from_state_dict
+from unet.weights import UNetWeightsError, is_unet, unet_from_state_dict
 
 FORMAT = "online-distill student 1"
 About = Mapping[str, str | int | float]
@@ -50,7 +60,8 @@ def student_safetensors(model: nn.Module, about: About, dtype: torch.dtype = tor
 
 
 def load_student(path: Path, residual: bool = False) -> nn.Module:
-    """The network from a file of this project, of the original project, or of a Restormer. It is in eval mode, on the CPU.
+    """The network from a file of this project, of the original project, of a Restormer, or of any network that `load_foreign`
+    recognises. It is in eval mode, on the CPU.
 
     If the file holds only a U-Net's state dict, it does not say whether the network is residual. `residual` then says whether it
     is. The original project's U-Nets are not residual. Raises WeightsError and FileNotFoundError.
@@ -60,33 +71,58 @@ def load_student(path: Path, residual: bool = False) -> nn.Module:
 
 def read_student(path: Path, residual: bool = False) -> tuple[nn.Module, dict[str, str | int | float]]:
     """The network, loaded as in `load_student`, and what the file says about it: {} if it says nothing."""
-    content: Any = read_torch_file(path) if path.suffix != ".safetensors" else _read_safetensors(path)
-    about: dict[str, str | int | float] = {}
+    content = _read(path)
     try:
-        if isinstance(content, dict) and content.get("format") == FORMAT:
-            model, about = _of_this_project(path, content), _plain(content.get("about"))
-        elif isinstance(content, dict) and is_unet(original_state_dict(content)):
-            model = unet_from_state_dict(check_state_dict(path, original_state_dict(content)), residual)
-        else:
-            model = restormer_from_state_dict(read_weights(path))
+        model = _of_this_project(path, content) if _is_student(content) else _of_weights(path, content, residual)
     except (UNetWeightsError, WeightsError) as error:
         # Some of these messages begin with the path already.
         raise WeightsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-    return model.eval(), about
+    return _for_rgb(model).eval(), _about(content)
 
 
-def _read_safetensors(path: Path) -> dict[str, Any]:
-    """If `student_safetensors` made the file: the dict that `save_student` writes to a torch file. If not: the weights alone."""
-    state = read_weights(path)
+def read_about(path: Path) -> dict[str, str | int | float]:
+    """What a file says about its network, without building the network. Raises WeightsError and FileNotFoundError."""
+    return _about(_read(path))
+
+
+def _read(path: Path) -> Any:
+    """The content of a torch file. If `student_safetensors` made the file: the dict that `save_student` writes to a torch file.
+    For other `.safetensors` files: the weights alone."""
+    if path.suffix != ".safetensors":
+        return read_torch_file(path)
+    state = read_safetensors(path)
     with safe_open(path, framework="pt") as file:
         said = file.metadata() or {}
     if said.get("format") != FORMAT:
-        return dict(state)
+        return state
     try:
         described = {name: json.loads(said.get(name, "null")) for name in ("architecture", "about")}
     except (ValueError, RecursionError):
         raise WeightsError(f"{path}: its metadata is not JSON") from None
     return {"format": FORMAT, "arch": said.get("arch"), "state_dict": state} | described
+
+
+def _is_student(content: Any) -> bool:
+    return isinstance(content, dict) and content.get("format") == FORMAT
+
+
+def _of_weights(path: Path, content: Any, residual: bool) -> nn.Module:
+    """The network of a file that another program wrote. A Restormer needs no other package, and is fast here, so our own networks
+    come first. Raises WeightsError and UNetWeightsError."""
+    state = unwrapped(path, content)
+    if (found := find_network(path, state, is_unet)) is not None:
+        return unet_from_state_dict(found, residual)
+    if (found := find_network(path, state, is_restormer)) is not None:
+        return restormer_from_state_dict(found)
+    return load_foreign(path, state)
+
+
+def _for_rgb(model: nn.Module) -> nn.Module:
+    return OneChannel(model) if isinstance(model, Restormer) and model.channels == 1 else model
+
+
+def _about(content: Any) -> dict[str, str | int | float]:
+    return _plain(content.get("about")) if _is_student(content) else {}
 
 
 def _plain(about: Any) -> dict[str, str | int | float]:

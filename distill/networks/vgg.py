@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models.vgg import make_layers
 
 from distill.config import ConfigError, VggConfig
-from restormer.weight_files import read_weights
+from restormer.weight_files import find_network, read_weights
 
 UP_TO_RELU2_2: list[str | int] = [64, 64, "M", 128, 128]  # channels of the convolutions; "M" is max pooling
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -52,6 +52,7 @@ class VggFeatures(nn.Module):
             state = _download(torchvision.models.VGG16_Weights.IMAGENET1K_V1)
         else:
             state = read_weights(Path(weights))
+            state = find_network(Path(weights), state, lambda form: "features.0.weight" in form) or state
         wanted = {f"features.{key}": value for key, value in self.features.state_dict().items()}
         for key, value in wanted.items():
             if key not in state or state[key].shape != value.shape:

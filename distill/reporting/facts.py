@@ -105,9 +105,7 @@ def _teacher(config: Config, size: int | None) -> str:
     if teacher.mode == "none":
         return "None: the student learned from the sharp images alone."
     name = teacher.weights
-    which = (
-        f"the small Restormer that comes with this project, {name}" if name in PACKAGED else f"Restormer with the weights {name}"
-    )
+    which = f"the small Restormer that comes with this project, {name}" if name in PACKAGED else f"the network in the file {name}"
     which = f"the published Restormer, {name}" if name in PUBLISHED else which
     how = "it restored every batch inside the training loop" if teacher.mode == "online" else "its images were computed before"
     how = how if teacher.reuse == 1 else f"it restored one batch for every {teacher.reuse} steps inside the training loop"

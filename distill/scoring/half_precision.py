@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from distill.config import Config
 from distill.config.types import Precision
+from distill.networks.adapters import supported
 from distill.networks.teacher import Teacher, teacher_precision
 from distill.runtime.device import multiplies_bf16
 from distill.runtime.ranks import Ranks
@@ -136,6 +137,8 @@ def _choose_for_teacher(
 ) -> Precision:
     """bf16 or fp32 for a float32 teacher on a CPU. `blurry`, (1, 3, H, W) in [0, 1], is like a training patch; the teacher
     restores `images` of them at a time. Its error is that of the check that follows."""
+    if not supported(teacher.network, torch.bfloat16):
+        return "fp32"
     half = Teacher(copy.deepcopy(teacher.network), torch.bfloat16, teacher.micro_batch)
     batch = blurry.expand(images, -1, -1, -1)
     gain = _gain(lambda: teacher(batch), lambda: half(batch))

@@ -10,7 +10,7 @@ from torch import nn
 
 from distill.config import Config, RestormerConfig, UNetConfig, load_config
 from distill.networks.architecture import architecture, describe_network
-from distill.networks.student_files import About, read_student
+from distill.networks.student_files import About, read_about
 from distill.scoring.evaluation import Evaluation
 from distill.training.run_folder import CONFIG
 from restormer.published import licence_note
@@ -60,7 +60,7 @@ def licence(weights: str) -> str:
     if known is not None:
         return known
     try:
-        _, about = read_student(Path(weights))
+        about = read_about(Path(weights))
     except (FileNotFoundError, WeightsError):  # a finished run's weights may have been deleted since
         return UNKNOWN
     notes = {str(value) for key, value in about.items() if key.endswith("_licence")}
