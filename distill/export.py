@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.networks.adapters import Adapted, OneChannel
-from distill.networks.architecture import describe_network
 from distill.networks.onnx_export import DTYPES, Deployed, ExportError, check_form, check_onnx, describe, onnx_bytes, require_onnx
 from distill.networks.student_files import GENERAL_STUDENT, locate_network, read_student, student_safetensors
 from distill.runtime.files import write_bytes
@@ -66,7 +65,7 @@ def export(
         data = onnx_bytes(network, precision, describe(network, about, precision))
         differences = check_onnx(data, network, precision)
     elif isinstance(network, Adapted | OneChannel):
-        raise ExportError(f"{out}: {describe_network(network)[0]} is exported as .onnx only; a .safetensors file holds a student")
+        raise ExportError(f"{out}: a .safetensors file holds a U-Net or a Restormer of three channels, and no other network")
     else:
         data = student_safetensors(network, about, DTYPES[precision])
         # The weights in the file may be half precision. The arithmetic of this check is float32.

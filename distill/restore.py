@@ -112,7 +112,6 @@ def restore(
     # If one of these settings changes, earlier results are restored again. Device, precision and tile are not among them: they
     # hardly change a result, and a user who goes on with smaller tiles wants to keep the results so far.
     settings: dict[str, str | int] = {"weights_sha256": sha256_of(file), "quality": quality}
-    max_pixels = None if allow_large else MAX_PIXELS
     summary = Summary(failed=[*passed.broken.values()], unread=passed.unread)
     with locked(out), logging_redirect_tqdm(), progress_bar(len(jobs), "image") as bar:
         since = results_since(out, jobs, settings, overwrite=overwrite, compare=compare)

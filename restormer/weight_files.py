@@ -19,7 +19,7 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 # Keys under which trainers store a state dict. If a file has several, the first one is taken: a moving average of the weights.
 AVERAGES = ("params_ema", "ema", "state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema_params", "shadow")
-WRAPPERS = (*AVERAGES, "params", "state_dict", "model_state_dict", "model", "net", "network", "generator", "g", "weights")
+WRAPPERS = (*AVERAGES, "params", "state_dict", "model_state_dict", "model", "net", "network", "generator")
 # Names of a network among the modules of a trainer, such as `net_g` beside a loss. Averages are first here too.
 NETWORKS = ("net_g", "model", "net", "network", "generator", "netG", "module")
 PARTS = (*(f"{name}_ema." for name in NETWORKS), *(f"ema_{name}." for name in NETWORKS), "ema.", *(f"{n}." for n in NETWORKS))

@@ -116,7 +116,7 @@ class Identity(BaseModel):
             return f"made in precision {self.precision}, but this run's teacher.precision is {other.precision}"
         kinds = [identity.architecture.get("arch", "Restormer") for identity in (self, other)]
         if kinds[0] != kinds[1]:
-            return f"made by another network than teacher.weights: {kinds[0]}, not {kinds[1]}"
+            return f"made by another network than teacher.weights: {shown(kinds[0])}, not {shown(kinds[1])}"
         if self.architecture != other.architecture:
             mine, its = (identity.architecture for identity in (self, other))
             keys = [key for key in sorted(mine.keys() | its.keys()) if mine.get(key) != its.get(key)]

@@ -15,6 +15,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from foreign_networks import save_network
 from PIL import Image
 from torch import Tensor
 
@@ -283,3 +284,39 @@ def test_the_terms_of_a_teacher_go_on_to_the_student_of_its_student(tmp_path: Pa
     about = {"teacher": "motion_deblurring", "teacher_licence": licence("motion_deblurring")}
     save_student(tmp_path / "student.pth", model, UNetConfig(width=4, depth=2), about)
     assert licence(str(tmp_path / "student.pth")) == licence("motion_deblurring")
+
+
+@pytest.mark.parametrize("form", ["as shipped", "residual blocks"])
+def test_openvino_gives_the_images_of_the_network(files: dict[str, tuple[Path, Path]], form: str) -> None:
+    """At any size, as `docs/index.md` shows it."""
+    openvino = pytest.importorskip("openvino")
+    weights, exported = files[form]
+    compiled = openvino.compile_model(exported, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for shape in SHAPES[:-2]:
+        image = torch.rand(shape, generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            expected = load_student(weights)(image).clamp(0, 1)
+        torch.testing.assert_close(torch.from_numpy(compiled(image.numpy())[0]), expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["DnCNN", *(pytest.param(name, marks=pytest.mark.slow) for name in ("KBNet", "NAFNet"))])
+def test_networks_that_spandrel_builds_are_exported_if_they_were_tried(tmp_path: Path, name: str) -> None:
+    weights = save_network(tmp_path / "w.pth", name)
+    export(weights, tmp_path / "out.onnx")
+    assert name in onnx_export.TRIED
+    for shape in ((1, 3, 17, 16), (3, 3, 33, 50)):
+        assert largest_difference(tmp_path / "out.onnx", weights, shape) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "precision", "says"),
+    [
+        ("RetinexFormer", "out.onnx", "fp32", "RetinexFormer is not exported; .* DnCNN, KBNet, NAFNet are"),
+        ("NAFNet", "out.onnx", "fp16", "NAFNet is exported in fp32 only, not in fp16"),
+        ("NAFNet", "out.safetensors", "fp32", "holds a U-Net or a Restormer of three channels, and no other network"),
+    ],
+)
+def test_what_was_not_tried_is_not_exported(tmp_path: Path, name: str, out: str, precision: Any, says: str) -> None:
+    with pytest.raises(onnx_export.ExportError, match=says):
+        export(save_network(tmp_path / "w.pth", name), tmp_path / out, precision)
+    assert not (tmp_path / out).exists()
