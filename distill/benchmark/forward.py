@@ -103,7 +103,9 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
             if exact is None:  # the reference was not timed in float32: run it once, without timing, for its output
                 alone = {"exact": (teacher_forward, (config.teacher, published, "reference", "fp32", shape, device))}
                 exact = time_in_turn(alone, device, rounds=0)["exact"].output
-            asks = cost(reference_network(network), (shape[0], 3, *shape[1:]), DTYPES[precision])
+            # What another network computes in half precision is up to autocast. It is counted as in float32.
+            counted_in = DTYPES[precision] if is_rgb_restormer(network) else torch.float32
+            asks = cost(reference_network(network), (shape[0], 3, *shape[1:]), counted_in)
             rows += _rows(name, timings, precision, shape, asks, exact, machine)
     return rows
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill.config import RestormerConfig, TeacherConfig, TeacherForm, UNetConfig
 from distill.config.types import Precision
+from distill.networks.adapters import OneChannel
 from distill.networks.architecture import architecture, build_network, inference_copy
 from distill.networks.fast_teacher import speed_up
 from distill.networks.onnx_export import INPUT, onnx_bytes
@@ -42,7 +43,10 @@ def photograph(shape: Sequence[int]) -> Tensor:
 def teacher_network(settings: TeacherConfig, published: bool) -> nn.Module:
     """The teacher's network; with `published`, the published architecture with random weights."""
     if not published:
-        return load_teacher_network(settings)
+        network = load_teacher_network(settings)
+        if isinstance(network, OneChannel):
+            network.each_channel = True  # the photograph has colours
+        return network
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Restormer()

@@ -4,6 +4,7 @@ in every precision."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -64,10 +65,12 @@ class Adapted(nn.Module):
             raise ValueError(f"{self.arch} takes images of at least {MIN_SIDE}x{MIN_SIDE} pixels, not {height}x{width}")
         padded = self._padded(image)
         dtype = next(self.network.parameters()).dtype
-        with torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32):
+        # Not `enabled=False`: autocast refuses the meta device, where `bench` counts operations.
+        with nullcontext() if dtype == torch.float32 else torch.autocast(image.device.type, dtype):
             parts = padded.split(1) if self.one_by_one else (padded,)
             restored = [self.network(part) if self.call is None else self.call(self.network, part) for part in parts]
-        return torch.cat(restored)[..., :height, :width].float() if self.one_by_one else restored[0][..., :height, :width].float()
+        whole = torch.cat(restored) if self.one_by_one else restored[0]
+        return whole[..., :height, :width].float()
 
     def _padded(self, image: Tensor) -> Tensor:
         """The image, extended at the right and the bottom to sides that the network can take. Always new memory, because some

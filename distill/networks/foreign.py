@@ -20,6 +20,8 @@ from unet.weights import FIRST_LAYERS
 TRIED_SIDE = 64
 # Largest difference between an image restored alone and in a batch, in a network whose images are of the order of 1.
 BATCH_TOLERANCE = 1e-3
+# Of the number of a layer.
+MOST_DIGITS = 3
 
 
 def load_foreign(path: Path, state: Mapping[str, Tensor]) -> Adapted:
@@ -45,6 +47,9 @@ def load_foreign(path: Path, state: Mapping[str, Tensor]) -> Adapted:
     if form is None:
         raise WeightsError(f"{unknown}; and no network that spandrel {spandrel.__version__} knows has such weights")
     for key, value in form.items():
+        # spandrel builds as many layers as the largest number in a name says, and layers as wide as a shape says.
+        if value.numel() == 0 or any(part.isdigit() and len(part) > MOST_DIGITS for part in key.split(".")):
+            raise WeightsError(f"{path}: {key} is {list(value.shape)}; not the weights of a network")
         if not value.isfinite().all():
             raise WeightsError(f"{path}: {key} has values that are not finite")
     architecture = architecture_of(form)

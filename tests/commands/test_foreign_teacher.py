@@ -20,7 +20,8 @@ from distill import evaluate as evaluate_command
 from distill import report as report_command
 from distill import restore as restore_command
 from distill import train as train_command
-from distill.benchmark.workloads import photograph, teacher_forward
+from distill.benchmark.roofline import cost
+from distill.benchmark.workloads import photograph, reference_network, teacher_forward, teacher_network
 from distill.config import TeacherConfig
 from distill.networks.teacher import build_teacher
 
@@ -96,3 +97,10 @@ def test_bench_times_it(tmp_path: Path, form: str) -> None:
     teacher = build_teacher(settings, torch.device("cpu"))
     assert teacher is not None
     torch.testing.assert_close(found.clamp(0, 1), teacher(photograph([2, 40, 33])), atol=1e-5, rtol=0)
+
+
+def test_bench_counts_its_operations(tmp_path: Path) -> None:
+    settings = TeacherConfig(weights=str(save_network(tmp_path / "w.pth", "DnCNN")))
+    counted = cost(reference_network(teacher_network(settings, False)), (2, 3, 40, 33), torch.float32)
+    # Eight 3x3 convolutions: 3 -> 4 channels, six of 4 -> 4, and 4 -> 3. A product and a sum count as two.
+    assert counted.flop == 2 * 9 * (3 * 4 + 6 * 4 * 4 + 4 * 3) * 2 * 40 * 33

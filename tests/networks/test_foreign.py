@@ -166,6 +166,9 @@ def test_weights_that_look_like_a_network_and_do_not_fit_are_refused(tmp_path: P
     torch.save(state | {"intro.bias": torch.full_like(state["intro.bias"], float("nan"))}, tmp_path / "nan.pth")
     with pytest.raises(WeightsError, match=r"nan\.pth: intro\.bias has values that are not finite"):
         load_student(tmp_path / "nan.pth")
+    torch.save(state | {"middle_blks.99999.beta": torch.zeros(1)}, tmp_path / "many.pth")
+    with pytest.raises(WeightsError, match=r"many\.pth: middle_blks\.99999\.beta is \[1\]; not the weights of a network"):
+        load_student(tmp_path / "many.pth")
 
 
 def test_unknown_weights_are_refused_with_their_first_keys_and_the_expected_ones(tmp_path: Path) -> None:
