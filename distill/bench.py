@@ -74,6 +74,7 @@ def bench(config: Config, parts: Sequence[str] = PARTS, keep: Callable[[Report],
         raise ConfigError(f"--only: {', '.join(unknown)}; the parts are {', '.join(PARTS)}")
     if config.teacher.mode == "none" and set(parts) != {"student"}:
         raise ConfigError("teacher.mode: none: there is no teacher to measure; --only student measures the student")
+    config = config.sized_for(config.stages[0])  # whose step is measured
     device = choose_device(config.run.device)
     logger.info("matrix products and copies")
     machine = Machine(device)

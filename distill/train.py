@@ -30,7 +30,15 @@ from distill.scoring.evaluation import Evaluation, Measure
 from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import cache_lock
 from distill.training.about import about_training
-from distill.training.build import Run, build_run, check_shares, load_checkpoint_or_start, remaining_batches, speed_up_networks
+from distill.training.build import (
+    Run,
+    build_run,
+    check_shares,
+    load_checkpoint_or_start,
+    remaining_batches,
+    speed_up_networks,
+    speed_up_teacher,
+)
 from distill.training.log import RunLog
 from distill.training.plan import Plan, learning_rate
 from distill.training.resume import read_saved, save_run
@@ -77,7 +85,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
             if fresh:  # after `build_run`: a mistake in the configuration must not delete the earlier run
                 clear_run(folder, config)
         plan = load_checkpoint_or_start(run, saved)
-        speed_up_networks(run)
+        speed_up_networks(run, plan)
         if ranks.first:
             write_bytes(folder / CONFIG, dump_config(config).encode())
 
@@ -123,15 +131,15 @@ def _run_steps(
     config, state = run.config, run.state
     evaluation = _validate(run, plan, log, pause)  # not None if the run was stopped before this step was validated
     with progress_bar(plan.total_steps, "step", silent=not run.ranks.first, initial=state.step) as bar:
-        for batch, images in _images_of_steps(run, plan, batches):
+        for batch, images in _images_of_steps(run, plan, batches, log):
             for bad in log.skipped(state.step, batch.skipped):
                 tqdm.write(f"skipped {bad.path}: {bad.reason}", file=sys.stderr)
-            stage = plan.stage_at(state.step)
-            lr = learning_rate(config.optimizer, state.step, plan.total_steps)
-            sharp_in_step = run.dataset.count_sharp(plan.position_at(state.step), plan.batch)
+            stage, size = plan.stage_at(state.step), plan.at(state.step)
+            lr = learning_rate(config.optimizer, state.step, plan.total_steps, stage.lr)
+            sharp_in_step = run.dataset.count_sharp(size.position_at(state.step), size.batch)
             state.student.train()
             measured = training_step(images, state, run.vgg, stage, lr, config, sharp_in_step)
-            log.add(measured, images=config.data.batch, names=batch.names)
+            log.add(measured, images=size.batch, names=batch.names)
             bar.update()
 
             if state.step % config.run.log_steps == 0 or plan.ends_epoch(state.step):
@@ -148,13 +156,18 @@ def _run_steps(
     return evaluation
 
 
-def _images_of_steps(run: Run, plan: Plan, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Images]]:
+def _images_of_steps(run: Run, plan: Plan, batches: Iterable[Batch], log: RunLog) -> Iterator[tuple[Batch, Images]]:
     """For each remaining step its batch and its images. The plan says whether they are those of the step before, turned anew. If
     the run was stopped in the middle of such steps, the first batch has been used before, and the teacher is asked again."""
+    prepared = plan.at(run.state.step)
     for batch in batches:
         first = run.state.step
+        if (stretch := plan.at(first)) != prepared:
+            speed_up_teacher(run, plan)
+            prepared = stretch
+            log.restart_clock()
         images = make_images(batch, run.teacher, plan.stage_at(first), run.config)
-        for repeat in range(plan.repeat_at(first), min(plan.reuse, plan.repeat_at(first) + plan.total_steps - first)):
+        for repeat in plan.repeats_from(first):
             yield batch, images.turned_again(batch, repeat, run.config.augment)
 
 

@@ -18,9 +18,11 @@ from distill.config.schema import Config
 from distill.config.study import StudyConfig, ValidationSet, Variant
 from distill.config.training import (
     DEVICE_NAMES,
+    FURTHER_METRICS,
     LOSS_TERMS,
     BenchConfig,
     EvalConfig,
+    Metric,
     OptimizerConfig,
     RunConfig,
     StageConfig,
@@ -31,6 +33,7 @@ from distill.config.training import (
 __all__ = [
     "DEAD_LEAVES",
     "DEVICE_NAMES",
+    "FURTHER_METRICS",
     "GENERAL",
     "LOSS_TERMS",
     "SAMPLES",
@@ -41,6 +44,7 @@ __all__ = [
     "DataConfig",
     "EvalConfig",
     "ImageSource",
+    "Metric",
     "OptimizerConfig",
     "RestormerConfig",
     "RunConfig",

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
-from distill.config.types import Count, Probability, Section, range_of
+from distill.config.types import Count, Probability, Section, Side, range_of
 
 # Names that stand in place of a folder.
 SAMPLES, DEAD_LEAVES = "samples", "dead_leaves"
@@ -139,10 +139,11 @@ class DataConfig(ImagesConfig):
     """Several sources, instead of `sharp` and `blurry`: sharp photographs, pairs, and photographs whose sharp images nobody has.
     Samples come from them in turn. A source's place in the list is part of its images' names, on which their random numbers and
     a teacher cache depend."""
-    patch: Annotated[int, Field(ge=16)] = 256
-    """Side of the square training patches, in pixels. A smaller image is extended to this size by reflection."""
+    patch: Side = 256
+    """Side of the square training patches, in pixels. A smaller image is extended to this size by reflection. A stage may have
+    its own."""
     batch: Count = 8
-    """Samples per optimiser step, summed over all GPUs."""
+    """Samples per optimiser step, summed over all GPUs. A stage may have its own."""
     images_per_epoch: Count | None = None
     """Number of samples per epoch. After the last image, a new pass over the images begins. null: one pass over all
     images, or as many as it takes to go through the largest of several sources."""

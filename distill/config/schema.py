@@ -31,8 +31,8 @@ class Config(Section):
     student: StudentConfig = UNetConfig()
     """The network that is trained."""
     stages: Annotated[list[StageConfig], Field(min_length=1)]
-    """The stages of training. Each has its own length, and its own weights of the loss terms. Stages run one after the other with
-    the same optimiser."""
+    """The stages of training. Each has its own length, its own weights of the loss terms and, if given, its own patch, batch and
+    learning rate. Stages run one after the other with the same optimiser."""
     vgg: VggConfig = VggConfig()
     """The perceptual loss, for stages whose `vgg` weight is above 0."""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -55,8 +55,6 @@ class Config(Section):
             raise ValueError(
                 "degrade is given although all images have their blurry files; remove one: degrade=[] or a blurry folder"
             )
-        if self.data.batch % self.optimizer.accumulate:
-            raise ValueError(f"optimizer.accumulate: {self.optimizer.accumulate} does not divide data.batch: {self.data.batch}")
         names = [stage.name for stage in self.stages]
         if len(set(names)) < len(names):
             raise ValueError("stages: two have the same name, and would write the same file")
@@ -74,6 +72,18 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _check_steps(self) -> Config:
+        accumulate, lr_min = self.optimizer.accumulate, self.optimizer.lr_min
+        for key, sized in self.sizes():
+            if sized.batch % accumulate:
+                raise ValueError(f"optimizer.accumulate: {accumulate} does not divide {key}: {sized.batch}")
+        for index, stage in enumerate(self.stages):
+            if (lr := stage.lr or self.optimizer.lr) < lr_min:
+                key = "optimizer.lr" if stage.lr is None else f"stages.{index}.lr"
+                raise ValueError(f"optimizer.lr_min: {lr_min:g} is above {key}: {lr:g}, and the learning rate would rise to it")
+        return self
+
+    @model_validator(mode="after")
     def _check_reuse(self) -> Config:
         reuse = f"teacher.reuse: {self.teacher.reuse}"
         if self.teacher.reuse > 1 and self.teacher.mode != "online":
@@ -82,6 +92,20 @@ class Config(Section):
             if self.teacher.reuse > 1 and not stage.needs_target(self.vgg):
                 raise ValueError(f"{reuse} saves nothing in stages.{index}, which does not learn from the teacher; set it to 1")
         return self
+
+    def data_of(self, stage: StageConfig) -> DataConfig:
+        """The section `data` with the patch and the batch of a stage."""
+        own = {key: value for key in ("patch", "batch") if (value := getattr(stage, key)) is not None}
+        return self.data.model_copy(update=own)
+
+    def sized_for(self, stage: StageConfig) -> Config:
+        """The same configuration with `data_of` a stage."""
+        return self.model_copy(update={"data": self.data_of(stage)})
+
+    def sizes(self) -> list[tuple[str, DataConfig]]:
+        """`data_of` each stage, and the key that says its batch."""
+        keys = ["data.batch" if stage.batch is None else f"stages.{index}.batch" for index, stage in enumerate(self.stages)]
+        return list(zip(keys, map(self.data_of, self.stages), strict=True))
 
     def image_sources(self) -> list[tuple[str, ImageSource]]:
         """(key, source) of all images, for training and validation. The key is `data`, or `data.sources.1` for one of a list."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from distill.config.types import Count, Name, Positive, Precision, Section, Shape
+from distill.config.types import Count, Name, Positive, Precision, Section, Shape, Side
 
 DEVICE_NAMES = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
@@ -40,6 +40,13 @@ class StageConfig(Section):
     """Weight of the L1 distance to the teacher's image (knowledge distillation)."""
     vgg: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the L1 distance between the VGG16 features of the student's image and of the image that `vgg.against` names."""
+    patch: Side | None = None
+    """Side of the training patches in this stage. null: `data.patch`."""
+    batch: Count | None = None
+    """Samples per optimiser step in this stage, summed over all GPUs. null: `data.batch`."""
+    lr: Positive | None = None
+    """Learning rate in this stage, which `optimizer.schedule` and `optimizer.warmup_steps` change like the one it replaces. null:
+    `optimizer.lr`."""
 
     @model_validator(mode="after")
     def _check_any(self) -> StageConfig:
@@ -72,11 +79,23 @@ class VggConfig(Section):
 
 class OptimizerConfig(Section):
     lr: Positive = 1e-4
-    """Adam's learning rate."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Course of the learning rate. `constant`: no change. `cosine`: falls to zero at the end of the last stage."""
+    """Adam's learning rate. A stage may have its own."""
+    schedule: Literal["constant", "cosine", "multistep", "cosine_restarts"] = "constant"
+    """Course of the learning rate. `constant`: no change. `cosine`: falls to `lr_min` at the end of the last stage.
+    `multistep`: multiplied by `gamma` at each of the `milestones`, as torch's MultiStepLR. `cosine_restarts`: falls to `lr_min`
+    and jumps back, again and again, as torch's CosineAnnealingWarmRestarts."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Number of steps at the start in which the learning rate rises linearly from zero."""
+    """Number of steps at the start in which the learning rate rises linearly from zero. Cosines begin after them."""
+    lr_min: Annotated[float, Field(ge=0)] = 0.0
+    """Where a cosine ends."""
+    milestones: list[Count] = []
+    """The steps of the run after which `multistep` lowers the learning rate, in ascending order."""
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """The factor by which `multistep` lowers the learning rate."""
+    restart_steps: Count | None = None
+    """Number of steps of the first cosine of `cosine_restarts`."""
+    restart_factor: Count = 1
+    """Each cosine of `cosine_restarts` takes this many times as many steps as the one before."""
     clip_norm: Positive | None = None
     """Largest norm of the whole gradient. A larger gradient is scaled down. null: no limit."""
     accumulate: Count = 1
@@ -84,13 +103,34 @@ class OptimizerConfig(Section):
     stays the same, except for BatchNorm's statistics."""
     max_skipped: Count = 30
     """Largest number of updates in a row that may be rejected because they are not finite. One more stops the run. At the start,
-    fp16's loss scaler halves its scale with each rejected update, and may need 15 of them."""
+    fp16's loss scaler halves its scale with each rejected update, and may need 15 of them. The weights that are kept are those of
+    the last finite update. A finite update may have spoilt them before."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of the weights. If given, the averaged weights are validated and saved. null: no average."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
     """The student's mixed precision. `auto` on CUDA: bf16 if the GPU supports it, else fp16 with a loss scaler. `auto` on a CPU:
     bf16 if the processor has instructions for it and the student's forward and backward pass on a batch is at least 1.2 times as
     fast in it, else none. fp16 is for CUDA only, and Apple's GPU has none."""
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> OptimizerConfig:
+        for key, schedule in (("milestones", "multistep"), ("restart_steps", "cosine_restarts")):
+            value = getattr(self, key)
+            if self.schedule == schedule and not value:
+                raise ValueError(f"schedule: {schedule} needs {key}")
+            if self.schedule != schedule and value:
+                raise ValueError(
+                    f"{key}: {value} does nothing with schedule: {self.schedule}; give schedule: {schedule}, or leave it out"
+                )
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError(f"milestones: {self.milestones} are not in ascending order")
+        return self
+
+
+Metric = Literal[
+    "psnr_y", "ssim_y", "ssim_rgb", "psnr_y_matlab", "ssim_y_matlab", "ssim_rgb_matlab", "ssim_rgb_skimage", "lpips_vgg", "dists"
+]
+FURTHER_METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
 class EvalConfig(Section):
@@ -105,6 +145,18 @@ class EvalConfig(Section):
     """Number of epochs between two validations. The end of each stage is also validated."""
     samples: Count = 4
     """Number of rows of the validation picture. Each row shows an image as blurry | student | teacher | sharp."""
+    metrics: list[Metric] = []
+    """Further scores, beside PSNR and SSIM, in tables, CSV and report; docs/scores.md says which paper's table uses which.
+    `psnr_y`, `ssim_y`, `ssim_rgb`: as BasicSR. `psnr_y_matlab`, `ssim_y_matlab`: the same with Y rounded to 8 bits, as MATLAB's
+    rgb2ycbcr does. `ssim_rgb_matlab`: MATLAB's ssim of an RGB image. `ssim_rgb_skimage`: scikit-image's default. `lpips_vgg`,
+    `dists`: distances by VGG16, lower is better; they need piq, `pip install -e ".[perceptual]"`, which downloads weights."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _check_once(cls, metrics: list[Metric]) -> list[Metric]:
+        if len(set(metrics)) < len(metrics):
+            raise ValueError("one of them is named twice")
+        return metrics
 
 
 TeacherForm = Literal[

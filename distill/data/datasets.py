@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
@@ -50,9 +51,13 @@ class TrainingPatches(Dataset[Batch]):
         """The image files of all sources."""
         return [image for source in self.sources for image in source.images or []]
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return max(1, round(len(self) / self.config.data.batch))
+    def sized(self, patch: int, batch: int) -> TrainingPatches:
+        """The same samples, cut to patches of this side and given in batches of this size."""
+        other = copy.copy(self)
+        other.config = self.config.model_copy(
+            update={"data": self.config.data.model_copy(update={"patch": patch, "batch": batch})}
+        )
+        return other
 
     def place(self, position: int) -> tuple[int, int]:
         """(number of the source, place in its own stream) of a position in the stream of all samples."""

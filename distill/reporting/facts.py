@@ -6,7 +6,6 @@ from distill.config import (
     DEAD_LEAVES,
     SAMPLES,
     Config,
-    DataConfig,
     ImageSource,
     RestormerConfig,
     StageConfig,
@@ -23,7 +22,7 @@ def facts(run: RunFolder, teacher_parameters: int | None) -> list[tuple[str, str
     """(topic, sentence) pairs in reading order."""
     config, clock = run.config, Clock(run)
     rows = [
-        ("Training images", _training_images(config.data)),
+        ("Training images", _training_images(config)),
         ("Blur", _blur(config)),
         ("Student", _student(config.student)),
         ("Teacher", _teacher(config, teacher_parameters)),
@@ -36,16 +35,17 @@ def facts(run: RunFolder, teacher_parameters: int | None) -> list[tuple[str, str
     return rows + ([("Device", " / ".join(devices))] if devices else [])
 
 
-def _training_images(data: DataConfig) -> str:
-    entries = data.entries
+def _training_images(config: Config) -> str:
+    entries = config.data.entries
     texts, last = [_source(source, "sharp photographs") for source in entries], ""
     if len({source.parts for source in entries}) > 1:
         every = sum(source.parts for source in entries)
         texts = [f"{text} ({source.parts} of every {every} crops)" for text, source in zip(texts, entries, strict=True)]
     elif len(entries) > 1:
         last = ", in equal parts"
-    crops = f"random crops of {data.patch} by {data.patch} pixels, {data.batch} in each step"
-    return f"{capitalized(', and '.join(texts))}{last}; {crops}."
+    sizes = dict.fromkeys((data.patch, data.batch) for _, data in config.sizes())
+    crops = ", then ".join(f"of {patch} by {patch} pixels, {batch} in each step" for patch, batch in sizes)
+    return f"{capitalized(', and '.join(texts))}{last}; random crops {crops}."
 
 
 def _source(source: ImageSource, what: str) -> str:
@@ -145,7 +145,8 @@ def _validation(config: Config) -> str:
 def _length(run: RunFolder) -> str:
     total = run.total_steps
     of = f" of {total:,}" if total is not None and total != run.last_step else ""
-    return f"{run.last_step:,}{of} steps of {run.config.data.batch} crops each; random seed {run.config.run.seed}."
+    batches = " or ".join(str(batch) for batch in dict.fromkeys(data.batch for _, data in run.config.sizes()))
+    return f"{run.last_step:,}{of} steps of {batches} crops each; random seed {run.config.run.seed}."
 
 
 def _time(run: RunFolder, clock: Clock) -> str:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from distill.config import Config, StudyConfig
 from distill.data.datasets import TrainingPatches
 from distill.reporting.reading import RunFolder, number, read_run
 from distill.runtime.files import write_bytes
+from distill.training.plan import epoch_steps
 
 logger = logging.getLogger(__name__)
 
@@ -36,26 +36,32 @@ class Pilot:
     """The same without the teacher's work. None if no teacher runs in the loop."""
 
     def training_s(self, config: Config, steps_per_epoch: int) -> float:
-        """Seconds that the configuration's stages train, validation left out."""
-        return sum(stage.epochs * steps_per_epoch * self.step_s[stage.name] for stage in config.stages)
+        """Seconds that the configuration's stages train, validation left out. An epoch is `steps_per_epoch` batches of
+        `data.batch`, or as many of a stage's own as take these samples."""
+        images = steps_per_epoch * config.data.batch
+        steps = {stage.name: stage.epochs * epoch_steps(images, config.data_of(stage).batch) for stage in config.stages}
+        return sum(count * self.step_s[name] for name, count in steps.items())
 
     def teacher_share(self, config: Config) -> float | None:
         """The share of the training time that is the teacher's, from 0 to 1."""
         if self.without_teacher_s is None:
             return None
         whole, rest = (
-            sum(stage.epochs * s[stage.name] for stage in config.stages) for s in (self.step_s, self.without_teacher_s)
+            sum(stage.epochs / config.data_of(stage).batch * s[stage.name] for stage in config.stages)
+            for s in (self.step_s, self.without_teacher_s)
         )
         return max(0.0, 1 - rest / whole)
 
 
 def pilot_config(config: Config, folder: Path) -> Config:
-    """A run of PILOT_STEPS steps in each stage, on the same data, that validates on as little as possible."""
+    """A run of at least PILOT_STEPS steps in each stage, on the same data, that validates on as little as possible."""
     stages = [stage.model_copy(update={"epochs": 1}) for stage in config.stages]
     return config.model_copy(
         update={
             "run": config.run.model_copy(update={"dir": str(folder), "log_steps": PILOT_LOG_STEPS}),
-            "data": config.data.model_copy(update={"images_per_epoch": PILOT_STEPS * config.data.batch}),
+            "data": config.data.model_copy(
+                update={"images_per_epoch": PILOT_STEPS * max(data.batch for _, data in config.sizes())}
+            ),
             "eval": config.eval.model_copy(update={"images": 1, "crop": 64}),
             "teacher": config.teacher.model_copy(update={"check": "off"}),
             "stages": stages,
@@ -79,7 +85,7 @@ def step_seconds(run: RunFolder) -> dict[str, float]:
     for record in run.of("train"):
         rate = number(record, "images_per_s")
         if rate:
-            found.setdefault(str(record["stage"]), []).append(run.config.data.batch / rate)
+            found.setdefault(str(record["stage"]), []).append(run.batch_of(record) / rate)
     return {stage: median(times[1:] or times) for stage, times in found.items()}
 
 
@@ -117,8 +123,9 @@ def _digest(config: Config) -> str:
 
 def match_times(study: StudyConfig, configs: Mapping[str, Config], pilots: Mapping[str, Pilot]) -> dict[str, Config]:
     """The variants' configurations with epochs of such a length that all train equally long: `minutes`, or as long as the first
-    variant's stages take. The warm-up keeps its share of the steps, and the number of validations stays the same."""
-    steps = {name: TrainingPatches(config).steps_per_epoch for name, config in configs.items()}
+    variant's stages take. What the schedule counts in steps keeps its share of them, and the number of validations stays the
+    same."""
+    steps = {name: epoch_steps(len(TrainingPatches(config)), config.data.batch) for name, config in configs.items()}
     first = study.variants[0].name
     target = 60 * study.minutes if study.minutes is not None else pilots[first].training_s(configs[first], steps[first])
     matched = {}
@@ -140,23 +147,32 @@ def match_times(study: StudyConfig, configs: Mapping[str, Config], pilots: Mappi
 def scaled(config: Config, steps_per_epoch: int, factor: float) -> Config:
     """The configuration with `factor` times as many steps in each epoch, at least one."""
     steps = max(1, round(steps_per_epoch * factor))
-    warmup = round(config.optimizer.warmup_steps * steps / steps_per_epoch)
+    schedule = config.optimizer
+
+    def longer(count: int) -> int:
+        return round(count * steps / steps_per_epoch)
+
+    update = {
+        "warmup_steps": longer(schedule.warmup_steps),
+        "milestones": sorted({max(1, longer(step)) for step in schedule.milestones}),
+        "restart_steps": None if schedule.restart_steps is None else max(1, longer(schedule.restart_steps)),
+    }
     return config.model_copy(
         update={
             "data": config.data.model_copy(update={"images_per_epoch": steps * config.data.batch}),
-            "optimizer": config.optimizer.model_copy(update={"warmup_steps": warmup}),
+            "optimizer": schedule.model_copy(update=update),
         }
     )
 
 
-def training_s(records: Sequence[Mapping[str, Any]], batch: int) -> float:
+def training_s(run: RunFolder) -> float:
     """Seconds that a run trained, validations and pauses left out: the mean time of the steps that records tell of, times all
     steps. A run that was stopped has steps without a record."""
     total, covered, before = 0.0, 0, 0
-    for record in records:
-        rate = number(dict(record), "images_per_s")
+    for record in run.records:
+        rate = number(record, "images_per_s")
         if record.get("kind") == "train" and rate:
-            total += (record["step"] - before) * batch / rate
+            total += (record["step"] - before) * run.batch_of(record) / rate
             covered += record["step"] - before
         before = max(before, record["step"])
     return total * before / covered if covered else 0.0

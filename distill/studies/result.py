@@ -148,7 +148,7 @@ def abs_range(found: Difference) -> str:
 def _cost(finished: Sequence[Member], pilot: Pilot | None, before: Cost | None) -> Cost | None:
     if not finished:
         return None
-    seconds = [training_s(read_run(member.folder).records, member.config.data.batch) for member in finished]
+    seconds = [training_s(read_run(member.folder)) for member in finished]
     config = finished[0].config
     size = fmean(_bytes_below(member.folder) for member in finished)
     if config.teacher.mode == "cached":

@@ -22,8 +22,8 @@ class OnlineFiller:
     that was stopped and resumed gives the same result.
     """
 
-    def __init__(self, cache: TeacherCache, teacher: Teacher, tile: int, patch: int, device: torch.device) -> None:
-        self.cache, self.teacher, self.tile, self.patch, self.device = cache, teacher, tile, patch, device
+    def __init__(self, cache: TeacherCache, teacher: Teacher, tile: int, device: torch.device) -> None:
+        self.cache, self.teacher, self.tile, self.device = cache, teacher, tile, device
         self.computed: dict[str, Entry] = {}
 
     def complete(self, batch: Batch) -> None:
@@ -34,7 +34,7 @@ class OnlineFiller:
             pixels = self._stored(missing.image)
             if pixels is None:
                 pixels = self._compute(missing.image)
-            batch.teacher[index] = to_tensor(cut(pixels, self.patch, missing.top, missing.left))[0]
+            batch.teacher[index] = to_tensor(cut(pixels, batch.teacher.shape[-1], missing.top, missing.left))[0]
         batch.uncached.clear()
 
     def _stored(self, image: ImageFile) -> Pixels | None:

@@ -64,4 +64,4 @@ def open_for_training(
         count = f"{len(found.to_compute)} of {len(images)}"
         logger.info("%s: %s teacher images are computed when they first come", cache.folder, count)
     cache.forget(found.to_compute)
-    return cache, OnlineFiller(cache, teacher, settings.tile, data.patch, device)
+    return cache, OnlineFiller(cache, teacher, settings.tile, device)

@@ -69,12 +69,13 @@ class Run:
 
 
 def check_shares(config: Config, ranks: Ranks) -> None:
-    """Raises ConfigError if the batch cannot be divided evenly among the ranks, and each rank's share into `optimizer.accumulate`
+    """Raises ConfigError if a batch cannot be divided evenly among the ranks, and each rank's share into `optimizer.accumulate`
     equal parts, or if several ranks would fill a teacher cache while training."""
-    batch, accumulate = config.data.batch, config.optimizer.accumulate
-    if batch % (ranks.count * accumulate):
-        parts = f" in {accumulate} parts (optimizer.accumulate)" if accumulate > 1 else ""
-        raise ConfigError(f"data.batch: {batch} is of all processes, and cannot be shared out among {ranks.count}{parts}")
+    accumulate = config.optimizer.accumulate
+    for key, sized in config.sizes():
+        if sized.batch % (ranks.count * accumulate):
+            parts = f" in {accumulate} parts (optimizer.accumulate)" if accumulate > 1 else ""
+            raise ConfigError(f"{key}: {sized.batch} is of all processes, and cannot be shared out among {ranks.count}{parts}")
     if ranks.count > 1 and config.teacher.mode == "cached" and config.teacher.on_missing == "compute":
         raise ConfigError(
             f"teacher.on_missing: compute fills a cache from one process, and there are {ranks.count}; fill it first, with"
@@ -102,7 +103,7 @@ def build_run(config: Config, device: torch.device, ranks: Ranks, saved: Mapping
         student = build_student(start, config.run.seed)
     validation = Validation(config, teacher, device, ranks)
     pairs = _some_pairs(validation)
-    precisions = choose_precisions(precisions, config, teacher, student, pairs, ranks)
+    precisions = choose_precisions(precisions, config.sized_for(config.stages[0]), teacher, student, pairs, ranks)
     reader, filler = None, None
     if config.teacher.mode == "cached":
         assert teacher is not None
@@ -155,27 +156,32 @@ def _check_teacher(teacher: Teacher | None, pairs: Sequence[tuple[Tensor, Tensor
 def load_checkpoint_or_start(run: Run, saved: Mapping[str, Any] | None) -> Plan:
     """Loads a checkpoint's content, if there is one, into the run's state. Returns the plan of the resumed or new run."""
     config = run.config
-    start = Plan(config.stages, run.dataset.steps_per_epoch, config.data.batch, config.teacher.reuse)
     if saved is not None:
         say_if_grown(saved, run.dataset.images)
-        return resume_run(saved, run.folder, run.state, start, run.teacher, config)
+        return resume_run(saved, run.folder, run.state, len(run.dataset), run.teacher, config)
     if run.continued is not None:
         logger.info("student.init: %s", run.continued)
-    return start
+    return Plan.of(config, len(run.dataset))
 
 
-def speed_up_networks(run: Run) -> None:
+def speed_up_networks(run: Run, plan: Plan) -> None:
     """Builds the fast forms of teacher and student, which takes time. Call this after the checkpoint is loaded: if the checkpoint
     does not fit the run, the run should fail first."""
-    config = run.config
-    if run.teacher is not None and config.teacher.mode == "online" and config.learns_from_teacher:
-        speed_up_for_training(run.teacher, config, run.ranks)
-    if config.student.compile:
+    speed_up_teacher(run, plan)
+    if run.config.student.compile:
         run.state.student.compile()
+
+
+def speed_up_teacher(run: Run, plan: Plan) -> None:
+    """Builds the fast form of the teacher for the patches of the next step. It replaces the one for other patches."""
+    config, step = run.config, run.state.step
+    if run.teacher is not None and config.teacher.mode == "online" and config.learns_from_teacher and step < plan.total_steps:
+        speed_up_for_training(run.teacher, config.sized_for(plan.stage_at(step)), run.ranks)
 
 
 def remaining_batches(run: Run, plan: Plan, pin: bool) -> Generator[Batch]:
     """This rank's part of every batch that is loaded from the current step to the last. `pin` puts the batches into pinned
-    memory."""
-    step, ranks = run.state.step, run.ranks
-    return training_loader(run.dataset, plan.position_at(step), plan.loads_from(step), pin, ranks.rank, ranks.count)
+    memory. Patches of another size come from another set of workers."""
+    for load in plan.loads_from(run.state.step):
+        dataset = run.dataset.sized(load.patch, load.batch)
+        yield from training_loader(dataset, load.position, load.batches, pin, run.ranks.rank, run.ranks.count)

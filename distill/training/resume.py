@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, identify
 from distill.scoring.half_precision import Precisions
 from distill.training.checkpoint import load_checkpoint, save_checkpoint
-from distill.training.plan import Plan
+from distill.training.plan import Plan, Stretch, learning_rate
 from distill.training.run_folder import CHECKPOINT
 from distill.training.state import NONE_YET, TrainingState
 
@@ -49,7 +50,8 @@ def save_run(
     content = {
         "format": FORMAT,
         "step": state.step,
-        "plan": plan.as_dict(),
+        "plan": asdict(plan.at(state.step)),
+        "total_steps": plan.total_steps,
         "student": state.student.state_dict(),
         "ema": state.ema.state_dict() if state.ema is not None else None,
         "optimizer": state.optimizer.state_dict(),
@@ -77,19 +79,18 @@ def read_saved(folder: Path) -> dict[str, Any] | None:
 
 
 def resume_run(
-    content: Mapping[str, Any], folder: Path, state: TrainingState, plan: Plan, teacher: Teacher | None, config: Config
+    content: Mapping[str, Any], folder: Path, state: TrainingState, images: int, teacher: Teacher | None, config: Config
 ) -> Plan:
-    """Loads the content of the folder's checkpoint into state and teacher. Returns the plan from there on. Raises ConfigError for
-    a checkpoint of another run."""
-    changes = changes_between(parse_config(content["config"], source=str(folder / CHECKPOINT)), config)
+    """Loads the content of the folder's checkpoint into state and teacher. Returns the plan from there on, whose epochs have
+    `images` samples. Raises ConfigError for a checkpoint of another run."""
+    saved = parse_config(content["config"], source=str(folder / CHECKPOINT))
+    changes = changes_between(saved, config)
     _check_same_run(folder, changes)
     step: int = content["step"]
-    before = Plan(stages=plan.stages, **content["plan"])
-    plan = before.changed(step, plan.steps_per_epoch, plan.batch, plan.reuse)
-    if plan.batch != before.batch:
-        logger.warning(
-            "from step %d on a step takes %d samples, not %d; epochs stay what they are", step, plan.batch, before.batch
-        )
+    before = Stretch(**{"patch": saved.data.patch} | content["plan"])  # earlier versions had one patch, and did not save it here
+    plan = Plan.of(config, images, before, step)
+    if (batch := plan.at(step).batch) != before.batch:
+        logger.warning("from step %d on a step takes %d samples, not %d; epochs stay what they are", step, batch, before.batch)
     if step > plan.total_steps:
         ends = f"step {step}, but stages now end at {plan.total_steps}"
         raise ConfigError(f"{folder} holds a checkpoint of {ends}; give more epochs, or --fresh to start over")
@@ -108,6 +109,7 @@ def resume_run(
         logger.info("%s: the run is finished, and is evaluated again; --fresh starts over", folder)
     else:
         logger.info("going on from step %d of %s", state.step, folder / CHECKPOINT)
+        _tell_of_another_rate(content, saved, before, plan, config)
     return plan
 
 
@@ -117,6 +119,25 @@ def say_if_grown(content: Mapping[str, Any], images: Sequence[ImageFile]) -> Non
     count = content.get("images", sum(image.path.suffix.lower() in ALWAYS_READ for image in images))
     if count != len(images):
         logger.warning("the run goes on with %d training images, not the %d of its checkpoint", len(images), count)
+
+
+def _tell_of_another_rate(content: Mapping[str, Any], saved: Config, before: Stretch, plan: Plan, config: Config) -> None:
+    """Warns if the learning rate of the next step is not what the saved run would have had there: with a cosine that now ends
+    later, it jumps."""
+    step, stage = content["step"], plan.stage_at(content["step"])
+    stages = [stage for stage in saved.stages for _ in range(stage.epochs)]
+    # Earlier versions did not save the number of steps. Their runs had steps of one size.
+    total = content.get("total_steps", before.begin_of(len(stages)))
+
+    def rate_before(step: int) -> float:
+        epoch = min(before.epoch_at(step), len(stages) - 1)
+        return learning_rate(saved.optimizer, step, total, stages[epoch].lr)
+
+    rate = learning_rate(config.optimizer, step, plan.total_steps, stage.lr)
+    if step > 0 and rate != rate_before(step):
+        logger.warning(
+            "from step %d on the learning rate is %.3g; in the step before it was %.3g", step, rate, rate_before(step - 1)
+        )
 
 
 def _load(content: Mapping[str, Any], state: TrainingState) -> None:

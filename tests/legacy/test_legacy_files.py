@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ from distill.networks.teacher import build_teacher
 from distill.reporting.reading import read_run
 from distill.teacher_cache.store import TeacherCache
 from distill.train import train
-from distill.training.plan import Plan
 from distill.training.resume import read_saved, resume_run
 from distill.training.state import new_training_state
 
@@ -76,14 +76,13 @@ def images_of(config: Config) -> list[ImageFile]:
 
 def test_a_checkpoint_loads_with_the_same_tensors(config: Config) -> None:
     state = new_training_state(build_student(config.student, config.run.seed), config.optimizer, CPU)
-    start = Plan(config.stages, steps_per_epoch=2, batch=2)
     saved = read_saved(Path("run"))
     assert saved is not None
-    plan = resume_run(saved, Path("run"), state, start, build_teacher(config.teacher, CPU), config)
+    plan = resume_run(saved, Path("run"), state, 4, build_teacher(config.teacher, CPU), config)
     assert state.ema is not None
     found = {name: digest(part.state_dict()) for name, part in vars(state).items() if name in ("student", "ema", "optimizer")}
     assert found == {name: EXPECTED[name] for name in found}
-    assert plan.as_dict() == EXPECTED["plan"] | {"reuse": 1}
+    assert asdict(plan.at(state.step)) == EXPECTED["plan"] | {"reuse": 1, "patch": config.data.patch}
     assert state.best == ("psnr", EXPECTED["best_psnr"])
     for key in ("step", "validated_step"):
         assert getattr(state, key) == EXPECTED[key]

@@ -62,13 +62,30 @@ def test_a_step_is_the_median_without_the_first_record_of_a_stage(tiny_config: C
 def test_training_time_leaves_out_what_is_between_the_records(tiny_config: Callable[..., Config]) -> None:
     run = run_of(tiny_config(), [("a", 4.0), ("a", 2.0)])
     run.records.insert(1, {"kind": "val", "step": 5})
-    assert training_s(run.records, batch=4) == 5 * 1 + 5 * 2
+    assert training_s(run) == 5 * 1 + 5 * 2
 
 
-def test_steps_that_an_interruption_left_unrecorded_count() -> None:
+def test_steps_that_an_interruption_left_unrecorded_count(tiny_config: Callable[..., Config]) -> None:
     """Steps 1 to 5 at 1 s each; stopped at 9, which no record tells of, and resumed; steps 10 to 15 at 1 s each."""
-    records: list[dict[str, Any]] = [{"kind": "train", "step": 5, "images_per_s": 4.0}, {"kind": "start", "step": 9}]
-    assert training_s([*records, {"kind": "train", "step": 15, "images_per_s": 4.0}], batch=4) == pytest.approx(15)
+    run = run_of(tiny_config(), [("v1", 4.0), ("v1", 4.0)])
+    run.records[1]["step"] = 15
+    run.records.insert(1, {"kind": "start", "step": 9})
+    assert training_s(run) == pytest.approx(15)
+
+
+def test_a_stage_with_a_batch_of_its_own_is_measured_by_it(tiny_config: Callable[..., Config]) -> None:
+    """4 steps of 4 samples at 1 s, and 8 of 2 at half a second; twice as long are 8 and 16."""
+    stages = [{"name": "a", "epochs": 1}, {"name": "b", "epochs": 1, "batch": 2}]
+    optimizer = {"schedule": "multistep", "milestones": [3, 10]}
+    config, pilot = tiny_config(stages=stages, optimizer=optimizer), Pilot({"a": 1.0, "b": 0.5}, {"a": 0.5, "b": 0.25})
+    run = run_of(config, [("a", 4.0), ("b", 4.0)])
+    assert step_seconds(run) == pilot.step_s
+    assert training_s(run) == 5 * 1 + 5 * 0.5
+    assert pilot.training_s(config, steps_per_epoch=4) == 4 * 1 + 8 * 0.5
+    assert pilot.teacher_share(config) == 0.5
+    longer = scaled(config, 4, 2.0)
+    assert pilot.training_s(longer, steps_per_epoch=8) == 16
+    assert longer.optimizer.milestones == [6, 20]
 
 
 def test_a_pilot_is_short_and_is_measured_once(tiny_config: Callable[..., Config], tmp_path: Path) -> None:

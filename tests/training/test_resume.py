@@ -270,7 +270,7 @@ def test_the_best_student_gives_way_to_a_better_one_on_the_same_images_alone(tin
 
 
 def test_the_loss_scale_goes_on(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
-    config, plan = tiny_config(), Plan(tiny_config().stages, 4, 4)
+    config, plan = tiny_config(), Plan.of(tiny_config(), 16)
     first, second = (
         new_training_state(build_student(config.student, config.run.seed), config.optimizer, torch.device("cpu"))
         for _ in range(2)
@@ -280,7 +280,7 @@ def test_the_loss_scale_goes_on(tiny_config: Callable[..., Config], tmp_path: Pa
     save_run(tmp_path, first, plan, None, config, Precisions("cpu", "fp32", "off"), [])
     saved = read_saved(tmp_path)
     assert saved is not None
-    assert resume_run(saved, tmp_path, second, plan, None, config) == plan
+    assert resume_run(saved, tmp_path, second, 16, None, config) == plan
     assert second.scaler.get_scale() == 1024
 
 

@@ -12,31 +12,31 @@ from running import StopAt, checkpoint, records, same_bits
 from torch import Tensor, nn
 
 from distill.command import Interrupted
-from distill.config import Config, ConfigError, StageConfig, parse_config
+from distill.config import Config, ConfigError, parse_config
 from distill.data.datasets import TrainingPatches
 from distill.data.loader import training_loader
 from distill.networks.teacher import Teacher, build_teacher
 from distill.train import train
 from distill.training import build
-from distill.training.plan import Plan
+from distill.training.plan import Plan, Stretch
 from distill.training.step import make_images
 
-STAGES = [StageConfig(name="a", epochs=2), StageConfig(name="b", epochs=1)]
+STAGES = [{"name": "a", "epochs": 2}, {"name": "b", "epochs": 1}]
 
 
-def test_steps_of_a_group_have_one_position() -> None:
-    plan = Plan(STAGES, steps_per_epoch=3, batch=8, reuse=4)
-    assert [plan.position_at(step) for step in range(9)] == [0, 0, 0, 0, 8, 8, 8, 8, 16]
-    assert [plan.repeat_at(step) for step in range(9)] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
-    assert [plan.loads_from(step) for step in range(10)] == [3, 3, 3, 3, 2, 2, 2, 2, 1, 0]
+def test_steps_of_a_group_have_one_position(tiny_config: Callable[..., Config]) -> None:
+    plan = Plan.of(tiny_config(data={"batch": 8}, teacher={"reuse": 4}, stages=STAGES), 24)
+    (stretch,) = plan.stretches
+    assert [stretch.position_at(step) for step in range(9)] == [0, 0, 0, 0, 8, 8, 8, 8, 16]
+    assert [stretch.repeat_at(step) for step in range(9)] == [0, 1, 2, 3, 0, 1, 2, 3, 0]
+    assert [sum(load.batches for load in plan.loads_from(step)) for step in range(10)] == [3, 3, 3, 3, 2, 2, 2, 2, 1, 0]
     assert plan.total_steps == 9
-    assert Plan(stages=STAGES, **plan.as_dict()) == plan
 
 
 @pytest.mark.parametrize(("step", "position"), [(4, 8), (5, 16)])
 def test_another_reuse_begins_with_fresh_samples(step: int, position: int) -> None:
     """The group that step 5 is in the middle of ends there: none of its samples comes again."""
-    plan = Plan(STAGES, 3, 8, reuse=4).changed(step, 3, 8, reuse=2)
+    plan = Stretch(32, 8, 3, reuse=4).changed(step, 32, 8, 3, reuse=2)
     assert [plan.position_at(step + n) for n in range(4)] == [position, position, position + 8, position + 8]
     assert plan.repeat_at(step) == 0
 
