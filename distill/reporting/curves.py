@@ -6,14 +6,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from distill.config import LOSS_TERMS
+from distill.config import FURTHER_METRICS, LOSS_TERMS
 from distill.reporting.reading import Record, RunFolder, number
 from distill.scoring.evaluation import ROWS, TO_TEACHER
 
 MAX_POINTS = 500
 TRAINING = ("loss", *LOSS_TERMS, "images_per_s")
 VALIDATION = (
-    *(f"{row.replace(' ', '_')}_{measure}" for measure in ("psnr", "ssim") for row in (*ROWS, *TO_TEACHER)),
+    *(f"{row.replace(' ', '_')}_{measure}" for measure in ("psnr", "ssim", *FURTHER_METRICS) for row in (*ROWS, *TO_TEACHER)),
     "reproduced",
 )
 
@@ -30,7 +30,7 @@ class Clock:
         images/s, so they leave out validations."""
         self._steps, self._seconds = [0], [0.0]
         # A record's training time is its `time` minus `origin`. Each `start` moves `origin` by the pause before it.
-        batch, origin = run.config.data.batch, None
+        origin = None
         for record in run.records:
             time, elapsed, before = number(record, "time"), self._seconds[-1], self._steps[-1]
             if record["kind"] == "start" and time is not None:
@@ -40,7 +40,7 @@ class Clock:
                 if time is not None and origin is not None:
                     elapsed = max(elapsed, time - origin)
                 elif rate:
-                    elapsed += (record["step"] - before) * batch / rate
+                    elapsed += (record["step"] - before) * run.batch_of(record) / rate
                     self.estimated = True
                     origin = None if time is None else time - elapsed
                 if record["step"] > before:  # `at` divides by the difference between two steps

@@ -136,7 +136,7 @@ def _closeness(image: Closeness) -> dict[str, Any]:
 
 def _score(score: Score) -> dict[str, float | None]:
     """The score in JSON's types. An infinite PSNR becomes None, because JSON has no infinity."""
-    return {key: value if math.isfinite(value) else None for key, value in (("psnr", score.psnr), ("ssim", score.ssim))}
+    return {key: value if math.isfinite(value) else None for key, value in score.measures.items()}
 
 
 def _picture(picture: ShownImage) -> dict[str, Any]:

@@ -92,7 +92,9 @@ def _recompute(run: RunFolder, chosen: Choice, count: int, device: torch.device)
     made, weights = Gallery(), _student_file(run)
     student = inference_copy(load_student(weights)).to(device)
     teacher = _teacher_if_here(run.config.teacher, device, made)
-    validation = Validation(run.config, teacher, device)
+    # Without further scores: what they need may not be here, and the page shows none of them under a picture.
+    unscored = run.config.model_copy(update={"eval": run.config.eval.model_copy(update={"metrics": []})})
+    validation = Validation(unscored, teacher, device)
     names = chosen.names or [image.stem for image in validation.dataset.images[:count]]
     gain_of, share_of = gains(run.images), shares(run.fidelity)
     with progress_bar(len(names), "image", desc=f"{run.label}: pictures", leave=False) as bar:

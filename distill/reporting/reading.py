@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill.config import Config, load_config
-from distill.scoring.evaluation import REPRODUCED, ROWS, TO_TEACHER, Score, mean_score
+from distill.config import FURTHER_METRICS, Config, load_config
+from distill.scoring.evaluation import REPRODUCED, ROWS, TO_TEACHER, Score, column, mean_score
 from distill.training.run_folder import CONFIG, EVALUATION, METRICS
 
 KINDS = ("start", "train", "val", "skipped")
 # Fields of metrics.jsonl: {name in earlier versions: name now}.
 RENAMED = {"skipped_updates": "rejected_updates", "skipped_images": "rejected_images"}
+
+MEASURES = ("psnr", "ssim", *FURTHER_METRICS)
 
 Record = dict[str, Any]
 
@@ -66,6 +68,11 @@ class RunFolder:
         totals = [number(record, "total_steps") for record in self.of("start")]
         return int(totals[-1]) if totals and totals[-1] is not None else None
 
+    def batch_of(self, record: Record) -> int:
+        """Samples per step in the stage of a `train` record."""
+        own = {stage.name: self.config.data_of(stage).batch for stage in self.config.stages}
+        return own.get(str(record.get("stage")), self.config.data.batch)
+
     @property
     def evaluated(self) -> bool:
         """Whether evaluation.csv has any image."""
@@ -101,8 +108,7 @@ class RunFolder:
         if not validations:
             return {row: mean for row in rows if (mean := mean_score(images, row)) is not None}
         keys = {row: row.replace(" ", "_") for row in rows}
-        values = {row: [number(validations[-1], f"{key}_{measure}") for measure in ("psnr", "ssim")] for row, key in keys.items()}
-        return {row: Score(psnr, ssim) for row, (psnr, ssim) in values.items() if psnr is not None and ssim is not None}
+        return _complete({row: {m: number(validations[-1], f"{key}_{m}") for m in MEASURES} for row, key in keys.items()})
 
 
 def read_run(folder: Path, label: str | None = None) -> RunFolder:
@@ -204,18 +210,22 @@ def _lines(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _scores(line: dict[str, str], rows: Sequence[str]) -> dict[str, Score]:
-    scores = {}
-    for row in rows:
-        try:
-            scores[row] = Score(float(line[f"PSNR ({row.title()})"]), float(line[f"SSIM ({row.title()})"]))
-        except (KeyError, TypeError, ValueError):
-            continue
-    return scores
+    return _complete({row: {m: _number_in(line.get(column(m, row))) for m in MEASURES} for row in rows})
+
+
+def _complete(read: Mapping[str, Mapping[str, float | None]]) -> dict[str, Score]:
+    """The scores of the table rows that have PSNR and SSIM."""
+    found = {row: {m: value for m, value in values.items() if value is not None} for row, values in read.items()}
+    return {row: Score(m.pop("psnr"), m.pop("ssim"), m) for row, m in found.items() if {"psnr", "ssim"} <= m.keys()}
+
+
+def _number_in(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
 
 
 def _finite(text: str | None) -> float | None:
-    try:
-        value = float(text or "")
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    value = _number_in(text)
+    return value if value is not None and math.isfinite(value) else None

@@ -14,7 +14,7 @@ import numpy as np
 
 from distill.data.pixels import Pixels
 from distill.runtime.files import write_bytes
-from distill.scoring.metrics import LOSSLESS_DB, psnr, ssim
+from distill.scoring.metrics import LOSSLESS_DB, Metric, in_decibel, psnr, ssim
 
 Measure = Literal["psnr", "reproduced"]
 ROWS = ("blurry", "teacher", "student")
@@ -29,6 +29,13 @@ class Score:
     psnr: float
     """dB, 8-bit RGB."""
     ssim: float
+    more: Mapping[str, float] = field(default_factory=dict)
+    """The scores that `eval.metrics` asks for, by name."""
+
+    @property
+    def measures(self) -> dict[str, float]:
+        """All scores by name."""
+        return {"psnr": self.psnr, "ssim": self.ssim, **self.more}
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Evaluation:
     """The images without a sharp one, by name."""
 
     def mean(self, row: str) -> Score | None:
-        """A table row's mean PSNR and mean SSIM over the images with a sharp one, as `mean_score`."""
+        """A table row's mean scores over the images with a sharp one, as `mean_score`."""
         rows = ROWS if row in ROWS else (row,)
         return mean_score([{r: s for r, s in image.items() if r in rows} for image in self.images.values()], row)
 
@@ -104,20 +111,21 @@ class Evaluation:
         """The means by name, such as `student_psnr`, `blurry_to_teacher_ssim` and `reproduced`; those that there are."""
         rows = {row: self.mean(row) for row in ROWS} | {row: self.mean_to_teacher(row) for row in TO_TEACHER}
         scores = {row.replace(" ", "_"): score for row, score in rows.items() if score is not None}
-        found = {f"{row}_{measure}": value for row, score in scores.items() for measure, value in vars(score).items()}
+        found = {f"{row}_{measure}": value for row, score in scores.items() for measure, value in score.measures.items()}
         return found if self.reproduced is None else found | {"reproduced": self.reproduced}
 
     def table(self) -> str:
-        """One line per evaluated table row, such as `student  28.40  0.8449`: mean PSNR in dB and mean SSIM."""
+        """One line per evaluated table row, such as `student  28.40  0.8449`: mean PSNR in dB and mean SSIM. If there are more
+        scores, a line above names them all."""
         lines: list[str] = []
         if self.images or not self.fidelity:
             lines.append(f"{len(self.images)} validation images")
-            lines += [_line(f"{row:<8}", score) for row in ROWS if (score := self.mean(row)) is not None]
+            lines += _lines(8, {row: self.mean(row) for row in ROWS})
             if (score := self.mean(DISTANCE)) is not None:
-                lines.append(f"{DISTANCE}  {score.psnr:.2f}  {score.ssim:.4f}")
+                lines.append(f"{DISTANCE}  {score.psnr:.2f}  {score.ssim:.4f}{_more(score)}")
         if self.fidelity:
             lines.append(f"{len(self.fidelity)} validation images without sharp ones, compared with the teacher's images")
-            lines += [_line(f"{row:<18}", score) for row in TO_TEACHER if (score := self.mean_to_teacher(row)) is not None]
+            lines += _lines(18, {row: self.mean_to_teacher(row) for row in TO_TEACHER})
             lines.append(self.reproduced_in_words())
         return "\n".join(lines)
 
@@ -135,30 +143,36 @@ class Evaluation:
         return self.reproduced_in_words() if score is None else f"student {score.psnr:.2f} dB, {score.ssim:.4f}"
 
     def write_csv(self, path: Path, digits: int = 2) -> None:
-        """One line per image: PSNR with `digits` decimals, SSIM and the share that is reproduced with two more. What does not
-        apply to an image is empty. Raises WriteError."""
+        """One line per image: scores in dB with `digits` decimals, others and the share that is reproduced with two more. What
+        does not apply to an image is empty. Raises WriteError."""
         rows = [row for row in ROWS if self.mean(row) is not None] + [*TO_TEACHER] * bool(self.fidelity)
         last = [REPRODUCED] if self.fidelity else []
         text = io.StringIO()
         writer = csv.writer(text)
-        writer.writerow(["Image", *(f"SSIM ({r.title()})" for r in rows), *(f"PSNR ({r.title()})" for r in rows), *last])
         scores = {name: {r: s for r, s in image.items() if r in ROWS} for name, image in self.images.items()}
-        for name, image in (scores | {name: image.rows for name, image in self.fidelity.items()}).items():
-            ssims = [f"{image[r].ssim:.{digits + 2}f}" if r in image else "" for r in rows]
-            psnrs = [f"{image[r].psnr:.{digits}f}" if r in image else "" for r in rows]
+        scores |= {name: image.rows for name, image in self.fidelity.items()}
+        more = dict.fromkeys(name for image in scores.values() for score in image.values() for name in score.more)
+        columns = [(measure, row) for measure in ("ssim", "psnr", *more) for row in rows]
+        writer.writerow(["Image", *(column(measure, row) for measure, row in columns), *last])
+        for name, image in scores.items():
+            values = [number_text(m, image[r].measures[m], digits) if r in image else "" for m, r in columns]
             share = reproduced([self.fidelity[name]]) if name in self.fidelity else None
-            writer.writerow([name, *ssims, *psnrs, *(["" if share is None else f"{share:.{digits + 2}f}"] * len(last))])
+            writer.writerow([name, *values, *(["" if share is None else f"{share:.{digits + 2}f}"] * len(last))])
         write_bytes(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def mean_score(images: Iterable[Mapping[str, Score]], row: str) -> Score | None:
-    """A table row's `mean_psnr`, and its mean SSIM over all images, {table row: score} each. None if no image has the table
-    row."""
+    """A table row's `mean_psnr` of each score in dB, and its mean over all images of each other score; {table row: score} each.
+    None if no image has the table row."""
     scored = [image for image in images if row in image]
     if not scored:
         return None
-    psnr = mean_psnr([{r: score.psnr for r, score in image.items()} for image in scored], row)
-    return Score(psnr, float(np.mean([image[row].ssim for image in scored])))
+    means = {}
+    for measure in dict.fromkeys(name for image in scored for name in image[row].measures):
+        values = [{r: v for r, s in image.items() if (v := s.measures.get(measure)) is not None} for image in scored]
+        values = [image for image in values if row in image]
+        means[measure] = mean_psnr(values, row) if in_decibel(measure) else float(np.mean([image[row] for image in values]))
+    return Score(means.pop("psnr"), means.pop("ssim"), means)
 
 
 def mean_psnr(images: Sequence[Mapping[str, float]], row: str) -> float:
@@ -169,12 +183,36 @@ def mean_psnr(images: Sequence[Mapping[str, float]], row: str) -> float:
     return float(np.mean([min(image[row], LOSSLESS_DB) for image in finite or images]))
 
 
-def _line(row: str, score: Score) -> str:
-    return f"{row}{score.psnr:6.2f}  {score.ssim:.4f}"
+def column(measure: str, row: str) -> str:
+    """The name of a CSV file's column."""
+    return f"{measure.upper() if measure in ('psnr', 'ssim') else measure} ({row.title()})"
 
 
-def score(image: Pixels, reference: Pixels) -> Score:
-    return Score(psnr(image, reference), ssim(image, reference))
+def number_text(measure: str, value: float, digits: int = 2) -> str:
+    """`value` with `digits` decimals if it is in dB, else with two more."""
+    return f"{value:.{digits if in_decibel(measure) else digits + 2}f}"
+
+
+def _lines(width: int, rows: Mapping[str, Score | None]) -> list[str]:
+    """A line per row, and one above them if there is more than PSNR and SSIM."""
+    found = {row: score for row, score in rows.items() if score is not None}
+    names = next((list(score.more) for score in found.values() if score.more), [])
+    head = [" " * width + "  PSNR    SSIM" + "".join(f"{name:>{_width(name)}}" for name in names)] if names else []
+    return head + [f"{row:<{width}}{score.psnr:6.2f}  {score.ssim:.4f}{_more(score)}" for row, score in found.items()]
+
+
+def _more(score: Score) -> str:
+    return "".join(f"{number_text(name, value):>{_width(name)}}" for name, value in score.more.items())
+
+
+def _width(name: str) -> int:
+    return 2 + max(len(name), 6)
+
+
+def score(image: Pixels, reference: Pixels, more: Mapping[str, Metric] | None = None) -> Score:
+    """PSNR and SSIM, and `more` (`metrics_of`)."""
+    others = {name: metric(image, reference) for name, metric in (more or {}).items()}
+    return Score(psnr(image, reference), ssim(image, reference), others)
 
 
 def squared_error(image: Pixels, reference: Pixels) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -19,6 +20,7 @@ from distill.networks.architecture import inference_copy
 from distill.networks.teacher import NOT_FINITE, Teacher
 from distill.runtime.ranks import Ranks
 from distill.scoring.evaluation import DISTANCE, Evaluation, Fidelity, Score, score, squared_error
+from distill.scoring.metrics import metrics_of
 from distill.synthesis.eight_bit import to_uint8
 
 COLUMN_SIDE = 256
@@ -47,10 +49,11 @@ class Validation:
     ) -> None:
         """`distance`: also score the student against the teacher where there are sharp images. Only the first evaluation can do
         this, because those images of the teacher are not kept. Raises FileNotFoundError and ImageError if the images are not as
-        the config says."""
+        the config says, and ConfigError if a score of `eval.metrics` cannot be computed here."""
         self.config, self.teacher, self.device, self.ranks = config, teacher, device, ranks or Ranks()
         self.distance = distance
         self.dataset = ValidationImages(config)
+        self._score = partial(score, more=metrics_of(config.eval.metrics, device))
         self.skipped: dict[str, Skipped] = {}
         self._unchanging: dict[str, dict[str, Score]] = {}
         self._teacher_columns: dict[str, Pixels] = {}
@@ -145,19 +148,19 @@ class Validation:
                 return
             if name not in self._corrections:
                 pixels = to_pixels(blurry)
-                self._corrections[name] = score(pixels, by_teacher), squared_error(pixels, by_teacher)
+                self._corrections[name] = self._score(pixels, by_teacher), squared_error(pixels, by_teacher)
             before, correction = self._corrections[name]
             error = squared_error(restored, by_teacher)
-            part.fidelity[index] = name, Fidelity(before, score(restored, by_teacher), correction, error)
+            part.fidelity[index] = name, Fidelity(before, self._score(restored, by_teacher), correction, error)
             # Rows of images with a sharp one have a column more, so a picture shows those alone, if there are any.
             if not self.config.data.val.has_sharp and len(part.rows) < self.config.eval.samples:
                 part.rows[index] = side_by_side([_column(pixels) for pixels in (to_pixels(blurry), restored, by_teacher)])
             return
         reference = to_pixels(sharp)
         unchanging, teacher_image = self._score_unchanging(name, blurry, reference, len(part.rows))
-        scores = unchanging | {"student": score(restored, reference)}
+        scores = unchanging | {"student": self._score(restored, reference)}
         if self.distance and teacher_image is not None:
-            scores[DISTANCE] = score(restored, teacher_image)
+            scores[DISTANCE] = self._score(restored, teacher_image)
         part.scores[index] = name, scores
         # Teacher columns are kept only for images that got a row in the first evaluation. If such an image cannot be read in a
         # later evaluation, its row is free. An image without a teacher column must not take it: its row would lack a column.
@@ -187,10 +190,10 @@ class Validation:
         teacher, or if an earlier call computed the scores. `rows` is the number of picture rows made before this image."""
         restored = None
         if name not in self._unchanging:
-            self._unchanging[name] = {"blurry": score(to_pixels(blurry), reference)}
+            self._unchanging[name] = {"blurry": self._score(to_pixels(blurry), reference)}
             if self.teacher is not None:
                 restored = to_pixels(self.teacher(blurry))
-                self._unchanging[name]["teacher"] = score(restored, reference)
+                self._unchanging[name]["teacher"] = self._score(restored, reference)
                 if rows < self.config.eval.samples:
                     self._teacher_columns[name] = _column(restored)
         return self._unchanging[name], restored

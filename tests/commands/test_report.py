@@ -30,7 +30,7 @@ from running import StopAt, records
 
 from distill import report as report_command
 from distill.command import Interrupted
-from distill.config import Config, ConfigError
+from distill.config import Config, ConfigError, parse_config
 from distill.data.image_files import read_image
 from distill.data.pixels import centre_crop, side_by_side
 from distill.networks.student_files import load_student
@@ -42,6 +42,7 @@ from distill.reporting.curves import Clock, curves
 from distill.reporting.pictures import SHOWN_SIDE, gallery
 from distill.reporting.reading import read_run, read_runs
 from distill.reporting.words import notes, status, teacher_check, warnings
+from distill.scoring import metrics
 from distill.scoring.evaluation import ROWS
 from distill.scoring.validation import COLUMN_SIDE, Validation
 from distill.train import train
@@ -446,3 +447,26 @@ def test_training_records_its_continuation_and_what_it_left_out(tiny_config: Cal
     assert len({record["path"] for record in read.of("skipped")}) == 1
     assert str(broken) in " ".join(warnings(read))
     assert not Clock(read).estimated
+
+
+def test_further_scores_are_in_records_csv_and_report(tiny_tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a run that measures them. The report of a machine that lacks what they need shows what was measured."""
+    names = ["psnr_y", "ssim_rgb_matlab"]
+    tiny_tree["eval"] |= {"metrics": names, "images": 2}
+    tiny_tree["stages"][0]["epochs"] = 1
+    config = parse_config(tiny_tree)
+    evaluation = train(config)
+    (record,) = records(config.run.dir, "val")
+    student = evaluation.mean("student")
+    assert student is not None
+    assert list(student.more) == names
+    assert {name: record[f"student_{name}"] for name in names} == student.more
+    monkeypatch.setattr(metrics, "OURS", {})
+    shown = content(report([Path(config.run.dir)], images=1))["runs"][0]
+    assert shown["scores"]["student"] == student.measures
+    assert shown["curves"]["val"]["values"]["student_psnr_y"] == [pytest.approx(student.more["psnr_y"], rel=1e-5)]
+    for image in shown["images"]:
+        assert image["scores"]["student"]["psnr_y"] == pytest.approx(
+            evaluation.images[image["name"]]["student"].more["psnr_y"], abs=0.005
+        )
+    assert shown["images"]

@@ -85,8 +85,9 @@ function toTeacherTable(run) {
     percent(row === "student" || reproduced === null ? reproduced : 0, 1),
     fixed(scores[row].psnr, 2),
     fixed(scores[row].ssim, 4),
+    ...furtherScores([scores]).map((measure) => fixed(scores[row][measure], digitsOf(measure))),
   ]);
-  const head = ["", "reproduced", "PSNR to teacher, dB", "SSIM to teacher"];
+  const head = ["", "reproduced", "PSNR to teacher, dB", "SSIM to teacher", ...furtherScores([scores]).map((measure) => `${titleOf(measure)} to teacher`)];
   return [
     table("Closeness to the teacher’s pictures", head, rows, { class: "figures" }),
     h("p", { class: "small" }, `${sourceOf(run)}.`),
@@ -101,12 +102,19 @@ function scoreTable(run) {
     h("span", { class: `key ${row}` }, { blurry: "blurry input", student: "student", teacher: "teacher" }[row]),
     withGain(scores, row, "psnr", 2),
     withGain(scores, row, "ssim", 4),
+    ...furtherScores([scores]).map((measure) => withGain(scores, row, measure, digitsOf(measure))),
   ]);
   return [
-    table("Scores on the validation images", ["", "PSNR, dB", "SSIM"], rows, { class: "figures" }),
+    table("Scores on the validation images", ["", "PSNR, dB", "SSIM", ...furtherScores([scores]).map(titleOf)], rows, { class: "figures" }),
     h("p", { class: "small" }, `${sourceOf(run)}; ${BELOW}.`),
   ];
 }
+
+/** The names of the scores beside PSNR and SSIM; each run's scores are {row: {name: value}}. */
+const furtherScores = (runs) =>
+  [...new Set(runs.flatMap((scores) => Object.values(scores).flatMap(Object.keys)))].filter((measure) => measure !== "psnr" && measure !== "ssim");
+const digitsOf = (measure) => (measure.startsWith("psnr") ? 2 : 4);
+const titleOf = (measure) => (measure.startsWith("psnr") ? `${measure}, dB` : ["lpips_vgg", "dists"].includes(measure) ? `${measure}, lower is better` : measure);
 
 const BELOW = "small figures are the gain over the blurry input";
 const SCORES_EXPLAINED =
@@ -151,6 +159,10 @@ const SHOWN = [
   ["psnr", "Validation PSNR", "dB", (value) => fixed(value, 2)],
   ["ssim", "Validation SSIM", "", (value) => fixed(value, 4)],
 ];
+const shownOf = (runs) => [
+  ...SHOWN,
+  ...furtherScores(runs.map((run) => run.scores)).map((measure) => [measure, `Validation ${titleOf(measure)}`, "", (value) => fixed(value, digitsOf(measure))]),
+];
 
 const REPRODUCED = ["reproduced", "Teacher’s correction reproduced", "%", (value) => fixed(value, 1)];
 const TO_TEACHER = ["to_teacher_psnr", "PSNR to the teacher’s pictures", "dB", (value) => fixed(value, 2)];
@@ -168,7 +180,7 @@ function chartsOfOne(run) {
   };
   return [
     make("Loss on training crops", "", TERMS.map(([key, name, colour, dash]) => curve(train, key, { name, colour, dash })), (value) => significant(value)),
-    ...SHOWN.map(([measure, title, unit, format]) =>
+    ...shownOf([run]).map(([measure, title, unit, format]) =>
       make(
         title,
         unit,
@@ -198,7 +210,7 @@ function chartsOfSeveral(runs) {
     return series.length ? lineChart({ title, unit, series: [...series, ...levels], format }) : null;
   };
   return [
-    ...SHOWN.map(([measure, title, unit, format]) => over(title, unit, "val", `student_${measure}`, format, sharedLevels(runs, `_${measure}`))),
+    ...shownOf(runs).map(([measure, title, unit, format]) => over(title, unit, "val", `student_${measure}`, format, sharedLevels(runs, `_${measure}`))),
     over(REPRODUCED[1], REPRODUCED[2], "val", REPRODUCED[0], REPRODUCED[3], [], 100),
     over(TO_TEACHER[1], TO_TEACHER[2], "val", `student_${TO_TEACHER[0]}`, TO_TEACHER[3], sharedLevels(runs, `_${TO_TEACHER[0]}`)),
     ...TERMS.map(([key, name]) => over(name[0].toUpperCase() + name.slice(1), "", "train", key, (value) => significant(value))),
@@ -242,9 +254,15 @@ function reproducedCell({ toTeacher }) {
 
 function comparison(content) {
   const { runs, differences } = content;
-  const found = COLUMNS.filter(([, , has]) => runs.some(has));
+  const further = furtherScores(runs.map((run) => run.scores)).map((measure) => [
+    titleOf(measure),
+    (run) => withGain(run.scores, "student", measure, digitsOf(measure)),
+    (run) => run.scores.student,
+  ]);
+  const columns = [...COLUMNS.slice(0, 2), ...further, ...COLUMNS.slice(2)];
+  const found = columns.filter(([, , has]) => runs.some(has));
   // Runs that have no scores at all yet: the columns of ordinary ones.
-  const shown = runs.some((run) => run.scores.student || run.toTeacher) ? found : COLUMNS.filter(([title]) => title !== "reproduced");
+  const shown = runs.some((run) => run.scores.student || run.toTeacher) ? found : columns.filter(([title]) => title !== "reproduced");
   const rows = runs.map((run) => {
     const state = { complete: "complete", unfinished: "not finished", empty: "no steps yet" }[run.status.kind];
     return [[run.label, h("small", { class: "below" }, state)], ...shown.map(([, cell]) => cell(run))];
