@@ -30,6 +30,9 @@ __all__ = ["chromium", "place"]  # fixtures
 pytestmark = needs_chromium
 
 
+FURTHER_SCORES = {"blurry_psnr_y": 27.0, "student_psnr_y": 28.5, "blurry_lpips_vgg": 0.31, "student_lpips_vgg": 0.23}
+
+
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Reports of one run, of two, and of runs without sharp images."""
@@ -57,12 +60,15 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def numbered_runs(root: Path, sharp: Path) -> list[Path]:
-    """Two, run1 and run2, on whole images, which are no squares, and with a second stage that begins shortly before their end."""
+    """Two, run1 and run2, on whole images, which are no squares, with a second stage that begins shortly before their end, and
+    with further scores."""
     stages = [{"name": "first", "epochs": 3}, {"name": "a-name-of-many-words", "epochs": 1}]
     for name in ("run1", "run2"):
         make_run(root / name, sharp, eval={"crop": None}, stages=stages)
-        later = {"stage": "a-name-of-many-words"}
-        known = [record | ({"stage": "first"} if "stage" in record else {}) for record in training_records()]
+        later, more = {"stage": "a-name-of-many-words"}, FURTHER_SCORES
+        known = [
+            r | ({"stage": "first"} if "stage" in r else {}) | (more if r["kind"] == "val" else {}) for r in training_records()
+        ]
         write_records(root / name, [r | (later if "stage" in r and r["step"] > STEPS - 4 else {}) for r in known])
         (root / name / "student_model_v1.pth").rename(root / name / "student_best.pth")
     return [root / "run1", root / "run2"]
@@ -323,3 +329,15 @@ def test_a_script_that_is_not_the_reports_own_does_not_run(chromium: Any, pages:
     assert tab.locator("h1").inner_text() == "run"
     assert tab.evaluate("window.hacked") is None
     tab.close()
+
+
+@pytest.mark.parametrize("kind", ["whole images", "numbered"])
+def test_further_scores_are_columns_and_charts(tab: Any, pages: dict[str, Path], kind: str) -> None:
+    """Of one run, and of several compared. The teacher's are not recorded."""
+    tab.goto(pages[kind].as_uri())
+    text = tab.locator("main").inner_text()
+    assert {"psnr_y, dB", "lpips_vgg, lower is better"} <= {cell.strip() for cell in tab.locator("th").all_inner_texts()}
+    assert "28.50\n+1.50" in text
+    assert "0.2300\n\u22120.0800" in text
+    assert "Validation psnr_y, dB" in text
+    assert "Validation lpips_vgg, lower is better" in text
