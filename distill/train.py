@@ -99,7 +99,7 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
                     batches = on_device(_completed(loader, run.filler), device)
                     evaluation = _run_steps(run, plan, batches, log, checkpoints, pause)
                 except DivergedError:
-                    checkpoints.save()  # rejected updates changed nothing: the weights are the last good ones
+                    checkpoints.save()  # rejected updates changed nothing: the weights are those of the last finite update
                     raise
                 except Interrupted as stop:
                     if stop.between_steps:
@@ -206,8 +206,8 @@ def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
     if log.rejected_in_a_row > limit:
         raise DivergedError(
             f"step {step}: {log.rejected_in_a_row} updates in a row were not finite (optimizer.max_skipped: {limit}); the"
-            f" checkpoint in {run.folder} keeps the last good weights; look at the images that were named, try a lower"
-            " optimizer.lr or optimizer.clip_norm"
+            f" checkpoint in {run.folder} keeps the weights of the last finite update; its last validation says whether they are"
+            " still good; look at the images that were named, try a lower optimizer.lr or optimizer.clip_norm"
         )
     # Reads `teacher_failed`, not the record. If the run was stopped after the overflow and before this check, `teacher_failed`
     # came back from the checkpoint, and the record covers only the steps since then.

@@ -28,7 +28,7 @@ def file(tmp_path: Path) -> Path:
         ("data.pach=96", ["data.pach: unknown key", "did you mean data.patch?"]),
         ("patch=96", ["patch: unknown key", "did you mean data.patch?"]),
         ("student.widht=8", ["student.widht", "did you mean student.width?"]),
-        ("stages.0.lr=1", ["stages.0.lr: unknown key", "did you mean optimizer.lr?"]),
+        ("stages.0.clip_norm=1", ["stages.0.clip_norm: unknown key", "did you mean optimizer.clip_norm?"]),
         ("data.patch=-5", ["data.patch", "found -5"]),
         ("data.patch=big", ["data.patch", "integer", "found 'big'"]),
         ("data.patch=64.5", ["data.patch", "found 64.5"]),
