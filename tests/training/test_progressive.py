@@ -62,9 +62,10 @@ def test_it_goes_on_bit_for_bit(progressive: dict[str, Any], tmp_path: Path, reu
 def test_a_cached_run_cuts_its_teacher_images_to_the_stages_patches(
     pairs_tree: dict[str, Any], progressive: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Both stages fill the cache: `kd` compares patches of the stage's size, or nothing."""
+    """Both stages fill the cache, the first with 4 of 6 images. The second run finds them all there."""
     assert progressive is pairs_tree
     progressive["teacher"]["on_missing"] = "compute"
+    progressive["data"]["images_per_epoch"] = 4
     stopped = stopped_and_resumed(progressive, tmp_path / "stopped", 0)
     straight = parse_config(progressive)
     assert len(list(Path(straight.teacher.cache).rglob("*.png"))) == 6
