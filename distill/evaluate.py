@@ -55,7 +55,7 @@ def _score(config: Config, weights: Path | str | None) -> Evaluation:
     with ranks.connected(device):
         with ranks.first_of_node_first():
             teacher = build_teacher(config.teacher, device)
-        student = load_student(file).to(device)
+        student = load_student(file, each_channel=config.teacher.each_channel).to(device)
         validation = Validation(config, teacher, device, ranks, distance=True)
         turns = ranks.turns(len(validation.dataset))  # as many as the rank with the most images has
         with progress_bar(turns, "image", silent=not ranks.first, leave=False) as bar:

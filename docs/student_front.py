@@ -93,8 +93,8 @@ def draw(path: Path, students: list[Measured]) -> None:
     ax.set_xlabel("milliseconds for 512x512")
     ax.set_ylabel("PSNR in dB")
     ax.spines[["top", "right"]].set_visible(False)
-    ax.legend(frameon=False, loc="lower right")
-    ax.margins(x=0.15)
+    ax.legend(frameon=False)
+    ax.margins(x=0.2, y=0.12)
     figure.savefig(path, metadata={"Date": None})
 
 

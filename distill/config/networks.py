@@ -32,7 +32,8 @@ class TeacherConfig(Section):
     weights: str = "motion_deblurring"
     """A small teacher that comes with the package: `general` (softness, defocus, motion blur, noise and JPEG) or `embedded`
     (softness only). Or a file. Or a published Restormer: `motion_deblurring`, `real_denoising`, `gaussian_color_denoising_blind`,
-    `single_image_defocus_deblurring`, `deraining`; the last two also need `sha256`. A file can hold a Restormer, a U-Net of this
+    `single_image_defocus_deblurring`, `deraining`. The hashes of the last two are not known here: `sha256` must be given, or the
+    file. A file can hold a Restormer, a U-Net of this
     project, or, with `pip install -e ".[teachers]"`, another restoration network that the package spandrel recognises."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     """sha256 of the weights file, checked if given. Required for a published name whose hash this project lacks."""
@@ -81,7 +82,7 @@ class UNetConfig(Section):
     """`batch`: BatchNorm after each 3x3 convolution. `none`: no normalisation."""
     block: Literal["double_conv", "residual"] = "double_conv"
     """What a level consists of. `double_conv`, as in the original project: two convolutions, max-pooling, skips that are
-    concatenated. `residual`: residual blocks, and skips that are added. Better in the same time."""
+    concatenated. `residual`: residual blocks, and skips that are added. Somewhat better in the same time."""
     blocks: list[Annotated[int, Field(ge=0)]] | None = None
     """For `block: residual`, and needed there: the number of residual blocks of each level, the bottleneck last. Encoder and
     decoder of a level have as many each."""

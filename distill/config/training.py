@@ -45,8 +45,8 @@ class StageConfig(Section):
     batch: Count | None = None
     """Samples per optimiser step in this stage, summed over all GPUs. null: `data.batch`."""
     lr: Positive | None = None
-    """Learning rate in this stage, which `optimizer.schedule` and `optimizer.warmup_steps` change like the one it replaces. null:
-    `optimizer.lr`."""
+    """Learning rate in this stage, in place of `optimizer.lr`. Schedule and warm-up stay those of the whole run: a cosine does
+    not begin again, so half-way through the run the rate is half of this."""
 
     @model_validator(mode="after")
     def _check_any(self) -> StageConfig:
@@ -122,6 +122,8 @@ class OptimizerConfig(Section):
                 raise ValueError(
                     f"{key}: {value} does nothing with schedule: {self.schedule}; give schedule: {schedule}, or leave it out"
                 )
+        if self.lr_min and not self.schedule.startswith("cosine"):
+            raise ValueError(f"lr_min: {self.lr_min:g} does nothing with schedule: {self.schedule}; leave it out")
         if self.milestones != sorted(set(self.milestones)):
             raise ValueError(f"milestones: {self.milestones} are not in ascending order")
         return self

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,7 +32,7 @@ class PassedOver:
         """Whether a path is a file named as an image that is read. If it is not, notes it."""
         suffix = path.suffix.lower()
         self.unread |= {path} if suffix in UNREAD else set()
-        if suffix not in SUFFIXES or path.is_file():
+        if suffix not in SUFFIXES or os.path.isfile(path):  # False, not an error, in a folder that cannot be entered
             return suffix in SUFFIXES
         what = "a link that leads to no file" if path.is_symlink() else "no ordinary file"
         self.broken[path] = ImageError(what, path)
@@ -46,26 +46,32 @@ def find_images(folder: str) -> dict[str, Path]:
     frames of all GoPro sequences. Logs what is passed over. Raises FileNotFoundError for a missing folder, ImageError for an
     empty folder or for two files whose stems are the same in Unicode's NFC.
     """
-    found: dict[str, Path] = {}
+    same: dict[str, list[Path]] = {}
     stems: dict[str, str] = {}
     passed = PassedOver()
     for prefix, root in _expand(folder):
         for path in images_below(root, passed):
             stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
             stem = stems.setdefault(nfc(stem), stem)
-            other = found.setdefault(stem, path)
-            if other is path:
-                continue
-            kept = [each for each in (other, path) if each.suffix.lower() in ALWAYS_READ]
-            if len(kept) != 1:
-                raise ImageError(f"has the same stem as {other}; rename one of them", path)
-            found[stem] = kept[0]  # earlier versions did not read the other one, and trained on this one
-            logger.warning("%s: left out beside %s of the same stem", path if kept[0] is other else other, kept[0].name)
+            same.setdefault(stem, []).append(path)
+    found = {stem: _one_of(paths) for stem, paths in same.items()}
     for message in [*map(str, passed.broken.values()), *(f"{folder}: {words}" for words in unread_in_words(passed.unread))]:
         logger.warning("%s", message)
     if not found:
         raise NoImagesError(f"{folder}: no images ({', '.join(sorted(SUFFIXES))}) in this folder or below it")
     return dict(sorted(found.items()))
+
+
+def _one_of(paths: Sequence[Path]) -> Path:
+    """The file of a stem. Of several, the one of a kind that earlier versions read: they trained on it. Raises ImageError."""
+    kept = [path for path in paths if path.suffix.lower() in ALWAYS_READ] if len(paths) > 1 else list(paths)
+    if len(kept) != 1:
+        first, second = (kept or paths)[:2]
+        raise ImageError(f"has the same stem as {first}; rename one of them", second)
+    for path in paths:
+        if path is not kept[0]:
+            logger.warning("%s: left out beside %s of the same stem", path, kept[0].name)
+    return kept[0]
 
 
 def images_below(root: Path, passed: PassedOver) -> Iterator[Path]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from distill.data.decoding.kinds import JPEG
 from distill.data.image_files import ImageError, read_image
 from distill.data.pixels import Pixels
 
@@ -50,7 +51,7 @@ class ImageFile:
     def block(self) -> int:
         """Crops begin at multiples of this many pixels. A blurry JPEG keeps its blocks of 8x8 where they are in the whole image:
         a network that undoes JPEG may depend on it (Jiang et al., arXiv:2109.14573, of double JPEG; not measured here)."""
-        return 8 if self.blurry is not None and self.blurry.suffix.lower() in (".jpg", ".jpeg") else 1
+        return 8 if self.blurry is not None and self.blurry.suffix.lower() in JPEG else 1
 
     def read(self) -> Triplet:
         """Raises ImageError for a file that cannot be used, and for a pair of different sizes."""

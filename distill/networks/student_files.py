@@ -59,14 +59,18 @@ def student_safetensors(model: nn.Module, about: About, dtype: torch.dtype = tor
     return save({key: value.contiguous() for key, value in state.items()}, content)
 
 
-def load_student(path: Path, residual: bool = False) -> nn.Module:
+def load_student(path: Path, residual: bool = False, each_channel: bool = False) -> nn.Module:
     """The network from a file of this project, of the original project, of a Restormer, or of any network that `load_foreign`
     recognises. It is in eval mode, on the CPU.
 
     If the file holds only a U-Net's state dict, it does not say whether the network is residual. `residual` then says whether it
-    is. The original project's U-Nets are not residual. Raises WeightsError and FileNotFoundError.
+    is. The original project's U-Nets are not residual. `each_channel` is as in `teacher`. Raises WeightsError and
+    FileNotFoundError.
     """
-    return read_student(path, residual)[0]
+    network = read_student(path, residual)[0]
+    if isinstance(network, OneChannel):
+        network.each_channel = each_channel
+    return network
 
 
 def read_student(path: Path, residual: bool = False) -> tuple[nn.Module, dict[str, str | int | float]]:

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from distill.data.decoding.colours import GREY_SPACE, RGB_SPACE, colour_space
+from distill.data.decoding.kinds import JPEG
 from distill.data.pixels import AnyPixels
 from distill.pictures.metadata import Metadata
 
 # Suffix -> Pillow's name for the format. A variable `kind` holds such a name.
 FORMATS = {
     **{".png": "PNG", ".bmp": "BMP", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF"},
-    **dict.fromkeys((".jpg", ".jpeg", ".jfif"), "JPEG"),
+    **dict.fromkeys(JPEG, "JPEG"),
 }
 WITH_ALPHA = frozenset({"PNG", "WEBP", "AVIF", "TIFF"})
 WITHOUT_GREY = frozenset({"WEBP", "AVIF"})

@@ -42,8 +42,10 @@ class Restorer:
         # therefore differ from its result for the whole picture, and are blended where the tiles overlap.
         if isinstance(network, UNet):
             margin = -(-network.receptive_radius // SIZE_MULTIPLE) * SIZE_MULTIPLE
-            self._spans: Callable[[int], list[Span]] = partial(exact_spans, tile=tile, margin=margin, stride=SIZE_MULTIPLE)
             smallest = 2 * margin + SIZE_MULTIPLE  # margins at both ends, and the least that can lie between them
+            if tile == TILE:  # for a network that sees far, as much again as its margins
+                tile = max(TILE, 4 * margin)
+            self._spans: Callable[[int], list[Span]] = partial(exact_spans, tile=tile, margin=margin, stride=SIZE_MULTIPLE)
         else:
             self._spans = partial(blended_spans, tile=tile, overlap=OVERLAP)
             smallest = 2 * OVERLAP  # overlaps at both ends, side by side

@@ -7,8 +7,8 @@ from scipy.ndimage import distance_transform_edt
 
 from distill.data.pixels import AnyPixels
 
-# Pixels are filled in squares of this side, with this margin around, which bounds the memory to 30 MB. The margin is more than a
-# U-Net sees from a visible pixel: 94 pixels with five levels.
+# Pixels are filled in squares of this side, with this margin around, which bounds the memory to 30 MB. The margin is more than
+# most U-Nets see from a visible pixel: 94 pixels with five levels of two convolutions.
 _SIDE, _MARGIN = 768, 256
 
 

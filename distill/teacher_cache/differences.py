@@ -24,6 +24,8 @@ class Differences:
     """An earlier version read another picture in an input than this one does."""
     damaged: list[str] = field(default_factory=list)
     """The stored teacher image is not what was written."""
+    unread: list[str] = field(default_factory=list)
+    """An earlier version, which read fewer kinds of files, made no teacher image. Training goes on without it."""
     removed: list[str] = field(default_factory=list)
     """The image is no longer among the inputs."""
     touched: list[str] = field(default_factory=list)
@@ -32,10 +34,11 @@ class Differences:
 
     @property
     def to_compute(self) -> list[str]:
-        return sorted([*self.missing, *self.changed, *self.misread, *self.damaged])
+        return sorted([*self.missing, *self.changed, *self.misread, *self.unread, *self.damaged])
 
     def complaint(self) -> str | None:
-        """All differences that make the cache wrong, in one line. None if there are none: `touched` does not count."""
+        """All differences that make the cache wrong, in one line. None if there are none: `touched` and
+        `unread` do not count."""
         words = {
             "have no teacher image": self.missing,
             "changed since their teacher image was computed": self.changed,

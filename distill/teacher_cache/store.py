@@ -84,9 +84,10 @@ class TeacherCache:
         if self.bare is not None:
             found.missing = [image.stem for image in images if image.stem not in self.bare]
             return found
+        found.unread = [image.stem for image in images if self._was_unread(image)]
         found.misread = [image.stem for image in images if self._was_misread(image)]
-        misread = set(found.misread)
-        suspects = [image for image in images if image.stem not in misread and (thorough or not self._is_trusted(image))]
+        known = {*found.unread, *found.misread}
+        suspects = [image for image in images if image.stem not in known and (thorough or not self._is_trusted(image))]
         for _ in range(len(images) - len(suspects)):
             advance()
         with ThreadPoolExecutor() as threads:  # reading and zlib.crc32 release the GIL
@@ -110,12 +111,16 @@ class TeacherCache:
         return all(stamp.looks_like(path) for path, stamp in self._files_of(image, entry))
 
     def _was_misread(self, image: ImageFile) -> bool:
-        """Whether an earlier version read other pictures in an image's input files, or could not read them."""
+        """Whether an earlier version read other pictures in an image's input files."""
         entry = self.manifest.entries.get(image.stem)
-        if entry is None or entry.reader == READER:
+        if entry is None or entry.reader == READER or entry.unreadable is not None:
             return False
         inputs = (image.blurry, image.sharp if entry.sharp is not None else None)
-        return entry.unreadable is not None or any(was_misread(path) for path in inputs if path is not None)
+        return any(was_misread(path) for path in inputs if path is not None)
+
+    def _was_unread(self, image: ImageFile) -> bool:
+        entry = self.manifest.entries.get(image.stem)
+        return entry is not None and entry.reader != READER and entry.unreadable is not None
 
     def _checksum(self, image: ImageFile) -> State:
         """The state of an image, found by reading and checksumming its files."""

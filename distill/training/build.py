@@ -30,7 +30,7 @@ from distill.scoring.validation import Validation
 from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import cached_precision, open_for_training
 from distill.training.plan import Plan
-from distill.training.resume import resume_run, say_if_grown
+from distill.training.resume import resume_run, say_if_count_changed
 from distill.training.run_folder import ROW_PICTURES, row_picture_file
 from distill.training.state import TrainingState, continue_optimizer, new_training_state
 
@@ -157,7 +157,7 @@ def load_checkpoint_or_start(run: Run, saved: Mapping[str, Any] | None) -> Plan:
     """Loads a checkpoint's content, if there is one, into the run's state. Returns the plan of the resumed or new run."""
     config = run.config
     if saved is not None:
-        say_if_grown(saved, run.dataset.images)
+        say_if_count_changed(saved, run.dataset.images)
         return resume_run(saved, run.folder, run.state, len(run.dataset), run.teacher, config)
     if run.continued is not None:
         logger.info("student.init: %s", run.continued)

@@ -113,7 +113,7 @@ def resume_run(
     return plan
 
 
-def say_if_grown(content: Mapping[str, Any], images: Sequence[ImageFile]) -> None:
+def say_if_count_changed(content: Mapping[str, Any], images: Sequence[ImageFile]) -> None:
     """Warns if the checkpoint's run trained on another number of images."""
     # Versions that did not record the number of images read fewer kinds of files.
     count = content.get("images", sum(image.path.suffix.lower() in ALWAYS_READ for image in images))

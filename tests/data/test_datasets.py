@@ -228,7 +228,7 @@ def test_validation_takes_centres_and_an_even_choice(tiny_config: Callable[..., 
     assert all(b.sharp.shape == (1, 3, 48, 48) for b in images)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("suffix", "step"), [(".jpg", 8), (".JPEG", 8), (".png", 1)])
+@pytest.mark.parametrize(("suffix", "step"), [(".jpg", 8), (".JPEG", 8), (".jfif", 8), (".png", 1)])
 def test_crops_keep_to_the_blocks_of_a_blurry_jpeg(
     tiny_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, step: int
 ) -> None:

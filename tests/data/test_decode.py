@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pictures import levels, packed_tiff, png_header, png_of
 from PIL import ExifTags, Image, ImageCms
 
+from distill.data.decoding.decode import decode
 from distill.data.image_files import ImageError, read_image
 from distill.data.pixels import reduce_to_8_bits
 from distill.pictures.reading import read_picture
@@ -395,6 +396,28 @@ def test_the_terminal_is_there_again_after_several_threads_have_read(tmp_path: P
         list(threads.map(read_image, [path] * 200))
     os.write(2, b"said\n")
     assert capfd.readouterr().err == "said\n"
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_is_read_whose_next_page_is_nowhere(bits: int, tmp_path: Path) -> None:
+    pixels = np.arange(24 * 20 * 3, dtype=np.uint8).reshape(24, 20, 3).astype(f"uint{bits}")
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([pixels, pixels]), photometric="rgb", byteorder="<")
+    data = bytearray((tmp_path / "a.tif").read_bytes())
+    (first,) = struct.unpack_from("<I", data, 4)
+    (count,) = struct.unpack_from("<H", data, first)
+    struct.pack_into("<I", data, first + 2 + 12 * count, 999_999)  # behind the first page's entries
+    decoded = decode(bytes(data), None)
+    assert np.array_equal(decoded.pixels, pixels)
+    # Of 16 bits, tifffile counts the pages that it finds.
+    assert decoded.notes == (["only its first page or frame is read; what follows is damaged"] if bits == 8 else [])
+
+
+def test_a_tiff_is_read_where_standard_error_is_closed(tmp_path: Path) -> None:
+    Image.new("RGB", (20, 20), (10, 20, 30)).save(tmp_path / "a.tif", compression="tiff_lzw")
+    program = "import sys; from pathlib import Path; from distill.data.image_files import read_image;"
+    program += "print(read_image(Path(sys.argv[1])).mean())"
+    command = f"'{sys.executable}' -c '{program}' '{tmp_path / 'a.tif'}' 2>&-"
+    assert subprocess.run(command, shell=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]).stdout == "20.0\n"
 
 
 @pytest.mark.parametrize("module", ["pillow_heif", "pillow_jxl"])

@@ -70,7 +70,7 @@ def test_images_without_partner_are_named(tmp_path: Path, sharp: str, blurry: st
 def test_a_kind_that_is_read_now_does_not_end_a_folder_that_trained_before(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for name in ("a.gif", "a.png", "b.jpg", "b.avif", "c.gif"):
+    for name in ("a.avif", "a.gif", "a.png", "b.jpg", "b.avif", "c.gif"):
         (tmp_path / name).touch()
     assert [path.name for path in find_images(str(tmp_path)).values()] == ["a.png", "b.jpg", "c.gif"]
     assert f"{tmp_path}/a.gif: left out beside a.png of the same stem" in caplog.text

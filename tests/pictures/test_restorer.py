@@ -9,9 +9,9 @@ from pictures import levels
 from torch import nn
 
 from distill.config import ConfigError
-from distill.pictures.restorer import NotFiniteError, Restorer
+from distill.pictures.restorer import TILE, NotFiniteError, Restorer
 from restormer.weights import load_restormer
-from unet.model import UNet
+from unet.model import SIZE_MULTIPLE, UNet
 
 CPU = torch.device("cpu")
 
@@ -67,6 +67,12 @@ def test_progress_adds_up_to_the_picture() -> None:
         completed: list[int] = []
         Restorer(adding(0), CPU, tile=64).restore(levels((*size, 3)), completed.append)
         assert sum(completed) == size[0] * size[1]
+
+
+def test_without_a_tile_of_the_users_any_network_restores() -> None:
+    far = UNet(width=1, depth=5, block="residual", blocks=[4] * 5)
+    assert far.receptive_radius > TILE // 2 - SIZE_MULTIPLE
+    assert Restorer(far, CPU).restore(levels((20, 30, 3))).shape == (20, 30, 3)
 
 
 def test_a_tile_that_is_all_margin_is_refused() -> None:

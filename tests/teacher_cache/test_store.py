@@ -137,6 +137,18 @@ def test_what_an_earlier_version_misread_is_computed_again_and_the_rest_stays(
     assert TeacherCache(tmp_path / "pack").compare(images) == Differences()
 
 
+def test_what_an_earlier_version_could_not_read_is_tried_again_and_ends_no_training(pairs_tree: dict[str, Any]) -> None:
+    config = parse_config(pairs_tree)
+    images = cached_images(config.data)
+    (Path(str(config.data.blurry)) / "2.png").write_bytes(b"no image")
+    build_cache(config)
+    lines = Path(config.teacher.cache) / "manifest.jsonl"
+    lines.write_text(lines.read_text().replace('"reader": 2', '"reader": null'))  # as if written before
+    found = TeacherCache(config.teacher.cache).compare(images)
+    assert found.complaint() is None
+    assert found.to_compute == ["2"]
+
+
 def test_added_and_removed_inputs_are_found(built: Built, cache: Callable[[], TeacherCache]) -> None:
     _, images = built
     new = ImageFile("new", images[0].sharp, images[0].blurry)

@@ -27,7 +27,7 @@ from distill.scoring.half_precision import Precisions
 from distill.train import train
 from distill.training.checkpoint import save_checkpoint
 from distill.training.plan import Plan
-from distill.training.resume import read_saved, resume_run, save_run, say_if_grown
+from distill.training.resume import read_saved, resume_run, save_run, say_if_count_changed
 from distill.training.run_folder import CHECKPOINT
 from distill.training.state import new_training_state
 from restormer.weights import load_restormer
@@ -394,7 +394,7 @@ def test_a_folder_that_has_grown_is_said(caplog: pytest.LogCaptureFixture, recor
     """Versions that recorded no number of images read no GIF."""
     images = [ImageFile(name, Path(f"{name}.PNG")) for name in "abc"]
     content = {"images": 3} if recorded else {}
-    say_if_grown(content, images)
+    say_if_count_changed(content, images)
     assert caplog.messages == []
-    say_if_grown(content, [*images, ImageFile("d", Path("d.gif"))])
+    say_if_count_changed(content, [*images, ImageFile("d", Path("d.gif"))])
     assert caplog.messages == ["the run goes on with 4 training images, not the 3 of its checkpoint"]

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, BinaryIO
 
 import imagecodecs
@@ -74,7 +75,7 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
         return Decoded(turned(pixels, orientation), "TIFF", header.getexif(), header.info, orientation, notes)
     with open_with_pillow(io.BytesIO(data)) as image:
         check_size(image.width, image.height, max_pixels)
-        note_frames(getattr(image, "n_frames", 1), image.format, notes)
+        note_frames(partial(getattr, image, "n_frames", 1), image.format, notes)
         _note_depth(image, data, notes)
         # Pillow turns a TIFF itself when it loads the pixels, as far as it finds the orientation.
         turned_by_pillow = (image.format == "TIFF" and ORIENTATION in image.getexif()) or _decoded_by_libjxl(image)
@@ -142,7 +143,11 @@ def _libtiff_silenced() -> Iterator[None]:
     """Sends messages to the terminal nowhere, in one thread at a time. libtiff writes its own past Python, to a file descriptor
     that all threads share."""
     with _REDIRECTION:
-        saved = os.dup(_TERMINAL)
+        try:
+            saved = os.dup(_TERMINAL)
+        except OSError:  # there is no terminal: standard error is closed
+            yield
+            return
         os.dup2(_NOWHERE, _TERMINAL)
         try:
             yield

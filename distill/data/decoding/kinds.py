@@ -9,6 +9,7 @@ from pathlib import Path
 
 # Kinds that every version has read. Others may stand in a folder beside an image of the same name that was trained on.
 ALWAYS_READ = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+JPEG = (".jpg", ".jpeg", ".jfif")
 _HEIC, _JXL = (".heic", ".heif", ".hif"), (".jxl",)
 _RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw")
 _OTHERS = (".ico", ".pcx", ".psd", ".svg", ".tga", ".xcf")

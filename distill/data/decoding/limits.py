@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 FLOATING_POINT = "floating-point pixels have no defined white; convert the file to 8 or 16 bits"
 
 
@@ -14,8 +16,14 @@ def check_size(width: int, height: int, max_pixels: int | None) -> None:
         raise TooLargeError(f"{width}x{height} pixels are more than {max_pixels / 1e6:.0f} megapixels")
 
 
-def note_frames(count: int, kind: str | None, notes: list[str]) -> None:
-    if count > 1 and kind == "GIF":
-        raise ValueError(f"an animation of {count} frames; save the frame that is meant as a picture of its own")
-    if count > 1:
-        notes.append(f"only the first of its {count} pages or frames is read")
+def note_frames(count: Callable[[], int], kind: str | None, notes: list[str]) -> None:
+    """`count` may raise: what follows the first page can be damaged."""
+    try:
+        frames = count()
+    except Exception:  # noqa: BLE001 (decoders raise what they like for damaged files)
+        notes.append("only its first page or frame is read; what follows is damaged")
+        return
+    if frames > 1 and kind == "GIF":
+        raise ValueError(f"an animation of {frames} frames; save the frame that is meant as a picture of its own")
+    if frames > 1:
+        notes.append(f"only the first of its {frames} pages or frames is read")

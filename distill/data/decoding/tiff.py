@@ -54,7 +54,7 @@ def read_tiff(page: tifffile.TiffPage, data: bytes, header: Image.Image, notes: 
     if colours is None or page.sampleformat != SAMPLEFORMAT.UINT or bits not in range(1, 17):
         what = getattr(page.photometric, "name", page.photometric)
         raise ValueError(f"a TIFF of a kind that is not read ({what}, {bits} bits); convert it to RGB or grey of 8 or 16 bits")
-    note_frames(len(page.parent.pages), "TIFF", notes)
+    note_frames(lambda: len(page.parent.pages), "TIFF", notes)
     samples = _samples(page, data)
     if samples.shape[1] != 1:
         raise ValueError("a TIFF of a volume; save the slice that is meant as a picture of its own")
