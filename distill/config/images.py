@@ -62,7 +62,8 @@ class ImagesConfig(Section):
     at all."""
     blurry: str | None = None
     """A folder of blurry images. Each forms a pair with the image that has the same path below the folder `sharp`; only the
-    suffixes may differ. null: `degrade` makes the blurry images on the device."""
+    suffixes may differ. null: `degrade` makes the blurry images on the device. With `sharp: null`, photographs whose sharp images nobody
+    has."""
     blurry_name: str | None = None
     """The name of a pair's blurry image without suffix, where it is not the sharp image's: `"{stem}_blur"` pairs `0801.png` with
     `0801_blur.png`. `{stem}` stands for the sharp image's name."""
@@ -145,8 +146,8 @@ class DataConfig(ImagesConfig):
     batch: Count = 8
     """Samples per optimiser step, summed over all GPUs. A stage may have its own."""
     images_per_epoch: Count | None = None
-    """Number of samples per epoch. After the last image, a new pass over the images begins. null: one pass over all
-    images, or as many as it takes to go through the largest of several sources."""
+    """Number of samples per epoch. After the last image, a new pass over the images begins. null: the number of images; with
+    several sources, as many samples as it takes to use each image of the largest once."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Number of loader processes. They decode images and draw random numbers. Degrading, augmenting and the networks run on the
     device."""
