@@ -62,8 +62,8 @@ class ImagesConfig(Section):
     at all."""
     blurry: str | None = None
     """A folder of blurry images. Each forms a pair with the image that has the same path below the folder `sharp`; only the
-    suffixes may differ. null: `degrade` makes the blurry images on the device. With `sharp: null`, photographs whose sharp images nobody
-    has."""
+    suffixes may differ. null: `degrade` makes the blurry images on the device. With `sharp: null`, photographs whose sharp
+    images nobody has."""
     blurry_name: str | None = None
     """The name of a pair's blurry image without suffix, where it is not the sharp image's: `"{stem}_blur"` pairs `0801.png` with
     `0801_blur.png`. `{stem}` stands for the sharp image's name."""
