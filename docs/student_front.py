@@ -1,6 +1,6 @@
 """Quality against milliseconds of the students that a study compared: a table, and a picture with the front of each form.
 
-python docs/student_front.py configs/study_students.yaml kodak docs/figures/student_front.svg
+python docs/student_front.py configs/study_students.yaml kodak student_front.svg
 
 Milliseconds are of 1x3x512x512 in float32 with all threads that torch has, in torch and in onnxruntime: medians of rounds in
 which the students take turns. GFLOP counts a multiplication and an addition as two; MB is what operations that are not fused read
