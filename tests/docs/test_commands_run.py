@@ -104,6 +104,7 @@ def smaller(config: Config) -> list[str]:
         overrides += ["teacher.weights=embedded"]
     overrides += ["bench.rounds=1", "bench.steps=4", "bench.network=teacher", "bench.teacher_forms=[reference,ours]"]
     overrides += ["bench.precisions=[fp32]", "bench.teacher_shapes=[[1,32,32]]", "bench.student_shapes=[[1,32,32]]"]
+    overrides += ["bench.student_peers=[]"]
     return overrides
 
 
