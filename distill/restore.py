@@ -156,7 +156,7 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
 
 
 def _write(job: Job, path: Path, data: memoryview) -> None:
-    """Raises ImageError if no file can have this path, and WriteError if no file can be written there at all."""
+    """Raises ImageError if the path is at fault, such as a name that is too long, and WriteError for any other reason."""
     try:
         write_bytes(path, data)
     except WriteError as error:

@@ -150,10 +150,8 @@ def teacher_precision(asked: Literal["auto"] | Precision, device: torch.device) 
 
 def load_teacher_network(config: TeacherConfig) -> nn.Module:
     """The network of the configuration, in float32, on the CPU. Raises ConfigError, WeightsError and FileNotFoundError."""
-    network = load_student(locate_weights(config.weights, config.sha256))
-    if isinstance(network, OneChannel):
-        network.each_channel = config.each_channel
-    elif config.each_channel:
+    network = load_student(locate_weights(config.weights, config.sha256), each_channel=config.each_channel)
+    if config.each_channel and not isinstance(network, OneChannel):
         raise ConfigError(f"teacher.each_channel: the network of {config.weights} has three channels already")
     # A U-Net by itself would compute all of its image in half precision.
     return Adapted(inference_copy(network), "unet") if isinstance(network, UNet) else network

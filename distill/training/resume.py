@@ -79,16 +79,16 @@ def read_saved(folder: Path) -> dict[str, Any] | None:
 
 
 def resume_run(
-    content: Mapping[str, Any], folder: Path, state: TrainingState, images: int, teacher: Teacher | None, config: Config
+    content: Mapping[str, Any], folder: Path, state: TrainingState, samples: int, teacher: Teacher | None, config: Config
 ) -> Plan:
     """Loads the content of the folder's checkpoint into state and teacher. Returns the plan from there on, whose epochs have
-    `images` samples. Raises ConfigError for a checkpoint of another run."""
+    `samples` samples. Raises ConfigError for a checkpoint of another run."""
     saved = parse_config(content["config"], source=str(folder / CHECKPOINT))
     changes = changes_between(saved, config)
     _check_same_run(folder, changes)
     step: int = content["step"]
     before = Stretch(**{"patch": saved.data.patch} | content["plan"])  # earlier versions had one patch, and did not save it here
-    plan = Plan.of(config, images, before, step)
+    plan = Plan.of(config, samples, before, step)
     if (batch := plan.at(step).batch) != before.batch:
         logger.warning("from step %d on a step takes %d samples, not %d; epochs stay what they are", step, batch, before.batch)
     if step > plan.total_steps:

@@ -26,7 +26,7 @@ from distill.pictures.formats import Picture
 from distill.pictures.reading import read_picture
 from distill.pictures.restorer import Restorer
 from distill.pictures.writing import encode_picture
-from distill.restore import restore
+from distill.restore import Format, restore
 from restormer.weights import load_restormer
 from unet.model import UNet
 
@@ -281,6 +281,16 @@ def test_a_large_picture_needs_permission(photos: Path, identity: str, tmp_path:
     assert restore(inputs, identity, tmp_path / "out", allow_large=True).failed == []
 
 
+def restored_without(
+    what: str, source: Path, identity: str, file_format: Format, caplog: pytest.LogCaptureFixture
+) -> Image.Image:
+    """The written picture, of which the log says that a part of the metadata was left out."""
+    out = source.parent / "out"
+    assert restore([str(source)], identity, out, file_format=file_format).failed == []
+    assert f"{source.name}: its {what} cannot be written, and is left out: " in caplog.text
+    return Image.open(out / f"{source.stem}.{file_format}")
+
+
 @pytest.mark.parametrize("damage", ["too long", "not what the tag holds"])
 def test_exif_that_cannot_be_written_is_left_out_and_costs_no_picture(
     identity: str, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
@@ -293,10 +303,7 @@ def test_exif_that_cannot_be_written_is_left_out_and_costs_no_picture(
         data = data.replace(b"\x01\x0e\x00\x02", b"\x01\x29\x00\x02")
         assert b"\x01\x29\x00\x02" in data
     Image.fromarray(levels((30, 40, 3))).save(tmp_path / "x.png", exif=data)
-    summary = restore([str(tmp_path / "x.png")], identity, tmp_path / "out", file_format="jpg")
-    assert summary.failed == []
-    assert "x.png: its EXIF cannot be written, and is left out: " in caplog.text
-    with Image.open(tmp_path / "out" / "x.jpg") as image:
+    with restored_without("EXIF", tmp_path / "x.png", identity, "jpg", caplog) as image:
         assert image.size == (40, 30)
 
 
@@ -306,10 +313,7 @@ def test_a_resolution_that_cannot_be_written_is_left_out_and_costs_no_picture(
     exif = Image.Exif()
     exif[ExifTags.Base.XResolution], exif[ExifTags.Base.ResolutionUnit] = 4294967295, 2
     Image.fromarray(levels((30, 40, 3))).save(tmp_path / "x.jpg", exif=exif)
-    summary = restore([str(tmp_path / "x.jpg")], identity, tmp_path / "out", file_format="png")
-    assert summary.failed == []
-    assert "x.jpg: its resolution cannot be written, and is left out: " in caplog.text
-    with Image.open(tmp_path / "out" / "x.png") as image:
+    with restored_without("resolution", tmp_path / "x.jpg", identity, "png", caplog) as image:
         assert image.size == (40, 30)
         assert "dpi" not in image.info
 

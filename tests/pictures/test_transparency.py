@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pictures import levels
 from scipy.ndimage import uniform_filter
-from torch import Tensor, nn
+from torch import nn
 
 from distill import restore as command
 from distill.config import UNetConfig
@@ -72,9 +72,6 @@ class Blur(nn.Module):
 
     def restore(self, pixels: np.ndarray, advance: object = None) -> np.ndarray:
         return uniform_filter(pixels.astype(np.float32), (9, 9, 0)).round().astype(pixels.dtype)
-
-    def forward(self, image: Tensor) -> Tensor:
-        raise NotImplementedError
 
 
 def test_the_black_around_a_disc_leaves_no_halo_and_stays_black(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
