@@ -22,10 +22,9 @@ class Variant(Section):
     name: FolderName
     """Names the variant in tables, and its folder below `dir`."""
     set: list[str] = []
-    """Overrides of the base configuration, `key.path=value` each, as `--set` takes them."""
+    """Overrides of the base configuration, `key.path=value` each."""
     after: FolderName | None = None
-    """The name of another variant. This variant begins with the student that the other one ended with, of the same seed. The
-    other one's training time comes on top of its own."""
+    """The name of a variant above. This variant begins with that one's student of the same seed."""
 
 
 class ValidationSet(Section):
@@ -39,22 +38,22 @@ class ValidationSet(Section):
 
 class StudyConfig(Section):
     dir: str
-    """The folder of the study. Every run has a folder of its own in it."""
+    """The folder of the study, which holds the folders of its runs."""
     base: str
     """The configuration file that all variants share."""
     set: list[str] = []
-    """Overrides of the base configuration that all variants share. They come before a variant's own."""
+    """Overrides that all variants share. A variant's own come after them."""
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=1)] = [0, 1, 2]
-    """Values of `run.seed`. Every variant is trained once with each."""
+    """Values of `run.seed`. Every variant is trained with each."""
     match: Literal["steps", "time"] = "time"
-    """`steps`: every variant trains as long as its stages say. `time`: a pilot run measures each variant's step, and epochs are
-    lengthened or shortened so that all variants train for the same time."""
+    """`steps`: every variant trains as long as its stages say. `time`: epochs are lengthened or shortened so that all variants
+    train for the same time."""
     minutes: Positive | None = None
-    """Training time of each run with `match: time`. null: the time that the first variant needs for its stages."""
+    """With `match: time`, the training time of each run. null: as long as the first variant's stages take."""
     variants: Annotated[list[Variant], Field(min_length=1)]
-    """The first variant is the one that the others are compared with."""
+    """The others are compared with the first one."""
     validation: Annotated[list[ValidationSet], Field(min_length=1)] = [ValidationSet(name="validation")]
-    """The sets of images that finished students are scored on. Default: the base configuration's `data.val`."""
+    """The sets of images that students are scored on. Default: the base configuration's `data.val`."""
 
     @model_validator(mode="after")
     def _check_names(self) -> StudyConfig:
