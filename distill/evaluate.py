@@ -28,13 +28,11 @@ EXAMPLE = """example:
 
 
 def evaluate(config: Config, weights: Path | str | None = None, csv: Path | None = None) -> Evaluation:
-    """Scores a student file on the configuration's validation images. Under torchrun, rank 0 alone writes the CSV file, with one
-    line per image.
+    """Scores a student file on the configuration's validation images, and writes a CSV file with one line per image.
 
-    `weights` is a file, or a name as in `distill.restore`. It defaults to the student that the last stage wrote. `csv` defaults
-    to evaluation.csv in the run folder, or to evaluation_NAME.csv there if `weights` is NAME.pth, because the report reads
-    evaluation.csv as the run's own scores. Raises FileNotFoundError, ImageError and WeightsError. Raises WriteError only after
-    all scores are computed.
+    `weights` is a file, or a name as in `restore`. It defaults to the student that the last stage wrote. `csv` defaults to
+    evaluation.csv in the run folder, or to evaluation_NAME.csv there if `weights` is NAME.pth. Raises FileNotFoundError,
+    ImageError and WeightsError. Raises WriteError only after all scores are computed.
     """
     evaluation = _score(config, weights)
     if Ranks.of_environment().first:

@@ -43,13 +43,10 @@ def export(
 ) -> dict[str, float]:
     """Writes a student or a Restormer to `out`. Returns its largest difference from the network in torch, by image shape.
 
-    Before the file is written, its content and the network in torch restore the same test images. If they differ by more than is
-    allowed, nothing is written. The shapes are strings such as `3x3x100x75`. `weights` is a file, `general_student`, or a name as
-    in `teacher.weights`. A plain state dict does not record whether its U-Net adds its input to its output; `residual` says
-    that it does.
+    The shapes are strings such as `3x3x100x75`. If the difference is too large, nothing is written. `weights` is as in `restore`.
+    `residual` says that a plain state dict is of a U-Net that adds its input to its output.
 
-    Raises ExportError if the network cannot be exported to this file, WeightsError or FileNotFoundError if the weights cannot be
-    loaded, ConfigError if the run configuration in their folder cannot be read, and WriteError if `out` cannot be written.
+    Raises ExportError, WeightsError, FileNotFoundError, ConfigError (the run configuration beside the weights) and WriteError.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:

@@ -85,20 +85,16 @@ def restore(
 ) -> Summary:
     """Restores every image file among the inputs (files, folders, patterns) and writes the results into the folder `out`.
 
-    `weights` is the file of a student, `general_student`, or a file or name as in `teacher.weights`. `file_format` None keeps
-    each file's own format; a kind that is not written becomes a PNG. `quality`, 1 to 100, applies to JPEG, WebP and AVIF. `tile`
-    is the side in pixels of the largest image that the network sees at once. `precision` auto is fp16 on CUDA and fp32 elsewhere.
-    `each_channel` is as in `teacher`. Without `overwrite`, a result is kept if it is newer than its input and was made with these
-    weights and this quality. If `compare` is set, the centre of each picture and the centre of its result are also written, side
-    by side, to out/compare. Pictures of more than 400 megapixels need `allow_large`.
+    `weights` is a file, `general_student`, or a name as in `teacher.weights`. `file_format` None keeps each file's own format; a
+    kind that is not written becomes a PNG. `quality`, 1 to 100, applies to JPEG, WebP and AVIF. `tile` is the side in pixels of
+    the largest image that the network sees at once. `precision` auto is fp16 on CUDA and fp32 elsewhere. `each_channel` is as in
+    `teacher`. Without `overwrite`, a result is kept if it is newer than its input and of the same weights and quality. `compare`
+    also writes the centres of picture and result, side by side, to out/compare. Pictures of more than 400 megapixels need
+    `allow_large`.
 
-    A picture that cannot be read, restored or written is listed in the summary, and the other pictures are still restored.
-
-    The arguments are checked before any picture is read. Raises FileNotFoundError if the weights or an input are missing,
-    WeightsError if the weights cannot be loaded, and ConfigError if this machine lacks the device or the tile is too small.
-    Raises ImageError if there is nothing to do, if two results would be one file, if a result would replace an input, or, without
-    `overwrite`, if a result would replace another file that is not a result. Raises WriteError if `out` cannot be written or
-    another process is writing there.
+    A picture that cannot be restored is listed in the summary, and the others are still restored. The arguments are checked
+    first: raises FileNotFoundError, WeightsError, ConfigError (device, tile), and ImageError (nothing to do, or a result would
+    replace another file). Raises WriteError if `out` cannot be written.
     """
     passed = PassedOver()
     jobs = select(inputs, out, None if file_format is None else f".{file_format}", compare, passed)

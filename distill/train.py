@@ -60,11 +60,8 @@ goes on from there.
 def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -> Evaluation:
     """Runs all stages and returns the final evaluation. Resumes from the run folder's checkpoint if there is one.
 
-    `fresh` starts over and removes the earlier run's files. Writes the run folder (docs/index.md lists its files).
-
-    Raises UserError, FileNotFoundError or WeightsError for an error the user can mend, before the first step if it can be known
-    by then. Raises DivergedError if more than `optimizer.max_skipped` updates in a row were not finite, RankGoneError if another
-    process of the run ended, and Interrupted if `gate` received a signal.
+    `fresh` starts over and removes the earlier run's files. Raises UserError, FileNotFoundError or WeightsError, before the first
+    step if possible. Raises Interrupted if `gate` received a signal.
     """
     gate, ranks = gate or SignalGate(), Ranks.of_environment()
     check_shares(config, ranks)
