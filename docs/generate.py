@@ -14,7 +14,7 @@ import importlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ SCHEMA, STUDY_SCHEMA = ROOT / "configs" / "schema.json", ROOT / "configs" / "stu
 HELP_COLUMNS = 100
 BLOCK = re.compile(r"(<!-- generated: (\w+) ?(\S*) -->\n).*?(<!-- end -->)", re.DOTALL)
 Tree = dict[str, Any]
+Keys = Iterable[tuple[str, Tree]]
 
 
 def schema() -> Tree:
@@ -64,44 +65,65 @@ def study_keys(_: str = "") -> str:
     """The keys of a study, and of its variants and validation sets, as tables."""
     tree = study_schema()
     parts = [
-        _section("study", tree["properties"], ""),
+        _section("study", tree["properties"].items(), ""),
         *(_section(name, *_keys_of(tree, name)) for name in ("variants", "validation")),
     ]
     return "\n".join(parts)
 
 
-def _keys_of(tree: Tree, name: str) -> tuple[Tree, str]:
+def _keys_of(tree: Tree, name: str) -> tuple[Keys, str]:
     kind = _kinds(tree, tree["properties"][name])[0]
-    return kind["properties"], kind.get("description", "")
+    return kind["properties"].items(), kind.get("description", "")
 
 
 def configuration(_: str = "") -> str:
     """Every key, section by section, as tables."""
     tree = schema()
-    return "\n".join(_section(path, keys, described) for path, keys, described in _sections(tree))
+    first: dict[str, str] = {}
+    return "\n".join(_section(path, _once(path, keys, first), described) for path, keys, described in _sections(tree))
 
 
-def _sections(tree: Tree) -> Iterator[tuple[str, Tree, str]]:
+def _once(path: str, keys: Keys, first: dict[str, str]) -> Keys:
+    """With a reference in place of a description that a key of the same name has in an earlier section. `first` has these."""
+    section = path.partition(", ")[0]
+    for key, node in keys:
+        said = node.get("description", "")
+        named = first.setdefault(f"{key}: {said}", f"{section}.{key}")
+        is_repeated = named != f"{section}.{key}" and len(said) > len(named) + 20
+        yield key, node | {"description": f"As `{named}`."} if is_repeated else node
+
+
+def _sections(tree: Tree) -> Iterator[tuple[str, Keys, str]]:
     """(heading, keys, description), in the order of the file."""
     for name, node in tree["properties"].items():
         said = node.get("description", "")
         kinds = _kinds(tree, node)
+        if len(kinds) > 1 and any(option.get("type") == "array" for option in node.get("anyOf", [])):
+            yield name, _joined([kind["properties"] for kind in kinds]), said
+            continue
         for kind in kinds:
             keys = kind["properties"]
             tag = next((f"{key}: {value['const']}" for key, value in keys.items() if "const" in value), "")
             heading = f"{name}, {tag}" if tag else name
             about = said if kind is kinds[0] else ""
             own = kind.get("description", "")
-            yield heading, keys, " ".join(dict.fromkeys(filter(None, (about, own))))
+            yield heading, keys.items(), " ".join(dict.fromkeys(filter(None, (about, own))))
             yield from _sections_below(tree, name, keys)
 
 
-def _sections_below(tree: Tree, heading: str, keys: Tree) -> Iterator[tuple[str, Tree, str]]:
+def _joined(kinds: list[Tree]) -> Keys:
+    """The keys of several kinds of entries, those that all have first."""
+    shared = {key: node for key, node in kinds[0].items() if all(kind.get(key) == node for kind in kinds)}
+    return [*shared.items(), *((key, node) for kind in kinds for key, node in kind.items() if key not in shared)]
+
+
+def _sections_below(tree: Tree, heading: str, keys: Tree) -> Iterator[tuple[str, Keys, str]]:
     """The sections among the keys of a section, and the entries of its lists, with those below them."""
     for key, node in keys.items():
         for kind in _kinds(tree, node):
-            about = " ".join(filter(None, (node.get("description", ""), kind.get("description", ""))))
-            yield f"{heading}.{key}", kind["properties"], about
+            # The list's own description stands in its row.
+            about = kind.get("description", "") or (node.get("description", "") if "$ref" in node else "")
+            yield f"{heading}.{key}", kind["properties"].items(), about
             yield from _sections_below(tree, f"{heading}.{key}", kind["properties"])
 
 
@@ -119,18 +141,20 @@ def _resolve(tree: Tree, node: Tree) -> Tree:
     return tree["definitions"][node["$ref"].rpartition("/")[2]]
 
 
-def _section(heading: str, keys: Tree, described: str) -> str:
+def _section(heading: str, keys: Keys, described: str) -> str:
     name, _, tag = heading.partition(", ")
     title = f"## `{name}`" + (f", `{tag}`" if tag else "")
-    rows = [_row(key, value) for key, value in keys.items() if "$ref" not in value]
+    rows = [_row(key, value) for key, value in keys if "$ref" not in value]
     table = ["| key | value | default | meaning |", "|---|---|---|---|", *rows]
     return "\n".join([title, "", *([described, ""] if described else []), *table, ""])
 
 
 def _row(key: str, node: Tree) -> str:
-    default = _code(json.dumps(node["default"])) if "default" in node else "none, must be given"
+    default = _code(json.dumps(node["default"])) if "default" in node else "required"
     if isinstance(node.get("default"), str):
         default = _code(node["default"])
+    if node.get("default", 0) is None:
+        node = node | {"anyOf": [option for option in node["anyOf"] if option.get("type") != "null"]}
     return f"| `{key}` | {_values(node)} | {default} | {_text(node.get('description', ''))} |"
 
 
@@ -151,13 +175,13 @@ def _values(node: Tree) -> str:
         return "text" + (f" that matches {_code(node['pattern'])}" if "pattern" in node else "")
     if kind in ("integer", "number"):
         return kind + _limits(node)
-    return {"boolean": "`true` or `false`", "null": "`null`"}[kind]
+    return {"boolean": "`true`, `false`", "null": "`null`"}[kind]
 
 
 def _list(node: Tree) -> str:
     items, least, most = _values(node["items"]), node.get("minItems"), node.get("maxItems")
     if least == most == 2:
-        return f"[smallest, largest], each a {items}"
+        return f"pair, {items.removeprefix('number, ')}"
     if least is not None and least == most:
         return f"list of {least}, each {items}"
     return f"list, each {items}" + (", not empty" if least == 1 else "")
@@ -166,18 +190,14 @@ def _list(node: Tree) -> str:
 def _limits(node: Tree) -> str:
     low, high = node.get("minimum"), node.get("maximum")
     above, below, step = node.get("exclusiveMinimum"), node.get("exclusiveMaximum"), node.get("multipleOf")
-    words = []
     if low is not None and high is not None:
-        words.append(f"{low:g} to {high:g}")
-    elif low is not None:
-        words.append(f"{low:g} or more")
-    if above is not None:
-        words.append(f"above {above:g}")
-    if below is not None:
-        words.append(f"below {below}")
-    if step is not None:
-        words.append(f"a multiple of {step:g}")
-    return "".join(f", {word}" for word in words)
+        words = f", {low:g} to {high:g}"
+    elif above is not None and below is not None:
+        words = f" above {above:g} and below {below:g}"
+    else:
+        bounds = (("≥", low), (">", above), ("below", below))
+        words = ",".join(f" {sign} {bound:.10g}" for sign, bound in bounds if bound is not None)
+    return words + (f", a multiple of {step:g}" if step is not None else "")
 
 
 def _text(words: str) -> str:

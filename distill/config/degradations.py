@@ -23,7 +23,7 @@ class GaussianBlur(_Degradation):
 
 class Defocus(_Degradation):
     kind: Literal["defocus"]
-    """Blurs as a lens out of focus does: each point becomes a disc of even brightness."""
+    """Blurs as a lens out of focus: each point becomes an even disc."""
     radius: range_of(0.5, 25)  # type: ignore[valid-type]
     """Radius of the disc in pixels."""
 
@@ -32,7 +32,7 @@ class MotionBlur(_Degradation):
     kind: Literal["motion_blur"]
     """Blurs along a straight line."""
     length: range_of(3, 99)  # type: ignore[valid-type]
-    """Length of the line in pixels, rounded to an odd number. Its direction is random, uniform over the circle."""
+    """Length of the line in pixels, rounded to an odd number. Its direction is random."""
 
 
 class Rescale(_Degradation):
@@ -41,8 +41,7 @@ class Rescale(_Degradation):
     factor: range_of(1, 16)  # type: ignore[valid-type]
     """The image is scaled down by this factor and up again, both bicubic."""
     antialias: bool = True
-    """true: scale with antialiasing, as PIL does. false: scale without antialiasing, as OpenCV does; fine patterns can turn into
-    coarse ones."""
+    """true: as PIL. false: as OpenCV, without antialiasing; fine patterns can turn into coarse ones."""
 
 
 class Noise(_Degradation):

@@ -22,14 +22,14 @@ def check_blurry_name(name: str | None, is_pair: bool) -> None:
 
 
 class ImageSource(Section):
-    """One source of images. Without `blurry`, `degrade` makes the blurry images. Without `sharp`, nobody has the sharp images."""
+    """One source of images."""
 
     sharp: str | None = None
-    """A folder of sharp images, or `samples`. null: there are none."""
+    """A folder, or `samples`. null: nobody has the sharp images."""
     blurry: str | None = None
-    """A folder of blurry images. Beside a folder `sharp`, the two pair by name. null: `degrade` makes them."""
+    """A folder. With a `sharp` folder, the two pair by name. null: `degrade` makes the blurry images."""
     blurry_name: str | None = None
-    """How the pairs are named, as in `data.blurry_name`."""
+    """As `data.blurry_name`."""
 
     @model_validator(mode="after")
     def _check_images(self) -> ImageSource:
@@ -48,25 +48,21 @@ class ImageSource(Section):
 
 class TrainingSource(ImageSource):
     sharp: str | None = None
-    """A folder of sharp images, `samples` or `dead_leaves`. null: there are none, and only the teacher says what
-    they should be."""
+    """A folder, `samples` or `dead_leaves`. null: only the teacher says what the images should be."""
     parts: Count = 1
-    """How many samples come from this source, in proportion to the `parts` of the others."""
+    """Its share of the samples, in proportion to the `parts` of the others."""
 
 
 class ImagesConfig(Section):
     sharp: str | list[str] | None = None
-    """A folder of sharp images, `samples` or `dead_leaves`. A folder is searched recursively, and `*` in its path matches folder
-    names. `samples` are photographs that scikit-image ships. `dead_leaves` are synthetic images of shapes that cover one another;
-    they never end. A list mixes its sources in equal parts. null: nobody has the sharp images. `samples` if no images are given
-    at all."""
+    """A folder of sharp images, searched recursively; `*` in its path matches folder names. `samples`: photographs that
+    scikit-image ships. `dead_leaves`: an endless stream of synthetic shapes. A list mixes its sources in equal parts. null:
+    nobody has the sharp images. If no images are given: `samples`."""
     blurry: str | None = None
-    """A folder of blurry images. Each forms a pair with the image that has the same path below the folder `sharp`; only the
-    suffixes may differ. null: `degrade` makes the blurry images on the device. With `sharp: null`, photographs whose sharp
-    images nobody has."""
+    """A folder of blurry images. Each pairs with the image of the same path below `sharp`; suffixes may differ. null: `degrade`
+    makes them. With `sharp: null`: photographs without sharp images."""
     blurry_name: str | None = None
-    """The name of a pair's blurry image without suffix, where it is not the sharp image's: `"{stem}_blur"` pairs `0801.png` with
-    `0801_blur.png`. `{stem}` stands for the sharp image's name."""
+    """Name of a pair's blurry image without suffix, where it differs: `"{stem}_blur"` pairs `0801.png` with `0801_blur.png`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -105,10 +101,10 @@ class ImagesConfig(Section):
 class ValidationImagesConfig(ImagesConfig):
     # The type admits a list, so that `_check_one_folder` can refuse it in its own words. The JSON schema admits only a string.
     sharp: Annotated[str | list[str] | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})] = None
-    """A folder as in `data.sharp`, or `samples`. Here `samples` are the photographs chelsea and coffee. Nothing that this project
-    ships is trained on them. null: nobody has the sharp images, and the student is compared with the teacher."""
+    """A folder, or `samples`: here chelsea and coffee, on which nothing shipped is trained. null: the student is compared with
+    the teacher."""
     sources: Annotated[list[ImageSource], Field(min_length=1)] | None = None
-    """Several sources, instead of `sharp` and `blurry`. Where some have sharp images, those decide which student is the best."""
+    """Several sources, instead of `sharp` and `blurry`. If some have sharp images, those decide which student is the best."""
 
     @field_validator("sharp")
     @classmethod
@@ -137,22 +133,19 @@ class ValidationImagesConfig(ImagesConfig):
 
 class DataConfig(ImagesConfig):
     sources: Annotated[list[TrainingSource], Field(min_length=1)] | None = None
-    """Several sources, instead of `sharp` and `blurry`: sharp photographs, pairs, and photographs whose sharp images nobody has.
-    Samples come from them in turn. A source's place in the list is part of its images' names, on which their random numbers and
-    a teacher cache depend."""
+    """Several sources, instead of `sharp` and `blurry`, used in turn. Random numbers and a teacher cache depend on their
+    order."""
     patch: Side = 256
-    """Side of the square training patches, in pixels. A smaller image is extended to this size by reflection. A stage may have
-    its own."""
+    """Side of the square training patches, in pixels. Smaller images are extended by reflection."""
     batch: Count = 8
-    """Samples per optimiser step, summed over all GPUs. A stage may have its own."""
+    """Samples per optimiser step, summed over all GPUs."""
     images_per_epoch: Count | None = None
-    """Number of samples per epoch. After the last image, a new pass over the images begins. null: the number of images; with
-    several sources, as many samples as it takes to use each image of the largest once."""
+    """Samples per epoch; may exceed the number of images. null: that number; with several sources, enough to use each image of
+    the largest once."""
     workers: Annotated[int, Field(ge=0)] = 2
-    """Number of loader processes. They decode images and draw random numbers. Degrading, augmenting and the networks run on the
-    device."""
+    """Loader processes, which decode images."""
     keep_mb: Annotated[float, Field(ge=0)] = 128.0
-    """Memory in which each loader process keeps decoded images, in MB. If all images fit, a process decodes each of them once."""
+    """Memory in MB in which each loader process keeps decoded images. If all fit, it decodes each once."""
     val: ValidationImagesConfig = ValidationImagesConfig()
     """Images to validate on, and to score with `distill.evaluate`."""
 
@@ -178,8 +171,8 @@ class AugmentConfig(Section):
     rotate: bool = True
     """Rotations by a random multiple of 90 degrees."""
     gamma: range_of(0.1, 10) = (1.0, 1.0)  # type: ignore[valid-type]
-    """Exponent of a gamma correction, the same for the blurry and the sharp image. It is drawn on a logarithmic scale."""
+    """Exponent of a gamma correction, drawn on a logarithmic scale."""
     brightness: range_of(-1, 1) = (0.0, 0.0)  # type: ignore[valid-type]
-    """Offset added to the blurry and the sharp image. 1 is the whole range from black to white."""
+    """Offset. 1 is the whole range from black to white."""
     shuffle_channels: Probability = 0.0
-    """Probability that the colour channels change places, in the blurry and the sharp image alike."""
+    """Probability that the colour channels change places."""

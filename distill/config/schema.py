@@ -19,26 +19,26 @@ from distill.config.types import Section
 
 class Config(Section):
     run: RunConfig = RunConfig()
-    """The run's folder, seed and device, and how often it saves and logs."""
+    """The run folder, seed, device, and how often a run saves and logs."""
     data: DataConfig = DataConfig()
     """The images, and the size of patches, batches and epochs."""
     degrade: Degradations = []
-    """The degradations that make a blurry image from a sharp one: a list in order of application, or the name of a preset."""
+    """What makes a blurry image from a sharp one: a preset's name, or a list of degradations, applied in order. Each has a
+    `kind`, the keys of that kind, and a `probability`."""
     augment: AugmentConfig = AugmentConfig()
-    """Random changes applied to a blurry image and its sharp image alike."""
+    """Random changes, the same for a blurry image and its sharp one."""
     teacher: TeacherConfig = TeacherConfig()
     """The network to learn from."""
     student: StudentConfig = UNetConfig()
     """The network that is trained."""
     stages: Annotated[list[StageConfig], Field(min_length=1)]
-    """The stages of training. Each has its own length, its own weights of the loss terms and, if given, its own patch, batch and
-    learning rate. Stages run one after the other with the same optimiser."""
+    """Stages run one after the other with the same optimiser."""
     vgg: VggConfig = VggConfig()
-    """The perceptual loss, for stages whose `vgg` weight is above 0."""
+    """The perceptual loss, an L1 distance of VGG16 features, for stages whose `vgg` weight is above 0."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """How a batch becomes an update of the weights."""
     eval: EvalConfig = EvalConfig()
-    """Which images are validated, and when."""
+    """How students are validated."""
     bench: BenchConfig = BenchConfig()
 
     @property

@@ -13,16 +13,15 @@ DEVICE_NAMES = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
 class RunConfig(Section):
     dir: str = "runs/default"
-    """The run folder. If it holds a checkpoint, the run resumes from it."""
+    """The run folder. A run resumes from the checkpoint in it, if there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    """Seed of the random numbers. A sample's draws depend only on the seed, the image's path, and the number of the pass over the
-    images."""
+    """Seed of the random numbers."""
     device: Annotated[str, Field(pattern=DEVICE_NAMES)] = "auto"
     """`auto` is `cuda` if there is a CUDA GPU, else `cpu`. Apple's GPU is used only if you give `mps`."""
     save_minutes: Positive = 10.0
-    """A checkpoint is written when this many minutes have passed since the last one, and at the end of each epoch."""
+    """Minutes between two checkpoints. The end of an epoch writes one too."""
     log_steps: Count = 20
-    """Losses are read from the device and logged every `log_steps` steps, and at the end of each epoch."""
+    """Steps between two log entries. The end of an epoch is logged too."""
 
 
 LOSS_TERMS = ("l1", "kd", "vgg")
@@ -31,7 +30,7 @@ LOSS_TERMS = ("l1", "kd", "vgg")
 
 class StageConfig(Section):
     name: Name
-    """Name of the stage. The student at the end of the stage is saved as student_model_<name>.pth."""
+    """The student at the end of the stage is saved as student_model_<name>.pth."""
     epochs: Count
     """Number of epochs, of `data.images_per_epoch` samples each."""
     l1: Annotated[float, Field(ge=0)] = 1.0
@@ -39,14 +38,14 @@ class StageConfig(Section):
     kd: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the L1 distance to the teacher's image (knowledge distillation)."""
     vgg: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the L1 distance between the VGG16 features of the student's image and of the image that `vgg.against` names."""
+    """Weight of the perceptual loss, section `vgg`."""
     patch: Side | None = None
-    """Side of the training patches in this stage. null: `data.patch`."""
+    """In place of `data.patch` in this stage."""
     batch: Count | None = None
-    """Samples per optimiser step in this stage, summed over all GPUs. null: `data.batch`."""
+    """In place of `data.batch` in this stage."""
     lr: Positive | None = None
-    """Learning rate in this stage, in place of `optimizer.lr`. Schedule and warm-up stay those of the whole run: a cosine does
-    not begin again, so half-way through the run the rate is half of this."""
+    """In place of `optimizer.lr` in this stage. A schedule goes on over all stages: half-way through a cosine, the rate is half
+    of this."""
 
     @model_validator(mode="after")
     def _check_any(self) -> StageConfig:
@@ -66,51 +65,46 @@ class StageConfig(Section):
 
 class VggConfig(Section):
     weights: str = "imagenet"
-    """`imagenet` (torchvision downloads 528 MB), `random`, or a file of torchvision's vgg16 weights."""
+    """`imagenet` (downloads 528 MB), `random`, or a file of torchvision's vgg16 weights."""
     normalize: bool = True
-    """Whether images are normalised before VGG16: minus ImageNet's mean, divided by its standard deviation. The original project
-    did not."""
+    """Whether images are normalised with ImageNet's mean and standard deviation."""
     resize: Annotated[int, Field(ge=16)] | None = None
-    """Side in pixels of the square to which images are resized before VGG16, bilinearly. null: no resizing. The original project
-    used 224."""
+    """Side in pixels of the square to which images are resized, bilinearly. null: no resizing."""
     against: Literal["sharp", "teacher"] = "sharp"
-    """The student's VGG16 features are compared with those of this image: the sharp image or the teacher's image."""
+    """The image whose VGG16 features the student's are compared with."""
 
 
 class OptimizerConfig(Section):
     lr: Positive = 1e-4
-    """Adam's learning rate. A stage may have its own."""
+    """Adam's learning rate."""
     schedule: Literal["constant", "cosine", "multistep", "cosine_restarts"] = "constant"
-    """Course of the learning rate. `constant`: no change. `cosine`: falls to `lr_min` at the end of the last stage.
-    `multistep`: multiplied by `gamma` at each of the `milestones`, as torch's MultiStepLR. `cosine_restarts`: falls to `lr_min`
-    and jumps back, again and again, as torch's CosineAnnealingWarmRestarts."""
+    """`cosine`: the learning rate falls to `lr_min` at the end of the last stage. `multistep`: it is multiplied by `gamma` at
+    each of the `milestones`. `cosine_restarts`: it falls to `lr_min` and jumps back, again and again."""
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    """Number of steps at the start in which the learning rate rises linearly from zero. Cosines begin after them."""
+    """Steps at the start in which the learning rate rises linearly from zero. Cosines begin after them."""
     lr_min: Annotated[float, Field(ge=0)] = 0.0
     """Where a cosine ends."""
     milestones: list[Count] = []
-    """The steps of the run after which `multistep` lowers the learning rate, in ascending order."""
+    """Steps of the run after which `multistep` lowers the learning rate, in ascending order."""
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """The factor by which `multistep` lowers the learning rate."""
+    """Factor of `multistep`."""
     restart_steps: Count | None = None
-    """Number of steps of the first cosine of `cosine_restarts`."""
+    """Steps of the first cosine of `cosine_restarts`."""
     restart_factor: Count = 1
-    """Each cosine of `cosine_restarts` takes this many times as many steps as the one before."""
+    """Each cosine of `cosine_restarts` is this many times as long as the one before."""
     clip_norm: Positive | None = None
-    """Largest norm of the whole gradient. A larger gradient is scaled down. null: no limit."""
+    """A gradient of a larger norm is scaled down to it. null: no limit."""
     accumulate: Count = 1
-    """Number of parts into which each batch is split. The parts are computed one after the other, which saves memory. The step
-    stays the same, except for BatchNorm's statistics."""
+    """Parts into which each batch is split to save memory. The step stays the same, except for BatchNorm's statistics."""
     max_skipped: Count = 30
-    """Largest number of updates in a row that may be rejected because they are not finite. One more stops the run. At the start,
-    fp16's loss scaler halves its scale with each rejected update, and may need 15 of them. The weights that are kept are those of
-    the last finite update. A finite update may have spoilt them before."""
+    """Updates in a row that may be rejected because they are not finite. One more stops the run. In fp16, up to 15 are normal
+    at the start."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of the moving average of the weights. If given, the averaged weights are validated and saved. null: no average."""
+    """Decay of the moving average of the weights, which is then what is validated and saved. null: no average."""
     amp: Literal["auto", "off", "bf16", "fp16"] = "auto"
-    """The student's mixed precision. `auto` on CUDA: bf16 if the GPU supports it, else fp16 with a loss scaler. `auto` on a CPU:
-    bf16 if the processor has instructions for it and the student's forward and backward pass on a batch is at least 1.2 times as
-    fast in it, else none. fp16 is for CUDA only, and Apple's GPU has none."""
+    """The student's mixed precision. `auto` on CUDA: bf16 if the GPU supports it, else fp16. `auto` on a CPU: bf16 if it has
+    instructions for it and a training step is at least 1.2 times as fast, else none. fp16 needs CUDA. On Apple's GPU there is
+    none."""
 
     @model_validator(mode="after")
     def _check_schedule(self) -> OptimizerConfig:
@@ -137,21 +131,18 @@ FURTHER_METRICS: tuple[Metric, ...] = get_args(Metric)
 
 class EvalConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
-    """Seed of the blur of validation images. null: `run.seed`. If runs with several values of `run.seed` are compared, give it,
-    so that all are validated on the same images."""
+    """Seed of the validation images' blur. null: `run.seed`. Set it to compare runs of several `run.seed` on the same images."""
     crop: Annotated[int, Field(ge=16)] | None = 512
-    """Largest side of the centre crop that validation uses, in pixels. null: whole images."""
+    """Largest side of the centre crop, in pixels. null: whole images."""
     images: Count | None = None
-    """Largest number of validation images, chosen at even intervals. null: all images."""
+    """Largest number of images, chosen at even intervals. null: all."""
     every_epochs: Count = 1
-    """Number of epochs between two validations. The end of each stage is also validated."""
+    """Epochs between two validations. The end of a stage is validated too."""
     samples: Count = 4
-    """Number of rows of the validation picture. Each row shows an image as blurry | student | teacher | sharp."""
+    """Rows of the validation picture: blurry | student | teacher | sharp."""
     metrics: list[Metric] = []
-    """Further scores, beside PSNR and SSIM, in tables, CSV and report; docs/scores.md says which paper's table uses which.
-    `psnr_y`, `ssim_y`, `ssim_rgb`: as BasicSR. `psnr_y_matlab`, `ssim_y_matlab`: the same with Y rounded to 8 bits, as MATLAB's
-    rgb2ycbcr does. `ssim_rgb_matlab`: MATLAB's ssim of an RGB image. `ssim_rgb_skimage`: scikit-image's default. `lpips_vgg`,
-    `dists`: distances by VGG16, lower is better; they need piq, `pip install -e ".[perceptual]"`, which downloads weights."""
+    """Scores beside PSNR and SSIM. docs/scores.md defines them and says which paper uses which. `lpips_vgg` and `dists` need
+    `pip install -e ".[perceptual]"` and download weights."""
 
     @field_validator("metrics")
     @classmethod
@@ -179,26 +170,23 @@ class BenchConfig(Section):
     [images, height, width]."""
 
     rounds: Count = 5
-    """Number of rounds. Each round times everything once, in turn. The result is the median of the rounds."""
+    """Each round times everything once. The result is the median of the rounds."""
     steps: Annotated[int, Field(ge=4)] = 10
     """Training steps per round."""
     network: Literal["teacher", "published"] = "teacher"
-    """The teacher whose forward pass is timed. `teacher`: the network of `teacher.weights`. `published`: the published Restormer
-    with random weights, which needs no download."""
+    """The teacher that is timed: the network of `teacher.weights`, or the published Restormer with random weights."""
     teacher_shapes: list[Shape] = []
-    """Shapes of the teacher's input. Empty: the shape of the training batch."""
+    """Shapes of the teacher's input. Empty: that of the training batch."""
     teacher_forms: Annotated[list[TeacherForm], Field(min_length=1)] = ["reference", "ours"]
-    """Forms of the teacher to compare. `reference`: as written in the paper, not compiled. `_compiled` in a name: with
-    torch.compile. `_keeping_pages` in a name: on a CPU, the C library keeps freed memory, as in this project's commands. `ours`:
-    the form that training uses. `ours_eager`, on a GPU only: our code, neither compiled nor captured in a CUDA graph.
-    `ours_kernels`, on a GPU only: the same with the Triton kernels, even if they are slower. `onnxruntime`
-    and `openvino`, on a CPU only: the exported ONNX file in these runtimes, where they are installed."""
+    """Forms of the teacher to compare. `reference`: as written in the paper; `_compiled`: with torch.compile; `_keeping_pages`:
+    on a CPU, freed memory is kept. `ours`: as in training. On a GPU only: `ours_eager`, without compilation and CUDA graph;
+    `ours_kernels`, the same with Triton kernels, even if they are slower. On a CPU, if installed: `onnxruntime` and `openvino`,
+    with the exported ONNX file."""
     precisions: Annotated[list[Literal["auto", Precision]], Field(min_length=1)] = ["auto"]
-    """Precisions in which the teacher is timed, named as in `teacher.precision`. bf16 is left out on a CPU without instructions
-    for it."""
+    """Precisions of the teacher, as in `teacher.precision`."""
     student_peers: list[Literal["onnxruntime", "openvino"]] = []
-    """Runtimes in which the student's exported ONNX file is timed beside the student, on a CPU only and where installed."""
+    """Runtimes in which the student's ONNX file is timed too, on a CPU and if installed."""
     student_shapes: list[Shape] = []
-    """Shapes of the student's input at inference. Empty: the shape of the training batch."""
+    """Shapes of the student's input. Empty: that of the training batch."""
     student_widths: list[Count] = []
-    """Widths of the U-Nets to time. Their other keys are those of `student`. Empty: only the student itself."""
+    """Widths of U-Nets to time, with the other keys of `student`. Empty: only the student."""
