@@ -241,17 +241,15 @@ def make_parser() -> argparse.ArgumentParser:
     add_config_arguments(parser)
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
-        "--verify", action="store_true", help="checksum everything and compute nothing; status 2 if anything is wrong"
+        "--verify", action="store_true", help="checksum everything, compute nothing; status 2 if anything is wrong"
     )
     action.add_argument(
         "--repair", action="store_true", help="checksum everything, compute what is wrong, remove images whose input is gone"
     )
     action.add_argument("--fresh", action="store_true", help="remove what the cache holds and compute it anew")
+    action.add_argument("--pack", type=Path, metavar="DIR", help="also copy all images into a pack, which reads faster than PNGs")
     action.add_argument(
-        "--pack", type=Path, metavar="DIR", help="also copy all triplets into a pack, which reads faster than PNGs"
-    )
-    action.add_argument(
-        "--approximation", type=int, metavar="N", help="how far the cached images of N inputs are from online ones, augmented"
+        "--approximation", type=int, metavar="N", help="compare the cached images of N inputs with online ones, augmented"
     )
     return parser
 

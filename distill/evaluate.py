@@ -74,13 +74,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights",
         metavar="W",
-        help=f"a student: a file, or {GENERAL_STUDENT}; or a teacher (default: of the run's last stage)",
+        help=f"a student: a file, or {GENERAL_STUDENT}; or a teacher (default: the student of the last stage)",
     )
     parser.add_argument(
         "--csv",
         type=Path,
         metavar="FILE",
-        help="one row per image (default: evaluation.csv in the run folder; of --weights NAME.pth, evaluation_NAME.csv there)",
+        help="one row per image (default, in the run folder: evaluation.csv, or evaluation_NAME.csv of --weights NAME.pth)",
     )
     return parser
 

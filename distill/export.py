@@ -30,11 +30,10 @@ SUFFIXES = (".onnx", ".safetensors")
 EXAMPLE = """example:
   python -m distill.export --weights runs/quickstart/student_model_v1.pth --out student.onnx
 
-The ONNX file: input `blurry`, output `restored`, both float32 (B, 3, H, W), RGB in [0, 1], any batch and any H, W of at least 16;
-the output is clamped. --precision fp16 computes in half precision and keeps this interface. The file says in its metadata how the
-network was trained, the configuration and its folder names included, and what is known of its teacher's licence.
+ONNX: input `blurry` and output `restored` (clamped) are float32 (B, 3, H, W), also with --precision fp16. RGB in [0, 1];
+any batch; H and W of at least 16. docs/onnx_example.py restores an image with it, without torch.
 
-docs/onnx_example.py restores an image with it, without torch.
+The file holds the training configuration, folder names included, and what is known of the teacher's licence.
 """
 
 
@@ -91,8 +90,8 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"a student: a file, or {GENERAL_STUDENT}; or a teacher: a file, or a name as in teacher.weights",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"what to write: {' or '.join(SUFFIXES)}")
-    parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="of weights and arithmetic (default: fp32)")
-    parser.add_argument("--residual", action="store_true", help="a plain state dict of a U-Net is of one with residual: true")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="of weights and arithmetic (default fp32)")
+    parser.add_argument("--residual", action="store_true", help="a U-Net's plain state dict was trained with residual: true")
     return parser
 
 

@@ -114,7 +114,9 @@ def _check_record(out: Path, record: dict[str, Any], images: dict[str, Path]) ->
 
 def make_parser() -> argparse.ArgumentParser:
     parser = new_parser(
-        "prepare", "Splits a folder of sharp images, cuts them into patches and blurs each once; run again, it goes on.", EXAMPLE
+        "prepare",
+        "Splits sharp images into training, test and benchmark, cuts and blurs patches of them; run again, it goes on.",
+        EXAMPLE,
     )
     parser.add_argument("--sharp", required=True, metavar="DIR", help="sharp images, searched recursively")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="where sharp/ and blurry/ are written")
@@ -123,12 +125,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--degrade",
         default="bicubic_x4",
         metavar="RECIPE",
-        help="the blur: a preset, a YAML list, or a config file whose `degrade` is taken (default bicubic_x4, the original's)",
+        help="the blur: a preset, a YAML list, or a config file whose `degrade` is taken (default bicubic_x4)",
     )
     parser.add_argument("--seed", type=int, default=42, metavar="N", help="of the split and the blur (default 42)")
-    parser.add_argument(
-        "--quality", type=int, metavar="Q", help="write JPEG of this quality, as the original did, instead of PNG"
-    )
+    parser.add_argument("--quality", type=int, metavar="Q", help="write JPEG of this quality instead of PNG")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default 2)")
     return parser
 

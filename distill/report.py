@@ -23,13 +23,12 @@ logger = logging.getLogger(__name__)
 
 IMAGES = 6
 ONE, SEVERAL = "report.html", "comparison.html"
-EXAMPLE = f"""example:
+EXAMPLE = """example:
   python -m distill.report runs/quickstart
   python -m distill.report runs/photos_cached runs/photos_both --out online_or_cached.html --images 10
 
-The pictures are made again from the run's configuration, its student and its teacher, the worst, the median and the best image
-first; where those are gone, the run's last validation picture stands in. Nothing is downloaded. Written to RUN_DIR/{ONE}, and for
-several runs to {SEVERAL} in the first."""
+The worst, the median and the best validation image come first. They are restored again. If the images or the student are gone,
+the run's last validation picture stands in. Nothing is downloaded."""
 
 
 def report(runs: Sequence[str | Path], out: str | Path | None = None, images: int = IMAGES, device: str = "auto") -> Path:
@@ -62,10 +61,10 @@ def report(runs: Sequence[str | Path], out: str | Path | None = None, images: in
 def make_parser() -> argparse.ArgumentParser:
     parser = new_parser("report", "Shows a run, or several compared, in one HTML file that fetches nothing.", EXAMPLE)
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN_DIR", help="a run folder, also of a run that is going on; several are compared")
-    add("--out", metavar="FILE", help=f"the HTML file (default: {ONE} in the run folder)")
+    add("runs", nargs="+", metavar="RUN_DIR", help="a run folder, also of an unfinished run; several are compared")
+    add("--out", metavar="FILE", help=f"the HTML file (default {ONE}, of several runs {SEVERAL}, in the first run folder)")
     add("--images", type=int, default=IMAGES, metavar="N", help="validation images shown, 0 for none (default %(default)s)")
-    add("--device", default="auto", help="where they are made: auto, cpu, mps, cuda or cuda:N (default %(default)s)")
+    add("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N (default %(default)s)")
     return parser
 
 

@@ -50,9 +50,9 @@ ERRORS_OF_A_PATH = (errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIS
 EXAMPLE = """example:
   python -m distill.restore --weights runs/quickstart/student_best.pth photos/ scan.tif 'more/*/*.jpg' --out restored --compare
 
-Kept: relative names, format, 8 or 16 bits, grey, alpha (as it is), EXIF, XMP, resolution and colour profile, as far as the
-format written holds them. Pictures are written upright, CMYK and palettes as RGB, and kinds that are read but not written, such
-as GIF, HEIC and JPEG 2000, as PNG. Exit status 2 where a picture could not be restored; the others are."""
+Kept, as far as the written format holds them: relative names, format, 8 or 16 bits, grey, alpha, EXIF, XMP, resolution, colour
+profile. Pictures are written upright; CMYK and palettes as RGB; GIF, HEIC, JPEG 2000 and other formats as PNG. A picture that
+cannot be restored is left out: exit status 2."""
 
 
 @dataclass
@@ -195,7 +195,7 @@ def make_parser() -> argparse.ArgumentParser:
         "inputs",
         nargs="+",
         metavar="IN",
-        help="image files, folders (searched recursively), and patterns such as 'photos/*/*.jpg'",
+        help="files, folders (searched recursively), patterns such as 'photos/*/*.jpg'",
     )
     add(
         "--weights",
@@ -211,13 +211,13 @@ def make_parser() -> argparse.ArgumentParser:
         type=int,
         default=TILE,
         metavar="N",
-        help="the network sees NxN pixels at once; fewer need less memory (default %(default)s)",
+        help="the network sees NxN pixels at once; lower it to save memory (default %(default)s)",
     )
     add("--device", default="auto", help="auto, cpu, mps, cuda or cuda:N (default %(default)s)")
     add("--precision", choices=("auto", "fp32", "fp16"), default="auto", help="auto is fp16 on CUDA, fp32 elsewhere (default)")
-    add("--each-channel", action="store_true", help="apply a network of one channel to each channel of a colour picture")
-    add("--overwrite", action="store_true", help="restore again what is done, and replace files that are no results")
-    add("--compare", action="store_true", help=f"also write the centres before and after, side by side, to DIR/{COMPARISONS}/")
+    add("--each-channel", action="store_true", help="apply a grey network to each channel of a colour picture")
+    add("--overwrite", action="store_true", help="replace files that exist already")
+    add("--compare", action="store_true", help=f"also write the centre before and after, side by side, to DIR/{COMPARISONS}/")
     add("--allow-large", action="store_true", help=f"restore pictures of more than {MAX_PIXELS // 10**6} megapixels too")
     return parser
 

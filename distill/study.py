@@ -28,8 +28,8 @@ JSON, MARKDOWN, PAGE = "study.json", "study.md", "study.html"
 EXAMPLE = """example:
   python -m distill.study --config configs/study_smoke.yaml
 
-Writes study.json, study.md and the page study.html into the study's folder, beside the folders of its runs. Every run is an
-ordinary run folder: distill.report and distill.evaluate read it. A run that fails stops no other; exit status 2 where one did."""
+Writes study.json, study.md and the page study.html beside the run folders. If a run fails, the others go on, and the exit
+status is 2."""
 
 
 def run_study(study: StudyConfig, jobs: int = 1) -> StudyResult:

@@ -52,8 +52,7 @@ logger = logging.getLogger(__name__)
 EXAMPLE = """example:
   python -m distill.train --config configs/photos_online.yaml --set data.sharp=PHOTOS/train data.val.sharp=PHOTOS/val
 
-The run folder is run.dir of the configuration. Ctrl-C, SIGTERM and a closed terminal save first; the same command
-goes on from there.
+Ctrl-C, SIGTERM and a closed terminal save the run in its folder, run.dir; the same command resumes it.
 """
 
 
@@ -273,9 +272,9 @@ def _postfix(record: dict[str, Any]) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = new_parser("train", "Trains a student; resumes by itself.", EXAMPLE)
+    parser = new_parser("train", "Trains a student, or resumes the run in run.dir.", EXAMPLE)
     add_config_arguments(parser)
-    parser.add_argument("--fresh", action="store_true", help="start over, removing what the run folder holds of an earlier run")
+    parser.add_argument("--fresh", action="store_true", help="remove the run folder's earlier run and start over")
     return parser
 
 

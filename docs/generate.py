@@ -27,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SCHEMA, STUDY_SCHEMA = ROOT / "configs" / "schema.json", ROOT / "configs" / "study_schema.json"
 HELP_COLUMNS = 100
 BLOCK = re.compile(r"(<!-- generated: (\w+) ?(\S*) -->\n).*?(<!-- end -->)", re.DOTALL)
+SHARED_OPTIONS = re.compile(
+    r" \[-h\]|  -h, --help .*\n|  --config FILE +the run's YAML file\n  --set KEY=VALUE .*\n +override keys, such as .*\n"
+)
 Tree = dict[str, Any]
 Keys = Iterable[tuple[str, Tree]]
 
@@ -212,11 +215,12 @@ def _code(value: Any) -> str:
 
 
 def command_help(name: str) -> str:
-    """What `python -m distill.NAME --help` prints."""
+    """What `python -m distill.NAME --help` prints, without the options that the page explains once."""
     parser: argparse.ArgumentParser = importlib.import_module(f"distill.{name}").make_parser()
     parser.formatter_class = partial(argparse.RawDescriptionHelpFormatter, width=HELP_COLUMNS)  # type: ignore[assignment]
     parser.color = False  # type: ignore[attr-defined]  # Python 3.14 would colour it
-    return f"```text\n{parser.format_help().rstrip()}\n```\n"
+    said = SHARED_OPTIONS.sub("", parser.format_help())
+    return f"```text\n{said.rstrip()}\n```\n"
 
 
 def signature(name: str) -> str:
