@@ -48,8 +48,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def unwrapped(path: Path, content: Any) -> dict[str, Tensor]:
-    """The checked state dict in a file's content, which may be in a wrapper, or in several. A moving average is preferred, and
-    the log says so. Raises WeightsError."""
+    """Takes the state dict out of the dictionaries that trainers keep it in (WRAPPERS, possibly nested), and checks it. If a file
+    has both the weights and their moving average, the average is taken, and the log says so. Raises WeightsError."""
     for _ in range(MAX_WRAPPERS):
         found = [key for key in WRAPPERS if isinstance(content, Mapping) and _may_be_weights(content.get(key))]
         if not found:
@@ -61,13 +61,15 @@ def unwrapped(path: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _may_be_weights(content: Any) -> bool:
-    """Whether this is a state dict, or a wrapper of one. Some trainers keep other things under the same names."""
+    """Whether this looks like a state dict, or a wrapper of one. Some trainers keep other things under the keys of WRAPPERS."""
     if not isinstance(content, Mapping) or not content:
         return False
     return any(isinstance(value, Tensor) or (key in WRAPPERS and isinstance(value, Mapping)) for key, value in content.items())
 
 
-def find_network(path: Path, state: Mapping[str, Tensor], is_network: Callable[[Mapping[str, Tensor]], bool]) -> Any:
+def find_network(
+    path: Path, state: Mapping[str, Tensor], is_network: Callable[[Mapping[str, Tensor]], bool]
+) -> dict[str, Tensor] | None:
     """The first form of a state dict for which `is_network` holds: as it is, without the prefix that all keys share, or one of
     PARTS alone. The log says which keys are left out. None if it holds for no form."""
     for prefix, form in _forms(dict(state)):

@@ -30,7 +30,7 @@ LOSSLESS_DB = 120.0
 # Window (a Gaussian of 11 pixels) and constants of Wang et al., IEEE TIP 2004, as in its authors' MATLAB code and BasicSR.
 SIGMA, RADIUS = 1.5, 5
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-wang = partial(structural_similarity, gaussian_weights=True, sigma=SIGMA, use_sample_covariance=False, data_range=255)
+gaussian_ssim = partial(structural_similarity, gaussian_weights=True, sigma=SIGMA, use_sample_covariance=False, data_range=255)
 
 
 def psnr(image: Pixels, reference: Pixels) -> float:
@@ -83,10 +83,10 @@ def ssim_of_volume(image: Pixels, reference: Pixels) -> float:
 
 OURS: dict[Name, Metric] = {
     "psnr_y": lambda image, reference: _psnr(luma(image), luma(reference)),
-    "ssim_y": lambda image, reference: float(wang(luma(image), luma(reference))),
-    "ssim_rgb": lambda image, reference: float(wang(image, reference, channel_axis=2)),
+    "ssim_y": lambda image, reference: float(gaussian_ssim(luma(image), luma(reference))),
+    "ssim_rgb": lambda image, reference: float(gaussian_ssim(image, reference, channel_axis=2)),
     "psnr_y_matlab": lambda image, reference: _psnr(rounded_luma(image), rounded_luma(reference)),
-    "ssim_y_matlab": lambda image, reference: float(wang(rounded_luma(image), rounded_luma(reference))),
+    "ssim_y_matlab": lambda image, reference: float(gaussian_ssim(rounded_luma(image), rounded_luma(reference))),
     "ssim_rgb_matlab": ssim_of_volume,
     "ssim_rgb_skimage": lambda image, reference: float(structural_similarity(image, reference, data_range=255, channel_axis=2)),
 }
