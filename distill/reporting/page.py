@@ -45,7 +45,7 @@ def render(runs: Sequence[RunFolder], pictures: Gallery) -> bytes:
         "title": title,
         "created": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "project": project(),
-        "runs": [_run(run, pictures) for run in runs],
+        "runs": [_run(run, place, pictures) for place, run in enumerate(runs)],
         "differences": differences(runs),
         "pictures": [_picture(picture) for picture in pictures.pictures],
         "pictureNotes": pictures.notes,
@@ -78,13 +78,14 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, str]:
     return {name: value for key, inner in items for name, value in _flatten(inner, f"{joined}{key}").items()}
 
 
-def _run(run: RunFolder, pictures: Gallery) -> dict[str, Any]:
+def _run(run: RunFolder, place: int, pictures: Gallery) -> dict[str, Any]:
     kind, sentence = words.status(run)
     check, followed = words.teacher_check(run), run.to_teacher()
     clock, rates = Clock(run), [number(record, "images_per_s") for record in run.of("train")]
     measured = sorted(rate for rate in rates if rate is not None)
     return {
         "label": run.label,
+        "look": _look(place),
         "status": {"kind": kind, "text": sentence},
         "lead": words.lead(run),
         "facts": facts(run, pictures.teacher_parameters),
@@ -104,6 +105,11 @@ def _run(run: RunFolder, pictures: Gallery) -> dict[str, Any]:
         "teacherParameters": pictures.teacher_parameters,
         "config": dump_config(run.config),
     }
+
+
+def _look(place: int) -> str:
+    """The class in parts.css that gives a run its colour. `place` is its place among the compared runs."""
+    return f"run{place % RUN_LOOKS}"
 
 
 def _images(run: RunFolder) -> list[dict[str, Any]]:
@@ -144,7 +150,7 @@ def _picture(picture: ShownImage) -> dict[str, Any]:
     layers = []
     for layer in picture.layers:
         psnr = layer.psnr if layer.psnr is not None and math.isfinite(layer.psnr) else None
-        look = f"run{layer.run % RUN_LOOKS}" if layer.role == "student" else layer.role
+        look = _look(layer.run) if layer.role == "student" else layer.role
         against = None if layer.against == "sharp" else layer.against
         shown = {"role": layer.role, "look": look, "label": layer.label, "psnr": psnr, "against": against}
         layers.append({**shown, "src": _webp(layer.pixels)})

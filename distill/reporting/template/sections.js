@@ -204,7 +204,7 @@ function chartsOfOne(run) {
 }
 
 function chartsOfSeveral(runs) {
-  const look = (run, index) => ({ name: run.label, colour: `run${index % 6}`, dash: RUN_DASHES[index % RUN_DASHES.length] });
+  const look = (run, index) => ({ name: run.label, colour: run.look, dash: RUN_DASHES[index % RUN_DASHES.length] });
   const over = (title, unit, part, key, format, levels = [], scale = 1) => {
     const series = runs.map((run, index) => curve(run.curves[part], key, look(run, index), scale)).filter((one) => one !== null);
     return series.length ? lineChart({ title, unit, series: [...series, ...levels], format }) : null;
