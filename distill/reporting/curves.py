@@ -6,14 +6,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any
 
-from distill.config import FURTHER_METRICS, LOSS_TERMS
-from distill.reporting.reading import Record, RunFolder, number
+from distill.config import LOSS_TERMS
+from distill.reporting.reading import MEASURES, Record, RunFolder, number
 from distill.scoring.evaluation import ROWS, TO_TEACHER
 
 MAX_POINTS = 500
 TRAINING = ("loss", *LOSS_TERMS, "images_per_s")
 VALIDATION = (
-    *(f"{row.replace(' ', '_')}_{measure}" for measure in ("psnr", "ssim", *FURTHER_METRICS) for row in (*ROWS, *TO_TEACHER)),
+    *(f"{row.replace(' ', '_')}_{measure}" for measure in MEASURES for row in (*ROWS, *TO_TEACHER)),
     "reproduced",
 )
 

@@ -53,7 +53,7 @@ def render(runs: Sequence[RunFolder], pictures: Gallery) -> bytes:
     }
     style, script = ("\n".join((TEMPLATE / name).read_text("utf-8") for name in names) for names in (STYLES, SCRIPTS))
     page = Template((TEMPLATE / "report.html").read_text("utf-8")).substitute(
-        style=style, script=script, style_hash=_hash(style), script_hash=_hash(script), content=_json(content)
+        style=style, script=script, style_hash=csp_hash(style), script_hash=csp_hash(script), content=_json(content)
     )
     return page.encode()
 
@@ -181,6 +181,6 @@ def _json(content: dict[str, Any]) -> str:
     return text
 
 
-def _hash(text: str) -> str:
+def csp_hash(text: str) -> str:
     """The SHA-256 in base64 by which the Content-Security-Policy allows an inline script or style."""
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -18,7 +18,6 @@ from distill.training.run_folder import CONFIG, EVALUATION, METRICS
 KINDS = ("start", "train", "val", "skipped")
 # Fields of metrics.jsonl: {name in earlier versions: name now}.
 RENAMED = {"skipped_updates": "rejected_updates", "skipped_images": "rejected_images"}
-
 MEASURES = ("psnr", "ssim", *FURTHER_METRICS)
 
 Record = dict[str, Any]

@@ -30,16 +30,6 @@ class Member:
         return Path(self.config.run.dir)
 
     @property
-    def config_file(self) -> Path:
-        """The configuration that `distill.train` is given. It lies beside the run folder, which --fresh may clear."""
-        return self.folder.with_suffix(".yaml")
-
-    @property
-    def log_file(self) -> Path:
-        """What `distill.train` prints."""
-        return self.folder.with_suffix(".log")
-
-    @property
     def student(self) -> Path:
         """The student at the end of the last stage: the one that is scored."""
         return self.folder / stage_file(self.config.stages[-1].name)

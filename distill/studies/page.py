@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
 
 from distill.reporting.page import TEMPLATE as REPORT_TEMPLATE
+from distill.reporting.page import csp_hash
 from distill.studies.matching import TOLERANCE
-from distill.studies.result import MEASURES, StudyResult, VariantResult, cost_cells, show_scores
+from distill.studies.result import (
+    DECIMALS,
+    MEASURES,
+    StudyResult,
+    VariantResult,
+    cost_cells,
+    show_interval,
+    show_scores,
+    show_seeds,
+)
 from distill.studies.statistics import Difference
 
 TEMPLATE = files("distill.studies") / "template"
@@ -22,7 +30,6 @@ MARGIN = 0.06
 def render(result: StudyResult) -> bytes:
     """The HTML file. Names come from files that anybody may have written: all are escaped, and no script would run."""
     style = (REPORT_TEMPLATE / "report.css").read_text("utf-8") + (TEMPLATE / "study.css").read_text("utf-8")
-    style_hash = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     sets = list(dict.fromkeys(name for variant in result.variants for name in variant.outcomes))
     parts = [
         _head(result),
@@ -32,7 +39,8 @@ def render(result: StudyResult) -> bytes:
     ]
     page = Template((TEMPLATE / "study.html").read_text("utf-8"))
     title = f"Study of {result.base}"
-    return page.substitute(title=escape(title), style=style, style_hash=style_hash, content="\n".join(parts)).encode()
+    filled = page.substitute(title=escape(title), style=style, style_hash=csp_hash(style), content="\n".join(parts))
+    return filled.encode()
 
 
 def _head(result: StudyResult) -> str:
@@ -111,9 +119,8 @@ def _table(result: StudyResult, name: str) -> str:
         outcome = variant.outcomes.get(name)
         if outcome is None:
             continue
-        differences = [_interval(outcome.differences.get(measure), digits) for measure, digits in (("psnr", 2), ("ssim", 4))]
-        psnr = outcome.differences.get("psnr")
-        seeds = "" if psnr is None else ", ".join(f"{value:+.2f}" for value in psnr.by_seed.values())
+        differences = [show_interval(outcome.differences.get(measure), DECIMALS[measure]) for measure in MEASURES]
+        seeds = show_seeds(outcome.differences.get("psnr"))
         rows.append([variant.name, show_scores(outcome.means["student"]), *differences, seeds])
     return _figures(f"Scores on {name}", ["variant", "PSNR / SSIM", "difference, dB", "difference, SSIM", "by seed, dB"], rows)
 
@@ -142,10 +149,6 @@ def _figures(label: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) ->
     )
     table = f'<table class="figures"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(label)}">{table}</div>'
-
-
-def _interval(found: Difference | None, digits: int) -> str:
-    return "" if found is None else f"{found.mean:+.{digits}f} ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
 
 
 def _settings(result: StudyResult) -> str:

@@ -58,8 +58,9 @@ class Trainers:
                 process.wait()
 
     def train(self, title: str, config: Config) -> None:
-        """Trains, or goes on with, the run of a configuration. What it prints goes to a file beside its folder. Raises
-        RunFailedError, which begins with `title` and ends with the run's own last words."""
+        """Trains, or goes on with, the run of a configuration. Writes the configuration, and what the run prints, to files beside
+        the run's folder, which --fresh may clear. Raises RunFailedError, which begins with `title` and holds the last line that
+        the run printed."""
         folder = Path(config.run.dir)
         given, log = folder.with_name(f"{folder.name}.yaml"), folder.with_name(f"{folder.name}.log")
         try:

@@ -14,8 +14,8 @@ from distill.reporting.reading import read_run
 from distill.scoring.evaluation import Evaluation
 from distill.studies.matching import TOLERANCE, Pilot, training_s
 from distill.studies.members import Member, validation_config
-from distill.studies.scores import Scores, read_scores
-from distill.studies.statistics import Difference, difference
+from distill.studies.scores import read_scores
+from distill.studies.statistics import Difference, Scores, difference
 
 MEASURES = ("psnr", "ssim")
 DECIMALS = {"psnr": 2, "ssim": 4}
@@ -131,7 +131,7 @@ def verdict(found: Difference | None, to_teacher: bool = False) -> str:
             if found.mean == 0
             else f"{found.mean:+.2f} dB on every image.{about}"
         )
-    if found.shown:
+    if found.excludes_zero:
         size = f"{abs(found.mean):.2f} dB ({abs_range(found)})"
         signs = {value > 0 for value in found.by_seed.values()}
         seed_note = "" if len(signs) == 1 else " Not every seed agrees."
@@ -193,14 +193,12 @@ def _table(result: StudyResult, validation: str) -> str:
         if outcome is None:
             continue
         found = outcome.differences.get("psnr")
-        interval = "" if found is None else f"{found.mean:+.2f} ({found.low:+.2f} to {found.high:+.2f})"
-        seeds = "" if found is None else ", ".join(f"{value:+.2f}" for value in found.by_seed.values())
         cells = [
             variant.name,
             str(len(variant.seeds)),
             show_scores(outcome.means["student"]),
-            interval,
-            seeds,
+            show_interval(found, DECIMALS["psnr"]),
+            show_seeds(found),
             *cost_cells(variant.cost),
         ]
         rows.append(f"| {' | '.join(cells)} |")
@@ -221,6 +219,15 @@ def cost_cells(cost: Cost | None) -> list[str]:
 
 def show_scores(means: Mapping[str, float]) -> str:
     return " / ".join(f"{means[measure]:.{DECIMALS[measure]}f}" for measure in MEASURES)
+
+
+def show_interval(found: Difference | None, digits: int) -> str:
+    return "" if found is None else f"{found.mean:+.{digits}f} ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
+
+
+def show_seeds(found: Difference | None) -> str:
+    """Each seed's own difference in PSNR."""
+    return "" if found is None else ", ".join(f"{value:+.2f}" for value in found.by_seed.values())
 
 
 def _foot(result: StudyResult) -> str:

@@ -14,15 +14,13 @@ from distill.networks.teacher import build_teacher
 from distill.reporting.reading import read_evaluation, read_fidelity
 from distill.runtime.device import choose_device
 from distill.runtime.files import write_bytes
-from distill.scoring.evaluation import TO_TEACHER, Evaluation, Score
+from distill.scoring.evaluation import TO_TEACHER, Evaluation
 from distill.scoring.validation import Validation
 from distill.studies.members import Member, validation_config
+from distill.studies.statistics import Scores
 
 # Differences of two variants are often smaller than the hundredths that other tables show.
 DIGITS = 4
-
-Scores = dict[str, dict[str, Score]]
-"""{image: {`blurry`, `teacher` or `student`: score}}"""
 
 
 class Scorer:

@@ -12,6 +12,7 @@ from scipy.stats import norm, t
 from distill.scoring.evaluation import Score
 
 Scores = Mapping[str, Mapping[str, Score]]
+"""{image: {`blurry`, `teacher` or `student`: score}}"""
 # Resamples of the bootstrap, and how many are in memory at a time.
 RESAMPLES, BATCH = 10_000, 100
 CONFIDENCE = 0.95
@@ -30,8 +31,8 @@ class Difference:
     """On how many images."""
 
     @property
-    def shown(self) -> bool:
-        """Whether the interval leaves out 0."""
+    def excludes_zero(self) -> bool:
+        """Whether the interval does not contain 0."""
         return self.low > 0 or self.high < 0
 
     @property
