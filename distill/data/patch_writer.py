@@ -10,19 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
 from distill.config.degradations import Degradation
-from distill.data.batch import Skipped, to_tensor
+from distill.data.batch import Skipped, batch_of_one, unpack
 from distill.data.decoding.decode import orientation_of
 from distill.data.image_files import ImageError, encode_jpeg, encode_png, read_image
 from distill.data.pixels import SWAPS_AXES, Pixels
 from distill.data.sampler import sample_generator
 from distill.runtime.files import write_bytes
-from distill.synthesis.degrade import degrade, draw
-from distill.synthesis.eight_bit import to_float, to_uint8
+from distill.synthesis.degrade import draw
+from distill.synthesis.eight_bit import to_uint8
 
 # The original's folders below `sharp` and `blurry`. A tenth of the images is for the benchmark, a fifth of the rest for tests.
 BENCHMARK, TEST, TRAIN = "benchmark", "train/test", "train/train"
@@ -120,8 +119,7 @@ class PatchWriter(Dataset[Prepared]):
         side, seed = self.settings.patch, self.settings.seed
         sharp = np.ascontiguousarray(pixels[top : top + side, left : left + side])
         draws = draw(self.settings.degrade, sample_generator(seed, 0, name, "prepare"))
-        values = {key: torch.tensor([value]) for key, value in draws.items()}
-        blurry = to_uint8(degrade(to_float(to_tensor(sharp)), self.settings.degrade, values))
+        blurry = to_uint8(unpack(batch_of_one(name, sharp, None, draws), self.settings.degrade)[1])
         for path, image in zip(files, (sharp, blurry[0].permute(1, 2, 0).contiguous().numpy()), strict=True):
             write_bytes(path, self.settings.encode(image))
 
