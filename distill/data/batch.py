@@ -17,8 +17,6 @@ from distill.data.triplets import ImageFile
 from distill.synthesis.degrade import degrade
 from distill.synthesis.eight_bit import to_float
 
-Draws = dict[str, float]
-
 
 @dataclass(frozen=True)
 class Skipped:
@@ -83,7 +81,10 @@ def to_tensor(pixels: Pixels) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
 
 
-def batch_of_one(name: str, sharp: Pixels | None, blurry: Pixels | None, draws: Draws, teacher: Pixels | None = None) -> Batch:
+def batch_of_one(
+    name: str, sharp: Pixels | None, blurry: Pixels | None, draws: dict[str, float], teacher: Pixels | None = None
+) -> Batch:
+    """One sample's (H, W, 3) images and random numbers as a batch."""
     values = {key: torch.tensor([value]) for key, value in draws.items()}
     tensors = [None if pixels is None else to_tensor(pixels) for pixels in (sharp, blurry, teacher)]
     return Batch(tensors[0], tensors[1], [sharp is not None], [blurry is not None], values, [name], teacher=tensors[2])

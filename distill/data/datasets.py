@@ -13,7 +13,7 @@ from cachetools import LRUCache
 from torch.utils.data import Dataset
 
 from distill.config import DEAD_LEAVES, Config
-from distill.data.batch import Batch, Draws, Skipped, Uncached, batch_of_one
+from distill.data.batch import Batch, Skipped, Uncached, batch_of_one
 from distill.data.image_files import ImageError
 from distill.data.pixels import centre_crop, cut
 from distill.data.sampler import permutation, sample_generator
@@ -148,7 +148,7 @@ class ValidationImages(Dataset[Batch | Skipped]):
             triplet = image.read()
         except ImageError as error:
             return Skipped.of(error)
-        draws: Draws = {}
+        draws: dict[str, float] = {}
         blurry = None if triplet.blurry is None else centre_crop(triplet.blurry, crop, image.block)
         if blurry is None:
             seed = self.config.run.seed if self.config.eval.seed is None else self.config.eval.seed

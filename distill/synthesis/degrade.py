@@ -20,8 +20,6 @@ from torch import Tensor
 from distill.config.degradations import Defocus, Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
 from distill.synthesis.eight_bit import quantize
 
-Draws = dict[str, Tensor]
-
 
 def draw(degradations: Sequence[Degradation], rng: np.random.Generator) -> dict[str, float]:
     """The random numbers of one sample: whether it gets each degradation, and how strongly."""
@@ -50,7 +48,7 @@ def _range(step: Degradation) -> tuple[float, float]:
             return step.quality
 
 
-def degrade(sharp: Tensor, degradations: Sequence[Degradation], draws: Draws) -> Tensor:
+def degrade(sharp: Tensor, degradations: Sequence[Degradation], draws: dict[str, Tensor]) -> Tensor:
     """Sharp images, (B, 3, H, W) in [0, 1] -> blurry images, same shape, multiples of 1/255. `draws` are (B,) on the CPU."""
     image = sharp
     for number, step in enumerate(degradations):
@@ -64,7 +62,7 @@ def degrade(sharp: Tensor, degradations: Sequence[Degradation], draws: Draws) ->
     return quantize(image)
 
 
-def _apply(step: Degradation, image: Tensor, draws: Draws) -> Tensor:
+def _apply(step: Degradation, image: Tensor, draws: dict[str, Tensor]) -> Tensor:
     # kornia's operators get their parameters on the CPU: they read the values, and would wait for each value on a device.
     strength = draws["strength"].float()
     match step:
