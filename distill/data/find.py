@@ -21,15 +21,16 @@ class NoImagesError(ImageError):
 
 @dataclass
 class PassedOver:
-    """What a search for images did not give."""
+    """What a search for images passed over."""
 
     unread: set[Path] = field(default_factory=set)
     """Image files of kinds that are not read."""
     broken: dict[Path, ImageError] = field(default_factory=dict)
-    """Folders that cannot be searched, and what is named as an image and is no file."""
+    """Folders that cannot be searched, and paths with an image's suffix that are no files."""
 
     def look(self, path: Path) -> bool:
-        """Whether a path is a file named as an image that is read. If it is not, notes it."""
+        """Whether a path is a file whose suffix is of a kind that is read. If not, notes an image of another kind, or what is no
+        file."""
         suffix = path.suffix.lower()
         self.unread |= {path} if suffix in UNREAD else set()
         if suffix not in SUFFIXES or os.path.isfile(path):  # False, not an error, in a folder that cannot be entered

@@ -14,7 +14,7 @@ import tifffile
 from PIL import Image
 
 from distill.data.decoding.decode import decode
-from distill.data.decoding.png import PNG_SIGNATURE, depth_and_colour
+from distill.data.decoding.png import PNG_RGB, depth_and_colour
 from distill.data.decoding.tiff import TIFF_SIGNATURES
 from distill.data.pixels import Pixels, to_rgb
 from distill.errors import UserError
@@ -23,7 +23,6 @@ from distill.runtime.files import write_bytes
 logger = logging.getLogger(__name__)
 
 MIN_SIDE = 16
-PNG_RGB = 2
 # How many files are looked at for 16 bits: a header costs a millisecond on a network's disk.
 LOOKED_AT = 500
 # Words in a PNG file that may say how to turn its pixels, or which of them are transparent.
@@ -79,29 +78,28 @@ def _has_16_bits(path: Path) -> bool:
 def _decode_plain_png(data: bytes) -> Pixels | None:
     """Decodes a PNG of 8-bit RGB without EXIF, XMP or transparency, in half of Pillow's time. Returns None for any other
     file and for a damaged one: Pillow reads more kinds, and its error says what is wrong."""
-    if data[:8] != PNG_SIGNATURE or len(data) < 26 or any(word in data for word in _NOT_PLAIN):
+    if depth_and_colour(data) != (8, PNG_RGB) or any(word in data for word in _NOT_PLAIN):
         return None
-    # A PNG begins with its header chunk, which holds width, height, bits per channel and colour type from byte 16 on.
-    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
-    if (depth, colour) != (8, PNG_RGB) or width * height > MAX_PIXELS:
+    width, height = struct.unpack(">II", data[16:24])
+    if width * height > MAX_PIXELS:
         return None
     try:
         return kornia_rs.io.decode_image_png_u8(data, (height, width), "rgb")
-    except BaseException as error:  # kornia_rs raises nothing more specific, and Rust's panics
-        if not is_of_a_file(error):
+    except BaseException as error:  # kornia_rs may raise anything, and panics of Rust are no Exception
+        if not _may_be_of_a_file(error):
             raise
         return None
 
 
-def is_of_a_file(error: BaseException) -> bool:
-    """Whether an error may be a file's fault. A panic of an extension in Rust is, though it is no Exception."""
+def _may_be_of_a_file(error: BaseException) -> bool:
+    """Whether a bad file may have caused an error. A panic of an extension in Rust is such an error, but no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
 def unreadable(path: Path, error: BaseException) -> ImageError:
-    """The ImageError that tells the user, in one line, what an error of the system or of a decoder means. Raises an error that is
-    no file's fault, such as Ctrl-C."""
-    if not is_of_a_file(error):
+    """The ImageError that tells the user, in one line, what an error of the system or of a decoder means. Raises the error itself
+    if no file can have caused it, such as Ctrl-C."""
+    if not _may_be_of_a_file(error):
         raise error
     if isinstance(error, OSError) and error.strerror:
         return ImageError(error.strerror, path)  # str(error) would name the path twice

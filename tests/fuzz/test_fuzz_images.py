@@ -21,7 +21,8 @@ from pictures import packed_tiff, png_header, png_of
 from PIL import Image
 
 import distill.data.image_files as reader
-from distill.data.image_files import MAX_PIXELS, MIN_SIDE, PNG_SIGNATURE, ImageError, read_image
+from distill.data.decoding.png import PNG_SIGNATURE
+from distill.data.image_files import MAX_PIXELS, MIN_SIDE, ImageError, read_image
 from distill.data.pixels import Pixels, to_rgb
 from distill.pictures.reading import read_picture
 

@@ -25,18 +25,18 @@ from PIL import ExifTags, Image, ImageFile
 
 from distill.data.decoding import kinds  # noqa: F401 (registers Pillow's plugins)
 from distill.data.decoding.colours import cmyk_to_rgb
-from distill.data.decoding.limits import FLOATING_POINT, check_size, note_frames
+from distill.data.decoding.limits import FLOATING_POINT, note_frames, refuse_too_large
 from distill.data.decoding.png import is_deep_png, without_damaged_colours
 from distill.data.decoding.tiff import deep_page, read_tiff, tiff_header
 from distill.data.pixels import BAND_ROWS, AnyPixels, turned
 
-_NOWHERE, _TERMINAL, _REDIRECTION = os.open(os.devnull, os.O_WRONLY), 2, threading.Lock()
+_DEVNULL, _STDERR, _REDIRECTION = os.open(os.devnull, os.O_WRONLY), 2, threading.Lock()
 BAND_PIXELS = 2**19
 ORIENTATION = ExifTags.Base.Orientation
 # XMP holds the orientation as an attribute, tiff:Orientation="6", or as an element, <tiff:Orientation>6</tiff:Orientation>.
 XMP_ORIENTATION = re.compile(rb"""(tiff:Orientation(?:\s*=\s*["']|>)\s*)([1-8])""")
 
-for _name in ("PIL.TiffImagePlugin", "tifffile", "imagecodecs"):  # they log what they raise, and what they can do without
+for _name in ("PIL.TiffImagePlugin", "tifffile", "imagecodecs"):  # they log what they also raise, and harmless oddities
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 
@@ -68,13 +68,13 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
     data = without_damaged_colours(data, notes)
     page = deep_page(io.BytesIO(data))
     if page is not None:
-        check_size(page.imagewidth, page.imagelength, max_pixels)
+        refuse_too_large(page.imagewidth, page.imagelength, max_pixels)
         header = tiff_header(page, data)
         pixels = read_tiff(page, data, header, notes)
         orientation = orientation_of(header)
         return Decoded(turned(pixels, orientation), "TIFF", header.getexif(), header.info, orientation, notes)
     with open_with_pillow(io.BytesIO(data)) as image:
-        check_size(image.width, image.height, max_pixels)
+        refuse_too_large(image.width, image.height, max_pixels)
         note_frames(partial(getattr, image, "n_frames", 1), image.format, notes)
         _note_depth(image, data, notes)
         # Pillow turns a TIFF itself when it loads the pixels, as far as it finds the orientation.
@@ -87,13 +87,13 @@ def decode(data: bytes, max_pixels: int | None, alpha: bool = True) -> Decoded:
         pixels = imagecodecs.png_decode(data) if is_deep_png(data, image) else _read_with_pillow(image, alpha, notes)
         pixels = pixels.reshape(*pixels.shape[:2], -1)
         kind, exif, info = image.format, image.getexif(), image.info
-    del image  # its pixels, before others turn
+    del image  # frees its pixels before `turned` makes a copy
     return Decoded(pixels if turned_by_pillow else turned(pixels, orientation), kind, exif, info, orientation, notes)
 
 
 def _decoded_by_libjxl(image: Image.Image) -> bool:
-    """Whether the pixels come from libjxl, which turns them as the file itself says, whatever EXIF says. Of a JPEG that was
-    packed without loss, the plugin gives back the JPEG."""
+    """Whether the pixels come from libjxl, which turns them as the file itself says, whatever EXIF says. If the file packs a JPEG
+    without loss, they do not: the plugin gives back the JPEG, which is not turned yet."""
     return image.format == "JXL" and not getattr(image, "jpeg", False)
 
 
@@ -140,19 +140,19 @@ def open_with_pillow(file: BinaryIO) -> Iterator[Image.Image]:
 
 @contextmanager
 def _libtiff_silenced() -> Iterator[None]:
-    """Sends messages to the terminal nowhere, in one thread at a time. libtiff writes its own past Python, to a file descriptor
-    that all threads share."""
+    """Discards what is written to standard error, in one thread at a time. libtiff writes its messages past Python, to the file
+    descriptor that all threads share."""
     with _REDIRECTION:
         try:
-            saved = os.dup(_TERMINAL)
-        except OSError:  # there is no terminal: standard error is closed
+            saved = os.dup(_STDERR)
+        except OSError:  # standard error is closed
             yield
             return
-        os.dup2(_NOWHERE, _TERMINAL)
+        os.dup2(_DEVNULL, _STDERR)
         try:
             yield
         finally:
-            os.dup2(saved, _TERMINAL)
+            os.dup2(saved, _STDERR)
             os.close(saved)
 
 

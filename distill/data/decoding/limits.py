@@ -1,4 +1,4 @@
-"""What is refused or said whichever library decodes a file."""
+"""What every decoder refuses or notes: too many pixels, floating-point pixels, animations, further pages."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ class TooLargeError(ValueError):
     """An image with more pixels than the caller allows."""
 
 
-def check_size(width: int, height: int, max_pixels: int | None) -> None:
+def refuse_too_large(width: int, height: int, max_pixels: int | None) -> None:
     if max_pixels is not None and width * height > max_pixels:
         raise TooLargeError(f"{width}x{height} pixels are more than {max_pixels / 1e6:.0f} megapixels")
 
 
 def note_frames(count: Callable[[], int], kind: str | None, notes: list[str]) -> None:
-    """`count` may raise: what follows the first page can be damaged."""
+    """Notes that only the first page or frame is read, if `count` gives more. Raises ValueError for an animated GIF. `count` may
+    raise anything: what follows the first page can be damaged."""
     try:
         frames = count()
     except Exception:  # noqa: BLE001 (decoders raise what they like for damaged files)

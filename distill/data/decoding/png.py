@@ -7,7 +7,8 @@ import zlib
 
 from PIL import Image
 
-PNG_SIGNATURE, PNG_GREY = b"\x89PNG\r\n\x1a\n", 0
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PNG_GREY, PNG_RGB = 0, 2  # colour types
 # Chunks that describe colours and change no pixel value. A PNG is read without those that are damaged.
 _COLOUR_CHUNKS = frozenset({b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"cICP", b"mDCV", b"cLLI", b"sBIT"})
 

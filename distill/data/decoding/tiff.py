@@ -60,7 +60,7 @@ def read_tiff(page: tifffile.TiffPage, data: bytes, header: Image.Image, notes: 
         raise ValueError("a TIFF of a volume; save the slice that is meant as a picture of its own")
     samples = np.moveaxis(samples[:, 0], 0, -1).reshape(*samples.shape[2:4], -1)
     others = samples.shape[2] - colours
-    # A file that does not say what its fourth channel is means alpha. Pillow, too, takes it so.
+    # If a file does not say what its fourth channel is, it is taken for alpha, as Pillow does.
     kinds = ((page.extrasamples or (_UNASSOCIATED_ALPHA,)) + (0,) * others)[:others]
     alpha = next((index for index, kind in enumerate(kinds) if kind in (_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA)), None)
     if (left_out := others - (alpha is not None)) > 0:
@@ -78,12 +78,12 @@ def _samples(page: tifffile.TiffPage, data: bytes) -> NDArray[np.unsignedinteger
     """(planes, depth, H, W, channels), as stored: one of planes and channels is 1. Raises ValueError if some are missing."""
     ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
     cut = max(ends, default=0) > len(data)
-    # tifffile takes a strip without bytes for a black one, and leaves memory as it is where no strip is. What decoders make of
-    # half a strip is theirs. Without compression, wrong counts do no harm where the pixels are there.
+    # tifffile reads a strip of no bytes as black, and leaves memory uninitialised where a strip is missing. Decoders differ in
+    # what they make of half a compressed strip. Without compression, a wrong count does no harm if the file has the pixels.
     missing = len(ends) < prod(page.chunked) or min(page.databytecounts, default=0) == 0
     if missing or (cut and page.compression != tifffile.COMPRESSION.NONE):
         raise ValueError("the file is truncated")
-    # Damaged headers may ask for gigabytes, or not say where the channels of a pixel are.
+    # A damaged header may ask for gigabytes, or not say how channels are stored.
     largest = MAX_CHANNELS * page.imagewidth * page.imagelength
     unplaced = page.samplesperpixel > 1 and page.planarconfig not in (PLANARCONFIG.CONTIG, PLANARCONFIG.SEPARATE)
     if unplaced or page.size > largest or prod(page.chunks) > max(largest, SMALL_TILE):
