@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from distill.command import SignalGate, new_parser, run_command
 from distill.networks.adapters import Adapted, OneChannel
-from distill.networks.onnx_export import DTYPES, Deployed, ExportError, check_form, check_onnx, describe, onnx_bytes, require_onnx
+from distill.networks.onnx_export import Deployed, ExportError, check_form, check_onnx, metadata_of, onnx_bytes, require_onnx
 from distill.networks.student_files import GENERAL_STUDENT, locate_network, read_student, student_safetensors
+from distill.networks.teacher import DTYPES
 from distill.runtime.files import write_bytes
 from distill.training.about import about_file, project
 from restormer.weights import restormer_from_state_dict
@@ -58,7 +59,7 @@ def export(
     network, said = read_student(path, residual)
     about = about_file(path, network, said) | {"exported_by": project()}
     if out.suffix == ".onnx":
-        data = onnx_bytes(network, precision, describe(network, about, precision))
+        data = onnx_bytes(network, precision, metadata_of(network, about, precision))
         differences = check_onnx(data, network, precision)
     elif isinstance(network, Adapted | OneChannel):
         raise ExportError(f"{out}: a .safetensors file holds a U-Net or a Restormer of three channels, and no other network")
@@ -90,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"a student: a file, or {GENERAL_STUDENT}; or a teacher: a file, or a name as in teacher.weights",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help=f"what to write: {' or '.join(SUFFIXES)}")
-    parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="of weights and arithmetic (default fp32)")
+    parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp32", help="of weights and arithmetic (default fp32)")
     parser.add_argument("--residual", action="store_true", help="a U-Net's plain state dict was trained with residual: true")
     return parser
 

@@ -17,12 +17,14 @@ from distill.errors import UserError
 from distill.networks.adapters import Adapted, OneChannel
 from distill.networks.architecture import describe_network, inference_copy
 from distill.networks.student_files import About
+from distill.networks.teacher import DTYPES
 from unet.model import MIN_SIDE, UNet
 
 INPUT, OUTPUT = "blurry", "restored"
 # Not the newest opset that torch writes, so that older runtimes can read the file.
 OPSET = 18
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
+# Largest allowed difference from torch. No other precision can be exported.
 TOLERANCE: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2}
 BATCHES = (1, 3)
 # (height, width): multiples of 16, no multiples of 16, one row more than the smallest image, and the size of a photograph.
@@ -31,7 +33,6 @@ SIDES = ((64, 64), (100, 75), (17, 16), (512, 512))
 SMALL_SIDES = SIDES[:3]
 # Of the architectures that spandrel builds, those whose ONNX files were compared with torch.
 TRIED = ("DnCNN", "KBNet", "NAFNet")
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 class ExportError(UserError):
@@ -66,7 +67,7 @@ class Deployed(nn.Module):
         return (blurry + out if self.adds_image else out).clamp(0, 1)
 
 
-def refuse_untried(network: nn.Module, precision: Precision) -> None:
+def _refuse_untried(network: nn.Module, precision: Precision) -> None:
     """Raises ExportError for a network that this module was not tried with."""
     if isinstance(network, OneChannel):
         raise ExportError("a Restormer of one channel is not exported")
@@ -78,7 +79,7 @@ def refuse_untried(network: nn.Module, precision: Precision) -> None:
         raise ExportError(f"{network.arch} is exported in fp32 only, not in {precision}")
 
 
-def describe(network: nn.Module, about: About, precision: Precision) -> dict[str, str]:
+def metadata_of(network: nn.Module, about: About, precision: Precision) -> dict[str, str]:
     """The file's metadata: `about`, the architecture, and how to use the network."""
     arch, keywords = describe_network(network)
     usage = {
@@ -93,9 +94,9 @@ def describe(network: nn.Module, about: About, precision: Precision) -> dict[str
 def onnx_bytes(network: nn.Module, precision: Precision, metadata: Mapping[str, str]) -> bytes:
     """The network as an ONNX file with this metadata, not yet checked. Raises ExportError."""
     require_onnx()
-    refuse_untried(network, precision)
+    _refuse_untried(network, precision)
     model = _convert(Deployed(network, DTYPES[precision]))
-    _describe(model, metadata)
+    _write_metadata(model, metadata)
     try:
         return model.SerializeToString()
     except ValueError as error:  # protobuf's limit is 2 GB
@@ -128,7 +129,7 @@ def _convert(deployed: Deployed) -> Any:
     return program.model_proto
 
 
-def _describe(model: Any, metadata: Mapping[str, str]) -> None:
+def _write_metadata(model: Any, metadata: Mapping[str, str]) -> None:
     """Writes the metadata and a description. Removes the exporter's notes about this machine: source paths at every node."""
     import onnx
 
