@@ -51,27 +51,22 @@ def set_up_process(device: torch.device) -> None:
 
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether the device is a CPU with instructions for matrix products in bf16: AMX-BF16 or AVX512-BF16. Known on Linux only."""
-    info = Path("/proc/cpuinfo")
-    if device.type != "cpu" or not info.exists():
-        return False
-    flags = next((line.split() for line in info.read_text().splitlines() if line.startswith("flags")), [])
-    return "amx_bf16" in flags or "avx512_bf16" in flags
+    return device.type == "cpu" and not {"amx_bf16", "avx512_bf16"}.isdisjoint(_cpuinfo("flags").split())
 
 
 def describe_device(device: torch.device) -> str:
     """The device, the number of CPU threads, and the versions of Python and torch, in one line."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpuinfo("model name") or platform.machine()
     count = torch.get_num_threads()
     threads = "" if device.type == "cuda" else f", {count} thread{'s' * (count > 1)}"
     return f"{name}{threads}; Python {platform.python_version()}, torch {torch.__version__}"
 
 
-def _processor() -> str:
-    """The processor's model name from /proc/cpuinfo, or the architecture if there is none."""
+def _cpuinfo(key: str) -> str:
+    """What /proc/cpuinfo says of the first processor, such as its `flags`. Empty if there is no such file or entry."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(key)), "")
 
 
 def _keep_freed_pages() -> None:
