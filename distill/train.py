@@ -209,7 +209,7 @@ def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
     # came back from the checkpoint, and the record covers only the steps since then.
     if run.teacher is not None and run.teacher.dtype != torch.float32 and float(run.state.teacher_failed) > 0:
         precision = str(run.teacher.dtype).removeprefix("torch.")
-        run.teacher.use_full_precision()
+        run.teacher.use_precision("fp32")
         if not run.config.data.val.has_sharp:
             run.state.best = NONE_YET  # measured by the distance to the images that the teacher made before
         logger.warning(

@@ -68,13 +68,9 @@ class Teacher(nn.Module):
             return self._replayed[1](blurry)
         return self.network(blurry)
 
-    def use_full_precision(self) -> None:
-        """Switches to float32 from now on. The weights stay as the lower precision rounded them."""
-        self.use_precision("fp32")
-
     def use_precision(self, precision: Precision) -> None:
-        """Rounds the weights to this precision, and computes in it from now on. A precision that the network cannot compute in is
-        replaced as in the constructor."""
+        """Rounds the weights to this precision, and computes in it from now on. fp32 does not bring back what a lower precision
+        rounded off. A precision that the network cannot compute in is replaced as in the constructor."""
         self.dtype, self._replayed = _dtype_for(self.network, DTYPES[precision]), None
         self.network.to(self.dtype)
 

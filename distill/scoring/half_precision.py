@@ -1,4 +1,4 @@
-"""What a run computes in where its configuration says `auto`.
+"""Chooses a run's precision where its configuration says `auto`.
 
 Most processors compute bf16 many times slower than float32. Those with instructions for it (AMX, AVX512-BF16) may be faster; by
 how much depends on the network and the shape of its input. So a new run on such a CPU times its own networks on inputs of its own
@@ -13,7 +13,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -41,7 +41,7 @@ _FOUND = "bf16 is %.2f times as fast as fp32 here, and changes %s by %.1f %%"
 
 @dataclass(frozen=True)
 class Precisions:
-    """What a run computes in. None: not chosen yet."""
+    """The precisions of a run's networks. None: not chosen yet."""
 
     device: str
     """The type of the device that this holds for, such as `cpu`."""
@@ -57,14 +57,11 @@ class Precisions:
         }
         return config.model_copy(update=changed)
 
-    def saved(self) -> dict[str, str | None]:
-        return asdict(self)
-
 
 def known_precisions(
     config: Config, saved: Mapping[str, Any] | None, cached: Precision | None, device: torch.device
 ) -> Precisions:
-    """What is asked for, and for `auto` what is known without timing.
+    """The precisions that the configuration asks for. For `auto`, what is known without timing, else None.
 
     `saved` is the content of the checkpoint that the run goes on from, None for a new run. `cached` is the precision of the
     images in the teacher cache that it reads, if there is one.

@@ -62,7 +62,7 @@ def save_run(
         # Only how close a student came to its teacher depends on the teacher.
         "teacher": identify(teacher).model_dump() if teacher is not None and not config.data.val.has_sharp else None,
         "validated_step": state.validated_step,
-        "precisions": precisions.saved(),
+        "precisions": asdict(precisions),
         "images": len(images),
         "config": config.model_dump(mode="json"),
     }
@@ -163,7 +163,7 @@ def _follows_another(content: Mapping[str, Any], teacher: Teacher | None, config
 def _load_teacher(content: Mapping[str, Any], state: TrainingState, teacher: Teacher) -> None:
     state.teacher_failed.fill_(content["teacher_failed"])
     if content["teacher_failed"] > 0 and content["teacher_in_full_precision"]:
-        teacher.use_full_precision()
+        teacher.use_precision("fp32")
         logger.info("the teacher goes on in fp32, as before")
 
 

@@ -85,5 +85,5 @@ def test_a_recorded_form_stands_in_for_its_shape_alone(micro_batch: int | None) 
     kept = teacher(images[:2])
     teacher(images[2:])
     torch.testing.assert_close(kept, images[:2] + 0.5)
-    teacher.use_full_precision()  # the form was recorded in another
+    teacher.use_precision("fp32")  # the form was recorded in another
     torch.testing.assert_close(teacher(images[:2]), images[:2] + 0.25)

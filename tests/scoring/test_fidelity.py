@@ -148,7 +148,7 @@ def test_a_teacher_that_leaves_half_precision_is_asked_again(blurry_only: Config
     teacher, student = Teacher(network, torch.bfloat16), Brighter(7.0)
     validation = Validation(blurry_only, teacher, CPU)
     validation.evaluate(student)
-    teacher.use_full_precision()
+    teacher.use_precision("fp32")
     after = validation.evaluate(student)
     assert network.calls == 12
     assert after.fidelity == Validation(blurry_only, teacher, CPU).evaluate(student).fidelity
