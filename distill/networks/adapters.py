@@ -1,11 +1,11 @@
-"""Networks that are not made for a teacher's contract, in modules that keep it: RGB images of any sides from 16 pixels, float32
-in every precision."""
+"""Wraps networks that were not made for this project, so that they do as a teacher must: take and give RGB images in float32, in
+every precision, of any sides from 16 pixels on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from distill.config.types import Precision
 from distill.errors import UserError
+from unet.model import MIN_SIDE
 
-MIN_SIDE = 16
-ALL_PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16")
+ALL_PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 class ColoursError(UserError):
@@ -89,7 +89,7 @@ class Adapted(nn.Module):
 
 
 class OneChannel(nn.Module):
-    """A network of one channel, for grey pictures, as RGB images have them: three equal channels."""
+    """Makes a network of one channel restore RGB images: a grey image has three equal channels."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -33,8 +33,6 @@ from unet.weights import UNetWeightsError, is_unet, unet_from_state_dict
 FORMAT = "online-distill student 1"
 About = Mapping[str, str | int | float]
 """What a student file says about its network: names and plain values. `training/about.py` lists the names."""
-
-
 GENERAL_STUDENT = "general_student"
 
 
@@ -81,7 +79,9 @@ def read_student(path: Path, residual: bool = False) -> tuple[nn.Module, dict[st
     except (UNetWeightsError, WeightsError) as error:
         # Some of these messages begin with the path already.
         raise WeightsError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from None
-    return _for_rgb(model).eval(), _about(content)
+    if isinstance(model, Restormer) and model.channels == 1:
+        model = OneChannel(model)
+    return model.eval(), _about(content)
 
 
 def read_about(path: Path) -> dict[str, str | int | float]:
@@ -121,15 +121,8 @@ def _of_weights(path: Path, content: Any, residual: bool) -> nn.Module:
     return load_foreign(path, state)
 
 
-def _for_rgb(model: nn.Module) -> nn.Module:
-    return OneChannel(model) if isinstance(model, Restormer) and model.channels == 1 else model
-
-
 def _about(content: Any) -> dict[str, str | int | float]:
-    return _plain(content.get("about")) if _is_student(content) else {}
-
-
-def _plain(about: Any) -> dict[str, str | int | float]:
+    about = content.get("about") if _is_student(content) else None
     # Older files have no `about`, and nothing depends on it. Values that are not plain are left out.
     items = about.items() if isinstance(about, Mapping) else ()
     return {key: value for key, value in items if isinstance(key, str) and isinstance(value, str | int | float)}
