@@ -13,7 +13,7 @@ from distill.config import (
 )
 from distill.config.degradations import Defocus, Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
 from distill.reporting.curves import Clock
-from distill.reporting.phrases import capitalized, counted, duration, moment, parameters, short_number
+from distill.reporting.formatting import capitalized, counted, duration, moment, parameters, short_number
 from distill.reporting.reading import RunFolder, number
 from restormer.published import PACKAGED, PUBLISHED
 

@@ -18,12 +18,12 @@ from PIL import Image
 
 from distill.config import dump_config
 from distill.data.pixels import Pixels
-from distill.reporting import words
+from distill.reporting import remarks
 from distill.reporting.curves import Clock, curves
 from distill.reporting.facts import facts
-from distill.reporting.phrases import duration, parameters
+from distill.reporting.formatting import duration, parameters
+from distill.reporting.gallery import Gallery, ShownImage
 from distill.reporting.reading import Closeness, RunFolder, gains, number
-from distill.reporting.shown import Gallery, ShownImage
 from distill.scoring.evaluation import Score
 from distill.training.about import project
 
@@ -79,19 +79,19 @@ def _flatten(tree: Any, prefix: str = "") -> dict[str, str]:
 
 
 def _run(run: RunFolder, place: int, pictures: Gallery) -> dict[str, Any]:
-    kind, sentence = words.status(run)
-    check, followed = words.teacher_check(run), run.to_teacher()
+    kind, sentence = remarks.status(run)
+    check, followed = remarks.teacher_check(run), run.to_teacher()
     clock, rates = Clock(run), [number(record, "images_per_s") for record in run.of("train")]
     measured = sorted(rate for rate in rates if rate is not None)
     return {
         "label": run.label,
         "look": _look(place),
         "status": {"kind": kind, "text": sentence},
-        "lead": words.lead(run),
+        "lead": remarks.lead(run),
         "facts": facts(run, pictures.teacher_parameters),
         "teacherCheck": None if check is None else {"kind": check[0], "text": check[1]},
-        "warnings": words.warnings(run),
-        "notes": words.notes(run),
+        "warnings": remarks.warnings(run),
+        "notes": remarks.notes(run),
         "scores": {row: _score(score) for row, score in run.scores().items()},
         "toTeacher": None if followed is None else _closeness(followed),
         "scoresStep": run.scored_step,

@@ -20,8 +20,8 @@ from distill.networks.architecture import inference_copy
 from distill.networks.student_files import load_student
 from distill.networks.teacher import Teacher, build_teacher
 from distill.reporting.choice import Choice
+from distill.reporting.gallery import Gallery, Layer, ShownImage, add_picture, label_with_run
 from distill.reporting.reading import RunFolder, gains, shares
-from distill.reporting.shown import Gallery, Layer, ShownImage, add, named
 from distill.runtime.memory import is_out_of_memory
 from distill.runtime.progress import progress_bar
 from distill.scoring.metrics import psnr
@@ -49,11 +49,11 @@ def gallery(runs: Sequence[RunFolder], count: int, device: torch.device) -> Gall
         if not chosen.names:  # no run has scores: later runs show the first run's images
             chosen = Choice.unranked((picture.name, picture.has_sharp) for picture in part.pictures)
         if len(runs) > 1:
-            part = named(part, run.label, place, {True: run is chosen.gains_of, False: run is chosen.shares_of})
+            part = label_with_run(part, run.label, place, {True: run is chosen.gains_of, False: run is chosen.shares_of})
         together.notes += part.notes
         together.teacher_parameters = together.teacher_parameters or part.teacher_parameters
         for picture in part.pictures:
-            add(together.pictures, picture, run.label)
+            add_picture(together.pictures, picture, run.label)
     if together.pictures and not any(run.evaluated for run in runs):
         together.notes.append("There is no evaluation.csv yet; the images are the first ones, not the ends of a ranking.")
     order = chosen.names

@@ -23,7 +23,7 @@ from distill.networks.teacher import NOT_FINITE, Teacher
 from distill.networks.tiles import apply_in_tiles
 from distill.runtime.files import write_bytes
 from distill.synthesis.eight_bit import to_float, to_uint8
-from distill.teacher_cache.groups import BlurryImage, BlurryImages, group_by_size
+from distill.teacher_cache.inputs import BlurryImage, BlurryImages, group_by_size
 from distill.teacher_cache.manifest import Entry, Stamp
 from distill.teacher_cache.store import TeacherCache
 

@@ -10,7 +10,7 @@ from distill.data.pixels import Pixels, cut
 from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher
 from distill.teacher_cache.fill import restore_group, store_result
-from distill.teacher_cache.groups import read_input
+from distill.teacher_cache.inputs import read_input
 from distill.teacher_cache.manifest import Entry
 from distill.teacher_cache.store import TeacherCache, read_checked
 

@@ -41,7 +41,7 @@ from distill.reporting.choice import choose
 from distill.reporting.curves import Clock, curves
 from distill.reporting.pictures import SHOWN_SIDE, gallery
 from distill.reporting.reading import read_run, read_runs
-from distill.reporting.words import notes, status, teacher_check, warnings
+from distill.reporting.remarks import notes, status, teacher_check, warnings
 from distill.scoring import metrics
 from distill.scoring.evaluation import ROWS
 from distill.scoring.validation import COLUMN_SIDE, Validation

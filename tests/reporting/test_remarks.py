@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from run_folders import make_mixed_run, make_run, make_run_without_sharp, records_without_sharp, validation_images, write_records
 
-from distill.reporting import words
+from distill.reporting import remarks
 from distill.reporting.facts import facts
-from distill.reporting.phrases import duration
+from distill.reporting.formatting import duration
 from distill.reporting.reading import read_run
-from distill.reporting.words import lead
+from distill.reporting.remarks import lead
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_durations_have_two_units(seconds: float, text: str) -> None:
     [(999, "999"), (1000, "1 thousand"), (999_499, "999 thousand"), (999_600, "1 million"), (26_126_644, "26.1 million")],
 )
 def test_numbers_of_parameters_have_three_digits(run: Path, monkeypatch: pytest.MonkeyPatch, count: int, text: str) -> None:
-    monkeypatch.setattr(words, "parameters", lambda student: count)
+    monkeypatch.setattr(remarks, "parameters", lambda student: count)
     assert f"a U-Net with {text} parameters)" in lead(read_run(run))
 
 
@@ -60,7 +60,7 @@ def test_a_teacher_that_no_loss_asks_for_taught_nothing(tmp_path: Path) -> None:
     run = read_run(tmp_path / "run")
     assert "from sharp originals alone" in lead(run)
     assert dict(facts(run, None))["Teacher"].endswith("only compared with: no loss asked for its images.")
-    assert words.teacher_check(run) is None
+    assert remarks.teacher_check(run) is None
 
 
 def test_the_steps_that_share_a_teachers_image_are_said(tmp_path: Path) -> None:
@@ -91,11 +91,11 @@ def test_without_sharp_images_nothing_is_claimed_of_quality(unsharp: Path) -> No
     assert said["Training images"].startswith(f"Blurry photographs in {run.config.data.blurry}, of which nobody has sharp ones;")
     assert said["Goal"] == "Stage v1, 4 epochs: be close to the teacher's image (weight 1), in mean absolute difference."
     assert said["Validation"].endswith("80 pixels. The student is compared with the teacher.")
-    check = words.teacher_check(run)
+    check = remarks.teacher_check(run)
     assert check is not None
     assert check[0] == "unknown"
     assert "Numbers cannot say whether the teacher makes the validation photographs better" in check[1]
-    assert words.warnings(run) == []
+    assert remarks.warnings(run) == []
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_student_that_does_not_follow_is_a_warning(unsharp: Path, share: float
     known = [record for record in records_without_sharp() if "reproduced" not in record]
     last = {key: value for key, value in records_without_sharp()[-1].items() if key != "reproduced"}
     write_records(unsharp, [*known, last if share is None else last | {"reproduced": share}])
-    (warning,) = words.warnings(read_run(unsharp))
+    (warning,) = remarks.warnings(read_run(unsharp))
     assert said in warning
 
 
@@ -126,7 +126,7 @@ def test_a_run_of_both_kinds_tells_them_apart(mixed: Path) -> None:
         " to the sharp image as VGG16 sees it where there is one (weight 0.5), in mean absolute difference."
     )
     assert said["Validation"].endswith("Where there is no sharp photograph, the student is compared with the teacher.")
-    check = words.teacher_check(run)
+    check = remarks.teacher_check(run)
     assert check is not None
     assert check[0] == "good"
     assert check[1].startswith("The teacher improves the validation images that have sharp originals, by 4.00 dB")
@@ -140,6 +140,6 @@ def test_a_student_of_blurry_photographs_alone_may_be_validated_on_sharp_ones(tm
     run = read_run(tmp_path / "run")
     assert "the student learned from the teacher's images alone" in lead(run)
     assert "whether a picture became better" not in lead(run)
-    check = words.teacher_check(run)
+    check = remarks.teacher_check(run)
     assert check is not None
     assert check[0] == "good"

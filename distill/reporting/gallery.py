@@ -52,7 +52,7 @@ class Gallery:
     teacher_parameters: int | None = None
 
 
-def named(part: Gallery, label: str, place: int, ranks: dict[bool, bool]) -> Gallery:
+def label_with_run(part: Gallery, label: str, place: int, ranks: dict[bool, bool]) -> Gallery:
     """Labels the student's layers and the notes with the run's name. Removes gain, share and rank of a picture unless this run
     ranks the pictures of its kind. `ranks` says so for pictures with a sharp image and for those without."""
     pictures = []
@@ -65,7 +65,7 @@ def named(part: Gallery, label: str, place: int, ranks: dict[bool, bool]) -> Gal
     return Gallery(pictures, [f"{label}: {note}" for note in part.notes], part.teacher_parameters)
 
 
-def add(pictures: list[ShownImage], new: ShownImage, label: str) -> None:
+def add_picture(pictures: list[ShownImage], new: ShownImage, label: str) -> None:
     """Adds `new` to `pictures`. If `pictures` has the same image with the same blur, only the student and the teacher of `new`
     are added to that picture.
 

@@ -1,4 +1,4 @@
-"""Numbers, durations and lists as a reader of a report says them."""
+"""Writes numbers, durations and lists as the sentences of a report need them."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""A run in plain language: what was trained on which images, how it went, and what to be careful about."""
+"""What a report says about a run in sentences: what it is, how it went, and what to be careful about."""
 
 from __future__ import annotations
 
 from distill.config import UNetConfig
 from distill.reporting.curves import Clock
-from distill.reporting.phrases import SHOWN_NAMES, counted, how_often, listed, moment, parameters, percent, short_number
+from distill.reporting.formatting import SHOWN_NAMES, counted, how_often, listed, moment, parameters, percent, short_number
 from distill.reporting.reading import RunFolder, gains, number
 
 LOOK = "Look at the pictures: the student learns to do what the teacher does, right or wrong."
