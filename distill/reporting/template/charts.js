@@ -222,7 +222,7 @@ function clockText(seconds) {
 function swatch(one) {
   return s(
     "svg",
-    { class: "swatch", width: 26, height: 10, "aria-hidden": "true" },
+    { width: 26, height: 10, "aria-hidden": "true" },
     s("line", { class: `curve ${one.colour}`, "stroke-dasharray": one.dash, x1: 1, x2: 25, y1: 5, y2: 5 }),
   );
 }

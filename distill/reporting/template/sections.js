@@ -9,7 +9,7 @@ function heading(content) {
   const run = content.runs[0];
   return h(
     "header",
-    { class: "top" },
+    {},
     h("p", { class: "eyebrow" }, single ? "Training report" : "Comparison of training runs"),
     h("h1", {}, content.title),
     single ? h("p", { class: "lead" }, run.lead.replaceAll("U-Net", "U\u2011Net")) : h("p", { class: "lead" }, content.runs.map((one) => one.label).join(", ")),

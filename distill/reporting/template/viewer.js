@@ -176,7 +176,7 @@ function viewer({ pictures, pictureNotes, webpQuality }) {
       { class: "compare" },
       h(
         "div",
-        { class: "look" },
+        {},
         caption,
         stage,
         h("label", { class: "range" }, h("span", { class: "unseen" }, "Divider between left and right picture"), range),
