@@ -6,6 +6,11 @@ class UserError(ValueError):
     without a traceback."""
 
 
+def one_line(error: BaseException) -> str:
+    """The error's text in one line of at most 200 characters. Its class, if it has no text."""
+    return " ".join((str(error) or type(error).__name__).split())[:200]
+
+
 def shown(value: object) -> str:
     """The value as text for a one-line message. A value from a manifest or a file name may be anything, so text that is
     unprintable or longer than 60 characters is quoted and cut."""

@@ -22,6 +22,7 @@ from distill.data.decoding.kinds import unread_in_words
 from distill.data.find import PassedOver
 from distill.data.image_files import ImageError
 from distill.data.pixels import AnyPixels, Pixels, centre_crop, side_by_side, to_rgb
+from distill.errors import one_line
 from distill.networks.adapters import ColoursError
 from distill.networks.student_files import GENERAL_STUDENT, load_student, locate_network
 from distill.networks.teacher import teacher_precision
@@ -170,7 +171,7 @@ def _encode(job: Job, picture: Picture, quality: int) -> memoryview:
         try:
             data = encode_picture(replace(picture, metadata=metadata.without(left_out)), suffix, quality)
         except Exception as error:  # noqa: BLE001 (Pillow's writer raises anything for EXIF that other programs wrote)
-            reasons.append(" ".join((str(error) or type(error).__name__).split())[:200])
+            reasons.append(one_line(error))
             continue
         if left_out:
             logger.warning("%s: its %s cannot be written, and is left out: %s", job.source, " and ".join(left_out), reasons[0])

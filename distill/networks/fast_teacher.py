@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from distill.config import Config
+from distill.errors import one_line
 from distill.networks.teacher import Teacher
 from distill.runtime.ranks import Ranks
 from restormer import kernels
@@ -110,8 +111,7 @@ def _try(what: str, network: Restormer, inputs: Tensor, example: _Example, compi
         form = _capture(network, inputs, compile_blocks)
         difference = example.difference(form)
     except Exception as error:  # noqa: BLE001 (an untested GPU, driver or compiler may raise anything)
-        reason = " ".join(str(error).split())[:200]
-        logger.warning("WARNING: the teacher goes without %s: it fails here: %s: %s", what, type(error).__name__, reason)
+        logger.warning("WARNING: the teacher goes without %s: it fails here: %s: %s", what, type(error).__name__, one_line(error))
         return None
     if not difference <= example.largest:  # also true for NaN
         changed = 100 * difference

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.config.types import Precision
+from distill.errors import one_line
 from distill.networks.adapters import Adapted
 from restormer.weight_files import WeightsError, find_network, first_keys
 from restormer.weights import FIRST_KEYS
@@ -20,7 +21,7 @@ from unet.weights import FIRST_LAYERS
 TRIED_SIDE = 64
 # Largest difference between an image restored alone and in a batch, in a network whose images are of the order of 1.
 BATCH_TOLERANCE = 1e-3
-# Of the number of a layer.
+# In the number of a layer.
 MOST_DIGITS = 3
 
 
@@ -58,7 +59,7 @@ def load_foreign(path: Path, state: Mapping[str, Tensor]) -> Adapted:
         try:
             found = architecture.load(dict(form))
         except Exception as error:  # noqa: BLE001 (each architecture fails in its own way)
-            raise WeightsError(f"{path}: looks like {architecture.name}, and does not load: {_first_line(error)}") from None
+            raise WeightsError(f"{path}: looks like {architecture.name}, and does not load: {one_line(error)}") from None
         _check(path, found, spandrel)
         return _tried(path, _adapted(found))
 
@@ -79,7 +80,7 @@ def _adapted(found: Any) -> Adapted:
     precisions += ["fp16"] if found.supports_half else []
     precisions += ["bf16"] if found.supports_bfloat16 else []
     sides = found.size_requirements
-    # Not `found` itself: it clamps infinity to white, and its images can be in no backward pass.
+    # `found.model`, not `found`, which clamps infinity to white, and whose images cannot take part in a backward pass.
     network = Adapted(
         found.model,
         found.architecture.name,
@@ -102,7 +103,7 @@ def _tried(path: Path, network: Adapted) -> Adapted:
     try:
         alone = torch.cat([network(image) for image in images.split(1)])
     except Exception as error:  # noqa: BLE001
-        raise WeightsError(f"{path}: {network.arch} does not run: {_first_line(error)}") from None
+        raise WeightsError(f"{path}: {network.arch} does not run: {one_line(error)}") from None
     if alone.shape != images.shape:
         raise WeightsError(f"{path}: {network.arch} makes {list(alone.shape)} out of {list(images.shape)}")
     try:
@@ -112,7 +113,3 @@ def _tried(path: Path, network: Adapted) -> Adapted:
     else:
         network.one_by_one = not torch.allclose(together, alone, rtol=0, atol=BATCH_TOLERANCE, equal_nan=True)
     return network
-
-
-def _first_line(error: BaseException) -> str:
-    return " ".join((str(error) or type(error).__name__).split())[:200]

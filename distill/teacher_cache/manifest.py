@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from distill.errors import UserError
+from distill.errors import UserError, one_line
 from distill.networks.teacher import Identity
 from distill.runtime.files import append_bytes, write_bytes
 
@@ -221,4 +221,4 @@ def _read_header(path: Path) -> Header | None:
     try:
         return Header.model_validate(json.loads(path.read_bytes()))
     except (ValueError, RecursionError, OSError) as error:
-        raise CacheError(f"{path}: not the header of a teacher cache ({' '.join(str(error).split())[:200]})", "--fresh") from None
+        raise CacheError(f"{path}: not the header of a teacher cache ({one_line(error)})", "--fresh") from None

@@ -20,6 +20,7 @@ from safetensors.numpy import save
 
 from distill.data.image_files import ImageError
 from distill.data.triplets import Triplet
+from distill.errors import one_line
 from distill.runtime.files import write_bytes
 
 # A shard is written when its pixels reach this size. A million triplets of 512x512 pixels then take 18 000 shards, and one shard
@@ -55,8 +56,7 @@ def read_triplet(path: Path, stem: str, has_sharp: bool = True) -> Triplet:
         kinds = ("sharp", "blurry", "teacher") if has_sharp else ("blurry", "teacher")
         tensors = {kind: shard.get_tensor(f"{_name(stem)}/{kind}") for kind in kinds}
     except Exception as error:  # noqa: BLE001 (for a dtype that numpy lacks, the error's type varies)
-        reason = " ".join(str(error).split())[:200]
-        raise ImageError(f"{stem} cannot be read from this shard: {reason}", path) from None
+        raise ImageError(f"{stem} cannot be read from this shard: {one_line(error)}", path) from None
     shapes = {tensor.shape for tensor in tensors.values()}
     if len(shapes) > 1 or any(tensor.dtype != np.uint8 or tensor.shape[2:] != (3,) for tensor in tensors.values()):
         raise ImageError(f"what this shard holds of {stem} are no images of one size", path)
