@@ -141,7 +141,7 @@ def _run_steps(
             if state.step % config.run.log_steps == 0 or plan.ends_epoch(state.step):
                 record = log.flush(state.step, stage=stage.name, epoch=plan.epoch_at(state.step - 1), lr=lr)
                 bar.set_postfix_str(_postfix(record))
-                _look_at_numbers(record, log, run)
+                _act_on_record(record, log, run)
             if plan.ends_stage(state.step) and run.ranks.first:
                 _save_student(run, plan, stage_file(stage.name))  # `_validate` writes it again, with its scores
             evaluation = _validate(run, plan, log, pause)
@@ -153,8 +153,8 @@ def _run_steps(
 
 
 def _images_of_steps(run: Run, plan: Plan, batches: Iterable[Batch], log: RunLog) -> Iterator[tuple[Batch, Images]]:
-    """For each remaining step its batch and its images. The plan says whether they are those of the step before, turned anew. If
-    the run was stopped in the middle of such steps, the first batch has been used before, and the teacher is asked again."""
+    """Yields the batch and the images of each remaining step. With `teacher.reuse`, several steps in a row get the same images,
+    turned anew. If the run was stopped between such steps, their batch is loaded again, and the teacher is asked again."""
     prepared = plan.at(run.state.step)
     for batch in batches:
         first = run.state.step
@@ -191,7 +191,7 @@ class _Checkpoints:
         self._saved_step, self._saved_at = step, time.monotonic()
 
 
-def _look_at_numbers(record: dict[str, Any], log: RunLog, run: Run) -> None:
+def _act_on_record(record: dict[str, Any], log: RunLog, run: Run) -> None:
     """Acts on the record of a logging step: names the images of rejected updates, and switches the teacher to fp32 if its images
     overflowed its precision. Raises DivergedError if more than `optimizer.max_skipped` updates in a row were rejected."""
     step, limit = run.state.step, run.config.optimizer.max_skipped

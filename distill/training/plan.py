@@ -1,6 +1,5 @@
-"""The plan of a run. It gives each step its epoch, its stage, its patch and batch, its learning rate, its position in the endless
-stream of samples (sampler.py), and whether it loads these samples and asks the teacher about them, or uses those of the step
-before again."""
+"""The plan of a run. It gives each step its epoch, its stage, its patch and batch, its learning rate and its position in the
+endless stream of samples (sampler.py). It also says whether a step loads its samples, or uses those of the step before again."""
 
 from __future__ import annotations
 
@@ -82,8 +81,8 @@ class Plan:
 
     @classmethod
     def of(cls, config: Config, images_per_epoch: int, before: Stretch | None = None, step: int = 0) -> Plan:
-        """The plan of a configuration whose epochs have so many samples. A resumed run gives the `step` from which it goes on,
-        and the stretch that this step began, or was in the middle of, `before` the run was stopped."""
+        """The plan of a configuration. A resumed run gives the `step` from which it goes on, and as `before` the stretch of that
+        step in the plan that it had when it was stopped."""
         stretches: list[Stretch] = []
         last = before
         for stage, end in zip(config.stages, accumulate(stage.epochs for stage in config.stages), strict=True):
@@ -105,7 +104,7 @@ class Plan:
         return self.stretches[-1].begin_of(sum(stage.epochs for stage in self.stages))
 
     def at(self, step: int) -> Stretch:
-        """The stretch of the update from `step` to `step + 1`. Of a step before the plan's first, as if that had held before."""
+        """The stretch of the update from `step` to `step + 1`. Before the plan's first stretch, that stretch."""
         return self.stretches[max(0, bisect_right([stretch.step for stretch in self.stretches], step) - 1)]
 
     def epoch_at(self, step: int) -> int:
@@ -113,8 +112,8 @@ class Plan:
         return self.at(step).epoch_at(step)
 
     def repeats_from(self, step: int) -> range:
-        """How many times the samples of the update from `step` to `step + 1` have been used before, and of all updates that use
-        them after it. If the first is 0, they are loaded, and the teacher is asked."""
+        """How many times the samples of the update from `step` to `step + 1` have been used before it, and the same for each
+        later update that uses them. At 0 they are loaded, and the teacher restores them."""
         stretch = self.at(step)
         repeat = stretch.repeat_at(step)
         return range(repeat, min(stretch.reuse, repeat + self._end_of(stretch) - step))
@@ -152,7 +151,7 @@ class Plan:
 
 
 def epoch_steps(images: int, batch: int) -> int:
-    """How many steps take these samples, at least one."""
+    """The number of steps that take about this many images, at least one."""
     return max(1, round(images / batch))
 
 
