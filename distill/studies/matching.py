@@ -36,8 +36,8 @@ class Pilot:
     """The same without the teacher's work. None if no teacher runs in the loop."""
 
     def training_s(self, config: Config, steps_per_epoch: int) -> float:
-        """Seconds that the configuration's stages train, validation left out. An epoch is `steps_per_epoch` batches of
-        `data.batch`, or as many of a stage's own as take these samples."""
+        """Seconds that the configuration's stages train, validation left out. An epoch has `steps_per_epoch` batches of
+        `data.batch`. A stage with a batch of its own takes as many steps as these samples need."""
         images = steps_per_epoch * config.data.batch
         steps = {stage.name: stage.epochs * epoch_steps(images, config.data_of(stage).batch) for stage in config.stages}
         return sum(count * self.step_s[name] for name, count in steps.items())
@@ -90,11 +90,10 @@ def step_seconds(run: RunFolder) -> dict[str, float]:
 
 
 def measure(name: str, config: Config, folder: Path, train: Callable[[str, Config], None]) -> Pilot:
-    """Runs a variant's pilot, and a second one without its teacher, or reads what they measured before. `train` runs a
-    configuration, and is told how messages name it.
+    """Runs a variant's pilot, and a second one without its teacher, or reads what they measured before. `train(title, config)`
+    trains; messages name the run by the title.
 
-    Record and run folders carry a digest of the configuration: another one is measured in folders of its own, and what was
-    measured for this one stays.
+    The folder's name contains a hash of the configuration: if the configuration changes, a new pilot runs in another folder.
     """
     place = folder / f"{name}-{_digest(config)}"
     record = place / "pilot.json"
@@ -115,7 +114,7 @@ def measure(name: str, config: Config, folder: Path, train: Callable[[str, Confi
 
 
 def _digest(config: Config) -> str:
-    """Of all that a pilot depends on."""
+    """A short hash of everything that a pilot depends on."""
     # Without defaults, so that a key that a later version adds leaves the digest as it is.
     text = pilot_config(config, Path("pilot")).model_dump_json(exclude_defaults=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -123,8 +122,7 @@ def _digest(config: Config) -> str:
 
 def match_times(study: StudyConfig, configs: Mapping[str, Config], pilots: Mapping[str, Pilot]) -> dict[str, Config]:
     """The variants' configurations with epochs of such a length that all train equally long: `minutes`, or as long as the first
-    variant's stages take. What the schedule counts in steps keeps its share of them, and the number of validations stays the
-    same."""
+    variant's stages take. Warm-up, milestones and restarts are scaled alike, and the number of validations stays the same."""
     steps = {name: epoch_steps(len(TrainingPatches(config)), config.data.batch) for name, config in configs.items()}
     first = study.variants[0].name
     target = 60 * study.minutes if study.minutes is not None else pilots[first].training_s(configs[first], steps[first])
@@ -166,8 +164,8 @@ def scaled(config: Config, steps_per_epoch: int, factor: float) -> Config:
 
 
 def training_s(run: RunFolder) -> float:
-    """Seconds that a run trained, validations and pauses left out: the mean time of the steps that records tell of, times all
-    steps. A run that was stopped has steps without a record."""
+    """Seconds that a run trained, validations and pauses left out: the mean time of a recorded step, times the number of all
+    steps, because a run that was stopped has steps without a record."""
     total, covered, before = 0.0, 0, 0
     for record in run.records:
         rate = number(record, "images_per_s")

@@ -23,7 +23,7 @@ from distill.studies.result import (
 from distill.studies.statistics import Difference
 
 TEMPLATE = files("distill.studies") / "template"
-# The strips end so much beyond the outermost value, as a share of the whole width.
+# Room beyond the outermost values of a strip, as a share of their range.
 MARGIN = 0.06
 
 

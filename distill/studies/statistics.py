@@ -71,11 +71,11 @@ def difference(scores: Mapping[int, Scores], reference: Mapping[int, Scores], me
 
 def interval(table: NDArray[np.float64]) -> tuple[float, float]:
     """The 95 % interval of the mean of (seeds, images) differences: a percentile bootstrap (Efron and Tibshirani, An Introduction
-    to the Bootstrap, 1993) that draws seeds again, and one set of images for all of them, because all seeds share the images.
+    to the Bootstrap, 1993). A resample draws seeds, and one set of images for all of them, because all seeds share the images.
 
-    Few seeds show too little of their spread. Their deviations are therefore widened as Student's t widens a normal interval. In
-    simulations without a difference the interval then leaves out 0 in about 5 % of the cases, for two seeds as for five. With one
-    seed the interval is about images alone.
+    Few seeds vary less than many would. The deviations of the seeds from their mean are therefore widened, as Student's t widens
+    a normal interval. In simulations without a difference, the interval then leaves out 0 in about 5 % of the cases, for two
+    seeds as for five. With one seed the interval is about images alone.
     """
     if np.ptp(table) == 0:
         return float(table.flat[0]), float(table.flat[0])
