@@ -63,8 +63,8 @@ class Row:
     form's time. If it is above 1, memory could not have moved all those bytes in that time: fusion saved the rest."""
     largest_difference: float | None
     """Largest absolute difference between this form's output and the exact output; pixels in [0, 1]. The exact output
-    of a teacher is from the paper's form in float32. The exact output of a student is from the student as it is trained. With
-    onnxruntime and openvino, whose images are clamped, both are."""
+    of a teacher is from the paper's form in float32. The exact output of a student is from the student as it is trained. It is
+    clamped before it is compared with an output of onnxruntime or openvino, which is clamped too."""
     correction_error: float | None
     """RMS of the difference over the RMS of the network's correction, which is its output minus its input."""
     failure: str | None
@@ -103,10 +103,10 @@ def teacher_rows(config: Config, machine: Machine) -> list[Row]:
             if exact is None:  # the reference was not timed in float32: run it once, without timing, for its output
                 alone = {"exact": (teacher_forward, (config.teacher, published, "reference", "fp32", shape, device))}
                 exact = time_in_turn(alone, device, rounds=0)["exact"].output
-            # What another network computes in half precision is up to autocast. It is counted as in float32.
+            # In half precision, autocast decides which operations of another network are rounded: all are counted as float32.
             counted_in = DTYPES[precision] if is_rgb_restormer(network) else torch.float32
-            asks = cost(reference_network(network), (shape[0], 3, *shape[1:]), counted_in)
-            rows += _rows(name, timings, precision, shape, asks, exact, machine)
+            needed = cost(reference_network(network), (shape[0], 3, *shape[1:]), counted_in)
+            rows += _rows(name, timings, precision, shape, needed, exact, machine)
     return rows
 
 
@@ -146,8 +146,8 @@ def student_rows(config: Config, machine: Machine) -> list[Row]:
                 for runtime in _that_run_here("student_peers", config.bench.student_peers, machine.device):
                     calls[runtime] = student_forward, (config.student, width, False, True, shape, machine.device, runtime)
             timings = time_in_turn(calls, machine.device, config.bench.rounds)
-            asks = cost(student_network(config.student, width), (shape[0], 3, *shape[1:]), torch.float32)
-            rows += _rows(name, timings, "fp32", shape, asks, timings[PLAIN].output, machine)
+            needed = cost(student_network(config.student, width), (shape[0], 3, *shape[1:]), torch.float32)
+            rows += _rows(name, timings, "fp32", shape, needed, timings[PLAIN].output, machine)
     return rows
 
 
@@ -164,7 +164,7 @@ def _rows(
     timings: Mapping[str, Timing],
     precision: Precision,
     shape: list[int],
-    asks: Cost,
+    needed: Cost,
     exact: Tensor | None,
     machine: Machine,
 ) -> list[Row]:
@@ -189,9 +189,9 @@ def _rows(
             times_as_fast=timing.times_as_fast_as(first),
             first_call_s=timing.first_call_s,
             memory_mb=memory,
-            gflop_per_s=asks.flop / timing.seconds / 1e9,
-            matrix_share=asks.flop / timing.seconds / rate,
-            copy_share=asks.traffic_bytes / timing.seconds / bandwidth,
+            gflop_per_s=needed.flop / timing.seconds / 1e9,
+            matrix_share=needed.flop / timing.seconds / rate,
+            copy_share=needed.traffic_bytes / timing.seconds / bandwidth,
             largest_difference=difference,
             correction_error=error,
             failure=timing.failure,

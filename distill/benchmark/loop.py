@@ -47,7 +47,8 @@ class LoopFigures:
     """Milliseconds per step, one value per round.
 
     `online` and `cached` are whole loops with their loaders. `degrade_augment`, `teacher` and `student_step` are the parts of an
-    online step on the device. Each is timed on one batch, repeatedly. With `teacher.reuse`, a step's part of them is meant.
+    online step on the device. Each is timed on one batch, repeatedly. With `teacher.reuse`, a batch's cost is divided among the
+    steps that use it.
     """
 
     batch: int

@@ -53,7 +53,7 @@ def teacher_network(settings: TeacherConfig, published: bool) -> nn.Module:
 
 
 def reference_network(network: nn.Module) -> nn.Module:
-    """The paper's form of an RGB Restormer, with the same weights. Of another network there is no other form."""
+    """The paper's form of an RGB Restormer, with the same weights. Any other network is returned as it is."""
     if not is_rgb_restormer(network):
         return network.eval().requires_grad_(False)
     state = network.state_dict()
