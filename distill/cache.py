@@ -66,7 +66,7 @@ def build_cache(config: Config, fresh: bool = False, repair: bool = False) -> Te
                 _refuse_foreign(folder)
                 reset_cache(folder, images, header)
         stems = ranks.broadcast(lambda: _stems_to_compute(_open(folder, header), images, repair))
-        cache, share = TeacherCache(folder), ranks.share(_named(stems, images))
+        cache, share = TeacherCache(folder), ranks.share(_with_stems(stems, images))
         if not ranks.first:
             cache.manifest.append_as(ranks.rank)
         entries = fill(cache, teacher, share, config.teacher.tile, config.data.workers, device)
@@ -86,7 +86,7 @@ def _stems_to_compute(cache: TeacherCache, images: Sequence[ImageFile], repair: 
     """The stems (image paths below their folder, without suffix) whose teacher image must be computed. Records the new times of
     files whose content did not change. `repair` also removes the teacher images whose input is gone."""
     found = _compare(cache, images, thorough=repair)
-    cache.restamp(_named(found.touched, images))
+    cache.restamp(_with_stems(found.touched, images))
     if found.removed and repair:
         cache.remove(found.removed)
     elif found.removed:
@@ -125,13 +125,13 @@ def pack_cache(config: Config, folder: Path) -> TeacherCache:
         packed.check_identity(cache.manifest.header.teacher)
         packed.manifest.write_header(cache.manifest.header.model_copy(update={"storage": "safetensors"}))
         found = _compare(packed, images, thorough=True)
-        packed.restamp(_named(found.touched, images))
+        packed.restamp(_with_stems(found.touched, images))
         if found.removed:
             packed.remove(found.removed)
         # Images that were packed without a teacher image and have one now.
         made = cache.manifest.entries
         mended = [stem for stem, old in packed.manifest.entries.items() if old.output is None and made[stem].output is not None]
-        todo = _named([*found.to_compute, *mended], images)
+        todo = _with_stems([*found.to_compute, *mended], images)
         shards = pack(cache, todo, packed, config.data.workers)
         with _progress(images, todo, Ranks()) as bar, closing(shards):
             for entries in shards:
@@ -211,7 +211,7 @@ def _compare(cache: TeacherCache, images: Sequence[ImageFile], thorough: bool) -
         return cache.compare(images, thorough, bar.update)
 
 
-def _named(stems: Sequence[str], images: Sequence[ImageFile]) -> list[ImageFile]:
+def _with_stems(stems: Sequence[str], images: Sequence[ImageFile]) -> list[ImageFile]:
     wanted = set(stems)
     return [image for image in images if image.stem in wanted]
 

@@ -88,8 +88,8 @@ def training_sources(data: DataConfig) -> list[Source]:
 
 
 def cached_images(data: DataConfig) -> list[ImageFile]:
-    """The training images whose blurry file is on disk, of all sources: those that a teacher cache is of. Raises what
-    `training_sources` raises."""
+    """The training images of all sources whose blurry file is on disk: a teacher cache has the teacher's images of these. Raises
+    what `training_sources` raises."""
     return [image for source in training_sources(data) for image in source.images or [] if image.blurry is not None]
 
 

@@ -49,8 +49,8 @@ class Stamp(_Record):
     size: int
     mtime_ns: int
     crc32: int
-    """zlib's crc32 of the whole file. For an image in a shard, a file that packs many triplets of sharp, blurry and teacher
-    image, of the triplet's pixels: `equals` does not apply then."""
+    """zlib's crc32 of the whole file. For an image in a shard, which packs many images, the crc32 of this image's sharp, blurry
+    and teacher pixels: `equals` does not apply then."""
 
     @classmethod
     def of(cls, path: Path) -> tuple[Stamp, bytes]:

@@ -38,6 +38,8 @@ class TeacherCache:
     many triplets of sharp, blurry and teacher image; or bare files, which are image files without a manifest, such as the
     original project wrote."""
 
+    stores_targets = True
+
     def __init__(self, folder: str | Path, recompute: bool = False) -> None:
         """If `recompute`, `read` returns a triplet without a teacher image where that image is missing or damaged, so that the
         caller can compute it. If not, `read` raises ImageError there. The constructor raises CacheError if the manifest cannot be
@@ -48,11 +50,6 @@ class TeacherCache:
         self.bare: dict[str, Path] | None = None
         if self.manifest.header is None and self.folder.is_dir():
             self.bare = _bare_files(self.folder)
-
-    @property
-    def stores_targets(self) -> bool:
-        """Always true: a triplet comes with the teacher's image, or the image is computed later."""
-        return True
 
     @property
     def storage(self) -> str | None:
