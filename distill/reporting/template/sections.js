@@ -78,10 +78,12 @@ function scoreSections(run) {
   return parts;
 }
 
+const rowName = (row) => h("span", { class: `key ${row}` }, row === "blurry" ? "blurry input" : row);
+
 function toTeacherTable(run) {
   const { scores, reproduced } = run.toTeacher;
   const rows = ["blurry", "student"].filter((row) => scores[row]).map((row) => [
-    h("span", { class: `key ${row}` }, { blurry: "blurry input", student: "student" }[row]),
+    rowName(row),
     percent(row === "student" || reproduced === null ? reproduced : 0, 1),
     fixed(scores[row].psnr, 2),
     fixed(scores[row].ssim, 4),
@@ -99,7 +101,7 @@ const sourceOf = (run) => (run.scoresStep === null ? "From evaluation.csv" : `Me
 function scoreTable(run) {
   const { scores } = run;
   const rows = ROWS.filter((row) => scores[row]).map((row) => [
-    h("span", { class: `key ${row}` }, { blurry: "blurry input", student: "student", teacher: "teacher" }[row]),
+    rowName(row),
     withGain(scores, row, "psnr", 2),
     withGain(scores, row, "ssim", 4),
     ...furtherScores([scores]).map((measure) => withGain(scores, row, measure, digitsOf(measure))),
@@ -155,6 +157,7 @@ const TERMS = [
   ["kd", "kd, to the teacher’s", "teacher", DASH.teacher],
   ["vgg", "vgg, of features", "extra", "3 3"],
 ];
+/** Charts of validations: [measure, title, unit, how a value is written]. */
 const SHOWN = [
   ["psnr", "Validation PSNR", "dB", (value) => fixed(value, 2)],
   ["ssim", "Validation SSIM", "", (value) => fixed(value, 4)],
@@ -174,47 +177,41 @@ function curve(part, key, look, scale = 1) {
 
 function chartsOfOne(run) {
   const { train, val, stages } = run.curves;
-  const make = (title, unit, series, format) => {
+  const make = (title, unit, format, series) => {
     const found = series.filter((one) => one !== null);
     return found.some((one) => !one.level) ? lineChart({ title, unit, series: found, marks: stages, format }) : null;
   };
-  return [
-    make("Loss on training crops", "", TERMS.map(([key, name, colour, dash]) => curve(train, key, { name, colour, dash })), (value) => significant(value)),
-    ...shownOf([run]).map(([measure, title, unit, format]) =>
-      make(
-        title,
-        unit,
-        ["teacher", "student", "blurry"].map((row) =>
-          curve(val, `${row}_${measure}`, { name: row, colour: row, dash: DASH[row], level: row !== "student" }),
-        ),
-        format,
-      ),
-    ),
-    make(REPRODUCED[1], REPRODUCED[2], [curve(val, REPRODUCED[0], { name: "student", colour: "student", dash: null }, 100)], REPRODUCED[3]),
+  const scores = ([measure, ...about]) =>
     make(
-      TO_TEACHER[1],
-      TO_TEACHER[2],
-      ["student", "blurry"].map((row) =>
-        curve(val, `${row}_${TO_TEACHER[0]}`, { name: row, colour: row, dash: DASH[row], level: row !== "student" }),
+      ...about,
+      ["teacher", "student", "blurry"].map((row) =>
+        curve(val, `${row}_${measure}`, { name: row, colour: row, dash: DASH[row], level: row !== "student" }),
       ),
-      TO_TEACHER[3],
-    ),
-    make("Speed", "images per second", [curve(train, "images_per_s", { name: "training", colour: "student", dash: null })], (value) => fixed(value, 1)),
+    );
+  const [reproduced, ...about] = REPRODUCED;
+  return [
+    make("Loss on training crops", "", significant, TERMS.map(([key, name, colour, dash]) => curve(train, key, { name, colour, dash }))),
+    ...shownOf([run]).map(scores),
+    make(...about, [curve(val, reproduced, { name: "student", colour: "student", dash: null }, 100)]),
+    scores(TO_TEACHER),
+    make("Speed", "images per second", (value) => fixed(value, 1), [curve(train, "images_per_s", { name: "training", colour: "student", dash: null })]),
   ].filter((chart) => chart !== null);
 }
 
 function chartsOfSeveral(runs) {
   const look = (run, index) => ({ name: run.label, colour: run.look, dash: RUN_DASHES[index % RUN_DASHES.length] });
-  const over = (title, unit, part, key, format, levels = [], scale = 1) => {
+  const over = (title, unit, format, part, key, levels = [], scale = 1) => {
     const series = runs.map((run, index) => curve(run.curves[part], key, look(run, index), scale)).filter((one) => one !== null);
     return series.length ? lineChart({ title, unit, series: [...series, ...levels], format }) : null;
   };
+  const scores = ([measure, ...about]) => over(...about, "val", `student_${measure}`, sharedLevels(runs, `_${measure}`));
+  const [reproduced, ...about] = REPRODUCED;
   return [
-    ...shownOf(runs).map(([measure, title, unit, format]) => over(title, unit, "val", `student_${measure}`, format, sharedLevels(runs, `_${measure}`))),
-    over(REPRODUCED[1], REPRODUCED[2], "val", REPRODUCED[0], REPRODUCED[3], [], 100),
-    over(TO_TEACHER[1], TO_TEACHER[2], "val", `student_${TO_TEACHER[0]}`, TO_TEACHER[3], sharedLevels(runs, `_${TO_TEACHER[0]}`)),
-    ...TERMS.map(([key, name]) => over(name[0].toUpperCase() + name.slice(1), "", "train", key, (value) => significant(value))),
-    over("Speed", "images per second", "train", "images_per_s", (value) => fixed(value, 1)),
+    ...shownOf(runs).map(scores),
+    over(...about, "val", reproduced, [], 100),
+    scores(TO_TEACHER),
+    ...TERMS.map(([key, name]) => over(name[0].toUpperCase() + name.slice(1), "", significant, "train", key)),
+    over("Speed", "images per second", (value) => fixed(value, 1), "train", "images_per_s"),
   ].filter((chart) => chart !== null);
 }
 
