@@ -100,16 +100,16 @@ def _check_record(out: Path, record: dict[str, Any], images: dict[str, Path]) ->
         changed = [key for key in record if before.get(key) != record[key]]
     except (ValueError, AttributeError, OSError):
         raise ConfigError(f"{path}: cannot be read; remove {out}, or give another --out") from None
-    if not changed and before.get("reader") != READER:
+    if changed:
+        what = f"holds patches of other settings ({', '.join(changed)})"
+        raise ConfigError(f"{out}: {what}; remove it, or give another --out")
+    if before.get("reader") != READER:
         misread = [str(file) for file in images.values() if was_misread(file)]
         if misread:
             named = f"{misread[0]} and {len(misread) - 1} more" if len(misread) > 1 else misread[0]
             what = f"holds patches of images that an earlier version misread ({named})"
             raise ConfigError(f"{out}: {what}; remove it, or give another --out")
         write_bytes(path, json.dumps(record | {"reader": READER}, indent=1).encode())
-    if changed:
-        what = f"holds patches of other settings ({', '.join(changed)})"
-        raise ConfigError(f"{out}: {what}; remove it, or give another --out")
 
 
 def make_parser() -> argparse.ArgumentParser:
