@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from distill.config import Config, StudyConfig, ValidationSet, dump_config, load_config
+from distill.config import StudyConfig, ValidationSet, dump_config, load_config
 from distill.data.datasets import ValidationImages
 from distill.networks.student_files import load_student
 from distill.networks.teacher import build_teacher
 from distill.reporting.reading import read_evaluation, read_fidelity
 from distill.runtime.device import choose_device
 from distill.runtime.files import write_bytes
-from distill.scoring.evaluation import TO_TEACHER, Evaluation
+from distill.scoring.evaluation import TO_TEACHER
 from distill.scoring.validation import Validation
 from distill.studies.members import Member, validation_config
 from distill.studies.statistics import Scores
@@ -23,39 +21,31 @@ from distill.studies.statistics import Scores
 DIGITS = 4
 
 
-class Scorer:
-    """Scores students on one validation set. Blurry images and the teacher's are scored once for all students."""
-
-    def __init__(self, config: Config) -> None:
-        """Raises what reading the images and the teacher's weights raises."""
-        self.device: torch.device = choose_device(config.run.device)
-        self.validation = Validation(config, build_teacher(config.teacher, self.device), self.device)
-
-    def score(self, weights: Path) -> Evaluation:
-        return self.validation.evaluate(load_student(weights).to(self.device))
-
-
 class ScoreBoard:
-    """Scores of all finished runs on all sets, computed when they are missing."""
+    """Scores of all finished runs on all sets, computed when they are missing. Blurry images and the teacher's are scored once
+    for all students."""
 
-    def __init__(self, study: StudyConfig, make: Callable[[Config], Scorer] = Scorer) -> None:
+    def __init__(self, study: StudyConfig) -> None:
         """Raises ConfigError for overrides of a validation set that are wrong, FileNotFoundError and ImageError for images that
         are missing."""
         self.configs = {validation.name: validation_config(study, validation) for validation in study.validation}
         for config in self.configs.values():
             ValidationImages(config)
-        self._make, self._scorers = make, dict[str, Scorer]()
+        self._validations = dict[str, Validation]()
 
     def add(self, member: Member) -> None:
-        """Scores a finished run on the sets on which it is not scored yet. Raises WriteError, and what reading images raises."""
+        """Scores a finished run on the sets on which it is not scored yet. Raises WriteError, and what reading the images and the
+        teacher's weights raises."""
         for name, config in self.configs.items():
             path, record = score_file(member, name), score_file(member, name).with_suffix(".yaml")
             known = load_config(record) if record.is_file() else None
             if path.is_file() and known == config and path.stat().st_mtime >= member.student.stat().st_mtime:
                 continue
-            if name not in self._scorers:
-                self._scorers[name] = self._make(config)
-            self._scorers[name].score(member.student).write_csv(path, DIGITS)
+            if name not in self._validations:
+                device = choose_device(config.run.device)
+                self._validations[name] = Validation(config, build_teacher(config.teacher, device), device)
+            validation = self._validations[name]
+            validation.evaluate(load_student(member.student).to(validation.device)).write_csv(path, DIGITS)
             write_bytes(record, dump_config(config).encode())
 
 
