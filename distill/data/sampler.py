@@ -41,7 +41,7 @@ class StreamSampler(Sampler[list[int]]):
     """Yields, for each of `steps` batches from `position` on, the positions that process `rank` of `ranks` loads. A batch is
     split into `ranks` parts of the same size."""
 
-    def __init__(self, position: int, steps: int, batch: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(self, position: int, steps: int, batch: int, rank: int, ranks: int) -> None:
         assert batch % ranks == 0, "a batch is shared out evenly"
         self.position, self.steps, self.batch = position, max(0, steps), batch
         self.part = batch // ranks

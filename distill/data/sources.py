@@ -26,7 +26,7 @@ SAMPLES_FOR_TRAINING = (
 SAMPLES_FOR_VALIDATION = ("chelsea.png", "coffee.png")
 
 
-def list_images(source: ImageSource, samples: Sequence[str] = ()) -> list[ImageFile]:
+def list_images(source: ImageSource, samples: Sequence[str]) -> list[ImageFile]:
     """The files of one source: those of a folder, of a pair of folders, or, if the source is called samples, the photographs of
     scikit-image that `samples` lists. Raises FileNotFoundError and ImageError."""
     if source.sharp == SAMPLES:

@@ -36,7 +36,7 @@ class RunFailedError(UserError):
 class Trainers:
     """Runs `distill.train` in processes of their own."""
 
-    def __init__(self, jobs: int = 1) -> None:
+    def __init__(self, jobs: int) -> None:
         """`jobs` is how many will run at a time: each gets its part of the processor's threads."""
         threads = max(1, torch.get_num_threads() // jobs)
         self.environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if jobs > 1 else {})

@@ -20,7 +20,7 @@ PROJECT = "online-distill"
 UNKNOWN = "not known; ask whoever trained these weights"
 
 
-def about_training(config: Config, step: int, stage: str, evaluation: Evaluation | None = None) -> dict[str, str | int | float]:
+def about_training(config: Config, step: int, stage: str, evaluation: Evaluation | None) -> dict[str, str | int | float]:
     """The `about` entries of a student after `step` updates. `stage` is the stage of the last update.
 
     They are the entries of `about_config`, `step` and `stage`. An `evaluation` of this student adds the number of images as
