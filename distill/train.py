@@ -113,8 +113,8 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
 
 
 def _show_before_training(run: Run, log: RunLog) -> None:
-    """If there are validation images without a sharp one, writes a picture of them before the first step: a look at it is all
-    that tells whether the teacher helps."""
+    """If there are validation images without a sharp one, writes a picture of them before the first step: only a look at it tells
+    whether the teacher helps."""
     without_sharp = any(image.sharp is None for image in run.validation.dataset.images)
     if run.state.step == 0 and run.ranks.first and without_sharp:
         log.picture(0, run.validation.first_picture(run.state.kept), "blurry|student|teacher")

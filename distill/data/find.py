@@ -139,7 +139,7 @@ def nfc(stem: str) -> str:
 
 def pair_images(sharp: str, blurry: str, blurry_name: str = "{stem}") -> dict[str, tuple[Path, Path]]:
     """{stem of the sharp file: (sharp file, blurry file)}, matched by relative stem; the suffixes may differ. `blurry_name` is
-    the name of a blurry file without suffix, where {stem} stands for that of its sharp file.
+    the blurry file's name without suffix, in which {stem} stands for the sharp file's name without suffix.
 
     Raises what `find_images` raises, and ImageError if a file has no partner.
     """

@@ -38,12 +38,12 @@ class Restorer:
         self._apply = _on_device(network, device, precision)
         # A U-Net gives the same result in tiles as for the whole picture, because each tile has a margin of the receptive radius,
         # rounded up to a multiple of SIZE_MULTIPLE.
-        # A Restormer's attention is between channels, but its weights depend on all pixels of a tile. Its results for tiles
+        # A Restormer's attention is between channels, but its map is a sum over all pixels of a tile. Its results for tiles
         # therefore differ from its result for the whole picture, and are blended where the tiles overlap.
         if isinstance(network, UNet):
             margin = -(-network.receptive_radius // SIZE_MULTIPLE) * SIZE_MULTIPLE
             smallest = 2 * margin + SIZE_MULTIPLE  # margins at both ends, and the least that can lie between them
-            if tile == TILE:  # for a network that sees far, as much again as its margins
+            if tile == TILE:  # the default grows for a network with wide margins
                 tile = max(TILE, 4 * margin)
             self._spans: Callable[[int], list[Span]] = partial(exact_spans, tile=tile, margin=margin, stride=SIZE_MULTIPLE)
         else:

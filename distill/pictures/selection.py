@@ -35,7 +35,7 @@ def select(
     The base of a pattern is the folder before the first part of its path with a wildcard: `photos` for `photos/a*/*.jpg`. The
     result's path below `out` is the image's name if the input is a file, the image's path below the folder if the input is a
     folder, and the image's path below the base if the input is a pattern. `suffix` (`.png`, say) replaces the image's own suffix.
-    A picture of a kind that is not written becomes a PNG: `a.gif` gives `a.gif.png`. `passed` takes what is passed over.
+    A picture of a kind that is not written becomes a PNG: `a.gif` gives `a.gif.png`. `passed` collects what is passed over.
     If `out` lies below an input folder or a base, the images in `out` are earlier results and are not inputs.
 
     Raises FileNotFoundError if an input does not exist or a pattern matches nothing, and NoImagesError if no input holds an

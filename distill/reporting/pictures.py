@@ -151,8 +151,9 @@ def _teacher_if_here(settings: TeacherConfig, device: torch.device, made: Galler
     """The run's teacher. None if the run has no teacher. Also None if the teacher's weights are gone or cannot be read. A note in
     `made` then says why."""
     try:
-        if settings.weights in PUBLISHED and settings.mode != "none":
-            _refuse_download(settings.weights)
+        name = settings.weights
+        if settings.mode != "none" and name in PUBLISHED and not published_file(name).is_file():
+            raise FileNotFoundError(f"{name}: its weights are not on this machine, and a report downloads nothing")
         teacher = build_teacher(settings, device)
     except (FileNotFoundError, WeightsError) as error:
         made.notes.append(f"The teacher's pictures are missing: {' '.join(str(error).split())}")
@@ -160,11 +161,6 @@ def _teacher_if_here(settings: TeacherConfig, device: torch.device, made: Galler
     if teacher is not None:
         made.teacher_parameters = sum(parameter.numel() for parameter in teacher.parameters())
     return teacher
-
-
-def _refuse_download(name: str) -> None:
-    if not published_file(name).is_file():
-        raise FileNotFoundError(f"{name}: its weights are not on this machine, and a report downloads nothing")
 
 
 def _from_row_pictures(run: RunFolder, count: int) -> tuple[Path | None, list[ShownImage]]:

@@ -133,7 +133,7 @@ def _choose_for_teacher(
     teacher: Teacher, blurry: Tensor, images: int, pairs: Sequence[tuple[Tensor, Tensor | None]]
 ) -> Precision:
     """bf16 or fp32 for a float32 teacher on a CPU. `blurry`, (1, 3, H, W) in [0, 1], is like a training patch; the teacher
-    restores `images` of them at a time. Its error is that of the check that follows."""
+    restores `images` of them at a time. The error is what `check_teacher` measures."""
     if not supported(teacher.network, torch.bfloat16):
         return "fp32"
     half = Teacher(copy.deepcopy(teacher.network), torch.bfloat16, teacher.micro_batch)

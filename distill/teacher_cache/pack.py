@@ -1,6 +1,5 @@
 """Packs a PNG cache into shards: safetensors files that hold the pixels of many triplets (sharp, if there is one, blurry and
-teacher image).
-Reading a triplet from a shard needs no decoding."""
+teacher image). Reading a triplet from a shard needs no decoding."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def save_run(
         "teacher_failed": float(state.teacher_failed),
         "teacher_in_full_precision": teacher is not None and teacher.dtype == torch.float32,
         "best": list(state.best),
-        # Only how close a student came to its teacher depends on the teacher.
+        # `best` depends on the teacher only if students are ranked by how close they come to it.
         "teacher": identify(teacher).model_dump() if teacher is not None and not config.data.val.has_sharp else None,
         "validated_step": state.validated_step,
         "precisions": asdict(precisions),
