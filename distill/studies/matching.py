@@ -163,7 +163,7 @@ def scaled(config: Config, steps_per_epoch: int, factor: float) -> Config:
     )
 
 
-def training_s(run: RunFolder) -> float:
+def trained_s(run: RunFolder) -> float:
     """Seconds that a run trained, validations and pauses left out: the mean time of a recorded step, times the number of all
     steps, because a run that was stopped has steps without a record."""
     total, covered, before = 0.0, 0, 0

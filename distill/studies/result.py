@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
 from distill.config import StudyConfig
 from distill.reporting.reading import read_run
 from distill.scoring.evaluation import Evaluation
-from distill.studies.matching import TOLERANCE, Pilot, training_s
+from distill.studies.matching import TOLERANCE, Pilot, trained_s
 from distill.studies.members import Member, validation_config
 from distill.studies.scores import read_scores
 from distill.studies.statistics import Difference, Scores, difference
@@ -132,7 +132,8 @@ def verdict(found: Difference | None, to_teacher: bool = False) -> str:
             else f"{found.mean:+.2f} dB on every image.{about}"
         )
     if found.excludes_zero:
-        size = f"{abs(found.mean):.2f} dB ({abs_range(found)})"
+        low, high = sorted((abs(found.low), abs(found.high)))
+        size = f"{abs(found.mean):.2f} dB ({low:.2f} to {high:.2f})"
         signs = {value > 0 for value in found.by_seed.values()}
         seed_note = "" if len(signs) == 1 else " Not every seed agrees."
         better, worse = ("Closer to the teacher", "Farther from the teacher") if to_teacher else ("Better", "Worse")
@@ -140,15 +141,10 @@ def verdict(found: Difference | None, to_teacher: bool = False) -> str:
     return f"No difference could be shown; one of up to {found.possible:.2f} dB, either way, may be there.{about}"
 
 
-def abs_range(found: Difference) -> str:
-    low, high = sorted((abs(found.low), abs(found.high)))
-    return f"{low:.2f} to {high:.2f}"
-
-
 def _cost(finished: Sequence[Member], pilot: Pilot | None, before: Cost | None) -> Cost | None:
     if not finished:
         return None
-    seconds = [training_s(read_run(member.folder)) for member in finished]
+    seconds = [trained_s(read_run(member.folder)) for member in finished]
     config = finished[0].config
     size = fmean(_bytes_below(member.folder) for member in finished)
     if config.teacher.mode == "cached":
@@ -170,7 +166,7 @@ def _marked(cost: Cost | None, reference: Cost | None) -> Cost | None:
     if cost is None or reference is None:
         return cost
     off = abs(cost.minutes / reference.minutes - 1) > TOLERANCE if reference.minutes else False
-    return Cost(**{**asdict(cost), "off_match": off})
+    return replace(cost, off_match=off)
 
 
 def to_markdown(result: StudyResult) -> str:

@@ -11,7 +11,7 @@ from running import write_pilot
 
 from distill.config import Config, StudyConfig
 from distill.reporting.reading import RunFolder
-from distill.studies.matching import Pilot, match_times, measure, pilot_config, scaled, step_seconds, training_s, without_teacher
+from distill.studies.matching import Pilot, match_times, measure, pilot_config, scaled, step_seconds, trained_s, without_teacher
 
 TWO = {"dir": "study", "base": "base.yaml", "variants": [{"name": "slow"}, {"name": "fast"}]}
 
@@ -62,7 +62,7 @@ def test_a_step_is_the_median_without_the_first_record_of_a_stage(tiny_config: C
 def test_training_time_leaves_out_what_is_between_the_records(tiny_config: Callable[..., Config]) -> None:
     run = run_of(tiny_config(), [("a", 4.0), ("a", 2.0)])
     run.records.insert(1, {"kind": "val", "step": 5})
-    assert training_s(run) == 5 * 1 + 5 * 2
+    assert trained_s(run) == 5 * 1 + 5 * 2
 
 
 def test_steps_that_an_interruption_left_unrecorded_count(tiny_config: Callable[..., Config]) -> None:
@@ -70,7 +70,7 @@ def test_steps_that_an_interruption_left_unrecorded_count(tiny_config: Callable[
     run = run_of(tiny_config(), [("v1", 4.0), ("v1", 4.0)])
     run.records[1]["step"] = 15
     run.records.insert(1, {"kind": "start", "step": 9})
-    assert training_s(run) == pytest.approx(15)
+    assert trained_s(run) == pytest.approx(15)
 
 
 def test_a_stage_with_a_batch_of_its_own_is_measured_by_it(tiny_config: Callable[..., Config]) -> None:
@@ -80,7 +80,7 @@ def test_a_stage_with_a_batch_of_its_own_is_measured_by_it(tiny_config: Callable
     config, pilot = tiny_config(stages=stages, optimizer=optimizer), Pilot({"a": 1.0, "b": 0.5}, {"a": 0.5, "b": 0.25})
     run = run_of(config, [("a", 4.0), ("b", 4.0)])
     assert step_seconds(run) == pilot.step_s
-    assert training_s(run) == 5 * 1 + 5 * 0.5
+    assert trained_s(run) == 5 * 1 + 5 * 0.5
     assert pilot.training_s(config, steps_per_epoch=4) == 4 * 1 + 8 * 0.5
     assert pilot.teacher_share(config) == 0.5
     longer = scaled(config, 4, 2.0)
