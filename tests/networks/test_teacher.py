@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor, nn
+from tiny_networks import Function
+from torch import nn
 
 from distill.config import TeacherConfig
 from distill.networks.teacher import Teacher, build_teacher
@@ -58,18 +59,6 @@ def test_automatic_precision_is_full_on_a_cpu_and_half_warns(caplog: pytest.LogC
     assert half is not None
     assert half.network.output.weight.dtype == torch.bfloat16  # type: ignore[union-attr]
     assert "slower" in caplog.text
-
-
-class Function(nn.Module):
-    """A network that is a function with one weight, for Teacher to freeze and convert."""
-
-    def __init__(self, function: object) -> None:
-        super().__init__()
-        self.function = function
-        self.one = nn.Parameter(torch.ones(()))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.function(image)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("micro_batch", [None, 2])

@@ -6,29 +6,14 @@ import kornia
 import pytest
 import skimage.data
 import torch
-from torch import Tensor, nn
+from tiny_networks import Function
 
 from distill.networks.teacher import Teacher
 from distill.scoring.teacher_check import check_teacher
 from distill.synthesis.eight_bit import quantize
 from restormer.weights import load_restormer
 
-
-class Function(nn.Module):
-    """A network that is a function with one weight, for Teacher to freeze and convert."""
-
-    def __init__(self, function: object) -> None:
-        super().__init__()
-        self.function = function
-        self.one = nn.Parameter(torch.ones(()))
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.function(image)  # type: ignore[operator]
-
-
 SHARP = quantize(torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
-
-
 BLURRY = quantize(SHARP * 0.5 + 0.25)
 
 
