@@ -12,7 +12,8 @@ from torch import Tensor
 from unet.model import UNet
 
 # The first layer of each form.
-FIRST_LAYERS = ("enc1.block.0.weight", RESIDUAL_FIRST := "stem.weight")
+RESIDUAL_FIRST = "stem.weight"
+FIRST_LAYERS = ("enc1.block.0.weight", RESIDUAL_FIRST)
 
 
 class UNetWeightsError(ValueError):

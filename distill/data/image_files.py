@@ -67,10 +67,11 @@ def warn_of_16_bits(paths: Sequence[Path]) -> None:
 
 def _has_16_bits(path: Path) -> bool:
     with suppress(Exception), path.open("rb") as file:  # reading the image says what is wrong
-        header = depth_and_colour(start := file.read(26))
+        start = file.read(26)
         if start[:4] in TIFF_SIGNATURES:
             file.seek(0)
             return tifffile.TiffFile(file).pages.first.bitspersample > 8
+        header = depth_and_colour(start)
         return header is not None and header[0] == 16
     return False
 
