@@ -15,10 +15,9 @@ import safetensors.torch
 from torch import Tensor, nn
 
 from distill.command import SignalGate, new_parser, run_command
-from distill.networks.adapters import Adapted, OneChannel
+from distill.networks.adapters import DTYPES, Adapted, OneChannel
 from distill.networks.onnx_export import Deployed, ExportError, check_form, check_onnx, metadata_of, onnx_bytes, require_onnx
 from distill.networks.student_files import GENERAL_STUDENT, locate_network, read_student, student_safetensors
-from distill.networks.teacher import DTYPES
 from distill.runtime.files import write_bytes
 from distill.training.about import about_file, project
 from restormer.weights import restormer_from_state_dict

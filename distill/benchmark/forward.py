@@ -29,7 +29,8 @@ from distill.benchmark.workloads import (
 )
 from distill.config import Config, DataConfig, UNetConfig
 from distill.config.types import Precision
-from distill.networks.teacher import DTYPES, teacher_precision
+from distill.networks.adapters import DTYPES
+from distill.networks.teacher import teacher_precision
 from distill.runtime.device import multiplies_bf16
 
 logger = logging.getLogger(__name__)

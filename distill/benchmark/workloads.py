@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from distill.config import RestormerConfig, TeacherConfig, TeacherForm, UNetConfig
 from distill.config.types import Precision
-from distill.networks.adapters import OneChannel
+from distill.networks.adapters import DTYPES, OneChannel
 from distill.networks.architecture import architecture, build_network, inference_copy
 from distill.networks.fast_teacher import speed_up
 from distill.networks.onnx_export import INPUT, onnx_bytes
-from distill.networks.teacher import DTYPES, Teacher, load_teacher_network
+from distill.networks.teacher import Teacher, load_teacher_network
 from distill.runtime.device import set_up_process
 from distill.synthesis.eight_bit import quantize, to_float
 from restormer.model import Restormer

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from contextlib import nullcontext
-from typing import Any, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from distill.config.types import Precision
 from distill.errors import UserError
 from unet.model import MIN_SIDE
 
-ALL_PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class ColoursError(UserError):
@@ -47,7 +47,7 @@ class Adapted(nn.Module):
         multiple: int = 1,
         minimum: int = 0,
         square: bool = False,
-        precisions: Collection[Precision] = ALL_PRECISIONS,
+        precisions: Collection[Precision] = tuple(DTYPES),
     ) -> None:
         """`arch` is the architecture's name. `call(network, image)` runs the network, if that is more than `network(image)`.
         `multiple`, `minimum` and `square` are what the network demands of an image's sides."""
@@ -113,5 +113,4 @@ class OneChannel(nn.Module):
 
 def supported(network: nn.Module, dtype: torch.dtype) -> bool:
     """Whether the network can compute in this dtype."""
-    named: Precision = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(dtype, "fp32")  # type: ignore[assignment]
-    return named in getattr(network, "precisions", ALL_PRECISIONS)
+    return any(DTYPES[precision] == dtype for precision in getattr(network, "precisions", DTYPES))

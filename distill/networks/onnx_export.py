@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from distill.config.types import Precision
 from distill.errors import UserError
-from distill.networks.adapters import Adapted, OneChannel
+from distill.networks.adapters import DTYPES, Adapted, OneChannel
 from distill.networks.architecture import describe_network, inference_copy
 from distill.networks.student_files import About
-from distill.networks.teacher import DTYPES
 from unet.model import MIN_SIDE, UNet
 
 INPUT, OUTPUT = "blurry", "restored"

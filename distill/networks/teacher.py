@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from distill.config import ConfigError, TeacherConfig
 from distill.config.types import Precision
 from distill.errors import shown
-from distill.networks.adapters import Adapted, OneChannel, in_channels_last, supported
+from distill.networks.adapters import DTYPES, Adapted, OneChannel, in_channels_last, supported
 from distill.networks.architecture import describe_network, inference_copy
 from distill.networks.student_files import load_student
 from distill.runtime.device import multiplies_bf16
@@ -27,7 +27,6 @@ from unet.model import UNet
 logger = logging.getLogger(__name__)
 # Why an image that the teacher restored cannot be used.
 NOT_FINITE = "the teacher's image of it is not finite; teacher.precision: fp32 is the one that can mend this"
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Teacher(nn.Module):

@@ -14,8 +14,9 @@ from distill.config import ConfigError
 from distill.config.types import Precision
 from distill.data.image_files import MIN_SIDE
 from distill.data.pixels import AnyPixels
+from distill.networks.adapters import DTYPES
 from distill.networks.architecture import inference_copy
-from distill.networks.teacher import DTYPES, Teacher
+from distill.networks.teacher import Teacher
 from distill.networks.tiles import OVERLAP, Span, blended_spans, exact_spans, restore_in_strips
 from unet.model import SIZE_MULTIPLE, UNet
 
