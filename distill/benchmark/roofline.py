@@ -23,21 +23,6 @@ def synchronize(device: torch.device) -> None:
         torch.mps.synchronize()
 
 
-def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of one large square matrix product, a multiplication and an addition counted as two."""
-    side = 8192 if device.type == "cuda" else 3072
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    return 2 * side**3 / _best_time(lambda: torch.mm(a, b, out=out), device)
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes/s read plus bytes/s written, copying a block of memory larger than the processor's caches."""
-    source = torch.zeros(2**28 if device.type == "cuda" else 2**27, device=device)
-    target = torch.zeros_like(source)
-    return 2 * source.numel() * source.element_size() / _best_time(lambda: target.copy_(source), device)
-
-
 def _best_time(function: Callable[[], object], device: torch.device) -> float:
     """Seconds of the fastest repetition: other load on the machine slows some repetitions."""
     times = []
@@ -55,13 +40,19 @@ class Machine:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.copy_bandwidth = copy_bandwidth(device)
+        source = torch.zeros(2**28 if device.type == "cuda" else 2**27, device=device)  # larger than the processor's caches
+        target = torch.zeros_like(source)
+        self.copy_bandwidth = 2 * source.numel() * source.element_size() / _best_time(lambda: target.copy_(source), device)
+        """Bytes/s read plus bytes/s written, copying a block of memory."""
         self._rates: dict[torch.dtype, float] = {}
 
     def matrix_rate(self, dtype: torch.dtype) -> float:
-        """The function `matrix_rate` on this device, measured once per dtype."""
+        """FLOP/s of one large square matrix product, a multiplication and an addition counted as two. Measured once per dtype."""
         if dtype not in self._rates:
-            self._rates[dtype] = matrix_rate(self.device, dtype)
+            side = 8192 if self.device.type == "cuda" else 3072
+            a, b = (torch.randn(side, side, device=self.device, dtype=dtype) for _ in range(2))
+            out = torch.empty_like(a)
+            self._rates[dtype] = 2 * side**3 / _best_time(lambda: torch.mm(a, b, out=out), self.device)
         return self._rates[dtype]
 
     def rates(self) -> dict[str, float]:

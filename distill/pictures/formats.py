@@ -16,10 +16,8 @@ from distill.data.pixels import AnyPixels
 from distill.pictures.metadata import Metadata
 
 # Suffix -> Pillow's name for the format. A variable `kind` holds such a name.
-FORMATS = {
-    **{".png": "PNG", ".bmp": "BMP", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF"},
-    **dict.fromkeys(JPEG, "JPEG"),
-}
+FORMATS = {".png": "PNG", ".bmp": "BMP", ".webp": "WEBP", ".avif": "AVIF", ".tif": "TIFF", ".tiff": "TIFF"}
+FORMATS |= dict.fromkeys(JPEG, "JPEG")
 WITH_ALPHA = frozenset({"PNG", "WEBP", "AVIF", "TIFF"})
 WITHOUT_GREY = frozenset({"WEBP", "AVIF"})
 WITH_16_BITS = frozenset({"PNG", "TIFF"})
