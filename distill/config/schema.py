@@ -103,7 +103,7 @@ class Config(Section):
         return self.model_copy(update={"data": self.data_of(stage)})
 
     def sizes(self) -> list[tuple[str, DataConfig]]:
-        """`data_of` each stage, and the key that says its batch."""
+        """The section `data` of each stage, with the key that gives its batch, such as `data.batch` or `stages.1.batch`."""
         keys = ["data.batch" if stage.batch is None else f"stages.{index}.batch" for index, stage in enumerate(self.stages)]
         return list(zip(keys, map(self.data_of, self.stages), strict=True))
 

@@ -23,7 +23,7 @@ from distill.runtime.files import write_bytes
 logger = logging.getLogger(__name__)
 
 MIN_SIDE = 16
-# How many files are looked at for 16 bits: a header costs a millisecond on a network's disk.
+# About how many files are looked at for 16 bits: a header costs a millisecond on a network's disk.
 LOOKED_AT = 500
 # Words in a PNG file that may say how to turn its pixels, or which of them are transparent.
 _NOT_PLAIN = (b"eXIf", b"tRNS", b"XML:com.adobe.xmp", b"Raw profile type")
@@ -58,7 +58,7 @@ def read_image(path: Path, data: bytes | None = None) -> Pixels:
 
 
 def warn_of_16_bits(paths: Sequence[Path]) -> None:
-    """Says that images of 16 bits are rounded, if there are any among some of these files at even intervals."""
+    """Warns once if an image of 16 bits is found, because it is rounded to 8. Looks at some of the files, at even intervals."""
     for path in paths[:: max(1, len(paths) // LOOKED_AT)]:
         if _has_16_bits(path):
             logger.warning("%s has 16 bits a channel: such images are rounded to 8 bits, which networks are trained on", path)

@@ -42,7 +42,7 @@ class ImageFile:
 
     @property
     def path(self) -> Path:
-        """The file whose pixels are there: the sharp one if there is one."""
+        """The sharp file, or the blurry one if there is no sharp one."""
         path = self.blurry if self.sharp is None else self.sharp
         assert path is not None, "an image has a file"
         return path

@@ -74,8 +74,8 @@ def _write(record: Path, settings: Mapping[str, str | int], reader_since: float)
 
 
 def is_done(job: Job, since: Since, compare: bool = False) -> bool:
-    """Whether the result, and with `compare` the comparison, exist, are newer than the input, and are up to date. Says so of a
-    result that is not because its picture was misread."""
+    """Whether the result, and with `compare` the comparison, exist, are newer than the input, and are up to date. Logs a result
+    that is not up to date because an earlier version misread its picture."""
     try:
         changed, made = job.source.stat().st_mtime, [path.stat().st_mtime for path in _written(job, compare) if path.is_file()]
     except OSError:  # reading the picture, or writing it, says why

@@ -96,8 +96,8 @@ class RunFolder:
         return self._means(ROWS, list(self.images.values()))
 
     def to_teacher(self) -> Closeness | None:
-        """The same of the images without a sharp one. None if there are none. The share that is reproduced is over all of them,
-        so that evaluation.csv alone does not give it."""
+        """The same for the images without a sharp one. None if there are none. Only a validation record has the share that is
+        reproduced over all of them; evaluation.csv has each image's own."""
         scores = self._means(TO_TEACHER, [image.scores for image in self.fidelity.values()])
         validations = self.of("val")
         return Closeness(scores, number(validations[-1], "reproduced") if validations else None) if scores else None

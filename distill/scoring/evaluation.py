@@ -93,9 +93,9 @@ class Evaluation:
     def ranking(self, measure: Measure) -> float | None:
         """What decides which of a run's students is the best. None if no image of that kind could be evaluated.
 
-        `psnr`: the student's mean PSNR over the images with a sharp one. An infinite one counts as LOSSLESS_DB, and the images
-        are always the same: those that are blurry at all. `reproduced`: the share of the teacher's correction that the student
-        reproduces; where the teacher changes nothing, the student that changes least is the best.
+        `psnr`: the student's mean PSNR over the images with a sharp one, of which an infinite PSNR counts as LOSSLESS_DB. Images
+        whose blurry input equals the sharp image are left out, unless there are no others. `reproduced`: the share of the
+        teacher's correction that the student reproduces; if the teacher changes nothing, the student that changes least is best.
         """
         if measure == "psnr":
             students = {name: image["student"].psnr for name, image in self.images.items() if "student" in image}
@@ -108,7 +108,7 @@ class Evaluation:
         return -math.fsum(image.student_error for image in self.fidelity.values()) if share is None else share
 
     def summary(self) -> dict[str, float]:
-        """The means by name, such as `student_psnr`, `blurry_to_teacher_ssim` and `reproduced`; those that there are."""
+        """The means that there are, by name, such as `student_psnr`, `blurry_to_teacher_ssim` and `reproduced`."""
         rows = {row: self.mean(row) for row in ROWS} | {row: self.mean_to_teacher(row) for row in TO_TEACHER}
         scores = {row.replace(" ", "_"): score for row, score in rows.items() if score is not None}
         found = {f"{row}_{measure}": value for row, score in scores.items() for measure, value in score.measures.items()}
@@ -162,8 +162,8 @@ class Evaluation:
 
 
 def mean_score(images: Iterable[Mapping[str, Score]], row: str) -> Score | None:
-    """A table row's `mean_psnr` of each score in dB, and its mean over all images of each other score; {table row: score} each.
-    None if no image has the table row."""
+    """The mean scores of a table row over images, {table row: score} each. Scores in dB are averaged by `mean_psnr`. None if no
+    image has this table row."""
     scored = [image for image in images if row in image]
     if not scored:
         return None
@@ -210,7 +210,7 @@ def _width(name: str) -> int:
 
 
 def score(image: Pixels, reference: Pixels, more: Mapping[str, Metric] | None = None) -> Score:
-    """PSNR and SSIM, and `more` (`metrics_of`)."""
+    """PSNR, SSIM, and the scores that `more` computes, {name: function} as `metrics_of` gives them."""
     others = {name: metric(image, reference) for name, metric in (more or {}).items()}
     return Score(psnr(image, reference), ssim(image, reference), others)
 
