@@ -139,7 +139,7 @@ def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: 
             restored = restorer.restore(filled(blurry, picture.alpha), bar.update)
             picture.pixels = with_hidden(restored, blurry, picture.alpha)
         except NotFiniteError as error:
-            raise ImageError(f"{error}; --precision fp32 is the one that can mend this", job.source) from None
+            raise ImageError(f"{error}; only --precision fp32 can mend this", job.source) from None
         except ColoursError as error:
             raise ImageError(str(error), job.source) from None
         except (RuntimeError, MemoryError) as error:

@@ -26,7 +26,7 @@ from unet.model import UNet
 
 logger = logging.getLogger(__name__)
 # Why an image that the teacher restored cannot be used.
-NOT_FINITE = "the teacher's image of it is not finite; teacher.precision: fp32 is the one that can mend this"
+NOT_FINITE = "the teacher's image of it is not finite; only teacher.precision: fp32 can mend this"
 
 
 class Teacher(nn.Module):

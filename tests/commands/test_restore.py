@@ -325,7 +325,7 @@ def test_a_result_that_is_not_finite_is_named_and_not_written(photos: Path, tmp_
     save_student(tmp_path / "broken.pth", network, UNetConfig(arch="unet", width=2, depth=2))
     (error,) = restore([str(photos / "alpha.png")], str(tmp_path / "broken.pth"), tmp_path / "out").failed
     assert str(error) == (
-        f"{photos}/alpha.png: the network's image of it is not finite; --precision fp32 is the one that can mend this"
+        f"{photos}/alpha.png: the network's image of it is not finite; only --precision fp32 can mend this"
     )
     assert not (tmp_path / "out" / "alpha.png").exists()
 
