@@ -92,15 +92,15 @@ class RunLog:
             return {}
         measured, names = zip(*self._pending, strict=True)
         # A flush ends every epoch, so all steps since the last one are of one stage. Still, a step has a term that needs a sharp
-        # image only if one of its samples has one. NaN stands for a term that a step does not have.
+        # image only if one of its samples has one. NaN stands for a term that a step does not have. The terms of a finite update
+        # are never NaN.
         names_of_terms = dict.fromkeys(name for terms in measured for name in terms)
         missing = torch.tensor(torch.nan, device=measured[0]["finite"].device)
         values = {name: torch.stack([terms.get(name, missing).float() for terms in measured]).cpu() for name in names_of_terms}
-        has = {name: torch.tensor([name in terms for terms in measured]) for name in values}
         finite, teacher_failed = (values.pop(name, None) for name in ("finite", "teacher_failed"))
         assert finite is not None
         record: dict[str, Any] = {"step": step, "time": _now(), **constants}
-        chosen = {name: value[(finite > 0) & has[name]] for name, value in values.items()}
+        chosen = {name: value[(finite > 0) & ~value.isnan()] for name, value in values.items()}
         record |= {name: float(value.mean()) for name, value in chosen.items() if len(value)}
         record |= {
             "rejected_updates": int((finite == 0).sum()),

@@ -324,9 +324,7 @@ def test_a_result_that_is_not_finite_is_named_and_not_written(photos: Path, tmp_
         nn.init.constant_(parameter, 1e30)  # whose products overflow
     save_student(tmp_path / "broken.pth", network, UNetConfig(arch="unet", width=2, depth=2))
     (error,) = restore([str(photos / "alpha.png")], str(tmp_path / "broken.pth"), tmp_path / "out").failed
-    assert str(error) == (
-        f"{photos}/alpha.png: the network's image of it is not finite; only --precision fp32 can mend this"
-    )
+    assert str(error) == (f"{photos}/alpha.png: the network's image of it is not finite; only --precision fp32 can mend this")
     assert not (tmp_path / "out" / "alpha.png").exists()
 
 
