@@ -18,7 +18,7 @@ from distill.data.image_files import ImageError
 from distill.data.pixels import centre_crop, cut
 from distill.data.sampler import permutation, sample_generator
 from distill.data.sources import Source, training_sources, validation_images
-from distill.data.triplets import ImageFile, ImageFileReader, Triplet, TripletReader
+from distill.data.triplets import ImageFile, Triplet, TripletReader
 from distill.synthesis import augment, degrade
 from distill.synthesis.dead_leaves import dead_leaves
 
@@ -27,14 +27,14 @@ class TrainingPatches(Dataset[Batch]):
     """Random patches of one or several sources, indexed by their position in the endless stream (see sampler.py)."""
 
     def __init__(self, config: Config, sources: Sequence[Source] | None = None, reader: TripletReader | None = None) -> None:
-        """`sources` default to `training_sources(config.data)`. `reader` reads their images, by default from the image files.
-        Raises FileNotFoundError and ImageError if images are missing."""
+        """`sources` default to `training_sources(config.data)`. `reader` reads their images with teacher images; None reads the
+        image files alone. Raises FileNotFoundError and ImageError if images are missing."""
         self.config = config
         self.sources = training_sources(config.data) if sources is None else sources
         # (source, sample of that source) for the positions of one round, in which every source gives all its parts.
         self._round = [(source, turn) for source in range(len(self.sources)) for turn in range(self.sources[source].parts)]
         self._degrades = any(source.blurry is None for source in config.data.entries)
-        self.reader = reader or ImageFileReader()
+        self.reader = reader
         # The triplets that were used last. Each loader worker has its own. If all images fit, a worker decodes each only once.
         self._recent: LRUCache[tuple[int, str], Triplet] = LRUCache(config.data.keep_mb * 1e6, getsizeof=attrgetter("nbytes"))
 
@@ -98,9 +98,9 @@ class TrainingPatches(Dataset[Batch]):
         key = (number, image.stem)
         triplet = self._recent.get(key)
         if triplet is None:
-            triplet = self.reader.read(image)
+            triplet = image.read() if self.reader is None else self.reader.read(image)
             # A triplet without its teacher image is not kept: the next read may find that image in the teacher cache.
-            complete = triplet.teacher is not None or not self.reader.stores_targets
+            complete = triplet.teacher is not None or self.reader is None
             if complete and triplet.nbytes <= self._recent.maxsize:
                 self._recent[key] = triplet
         return triplet
@@ -119,7 +119,7 @@ class TrainingPatches(Dataset[Batch]):
             draws |= degrade.draw(self.config.degrade, sample_generator(seed, epoch, name, "degrade"))
         uncached: dict[int, Uncached] = {}
         teacher = triplet.teacher
-        if self.reader.stores_targets and teacher is None:
+        if self.reader is not None and teacher is None:
             assert image is not None
             teacher, uncached = np.zeros((*triplet.size, 3), np.uint8), {0: Uncached(image, top, left)}
         sharp, blurry, teacher = (

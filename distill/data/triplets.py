@@ -1,4 +1,4 @@
-"""The whole images of one sample, and the classes that read them."""
+"""The whole images of one sample, and the files that they are read from."""
 
 from __future__ import annotations
 
@@ -75,21 +75,8 @@ def check_size(pixels: Pixels, path: Path, size: tuple[int, ...], image: ImageFi
 
 
 class TripletReader(Protocol):
-    """Reads the images of a data set, from the image files themselves or from a teacher cache."""
-
-    @property
-    def stores_targets(self) -> bool:
-        """Whether the reader also reads teacher images. If so, and a triplet has none, its teacher image is not computed yet."""
+    """Reads images with their teacher images, as a teacher cache does. A triplet without one has a teacher image that is not
+    computed yet."""
 
     def read(self, image: ImageFile) -> Triplet:
         """Raises ImageError for an image that cannot be used."""
-
-
-class ImageFileReader:
-    """Reads sharp and blurry images from their files."""
-
-    stores_targets = False
-
-    def read(self, image: ImageFile) -> Triplet:
-        """Raises ImageError for a file that cannot be used, and for a pair of different sizes."""
-        return image.read()

@@ -38,8 +38,6 @@ class TeacherCache:
     many triplets of sharp, blurry and teacher image; or bare files, which are image files without a manifest, such as the
     original project wrote."""
 
-    stores_targets = True
-
     def __init__(self, folder: str | Path, recompute: bool = False) -> None:
         """If `recompute`, `read` returns a triplet without a teacher image where that image is missing or damaged, so that the
         caller can compute it. If not, `read` raises ImageError there. The constructor raises CacheError if the manifest cannot be
