@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -58,7 +58,7 @@ def time_in_turn(functions: Mapping[str, tuple[Build, tuple[Any, ...]]], device:
     """
     context = multiprocessing.get_context("spawn")
     pools = {name: ProcessPoolExecutor(1, mp_context=context) for name in functions}
-    first: dict[str, _First] = {}
+    first: dict[str, Timing] = {}
     failures: dict[str, str] = {}
     times: dict[str, list[float]] = {name: [] for name in functions}
     try:
@@ -74,9 +74,7 @@ def time_in_turn(functions: Mapping[str, tuple[Build, tuple[Any, ...]]], device:
         for pool in pools.values():
             pool.shutdown()
     return {
-        name: Timing(failure=failures[name])
-        if name in failures
-        else Timing(times[name], first[name].seconds, first[name].memory_bytes, first[name].output)
+        name: Timing(failure=failures[name]) if name in failures else replace(first[name], rounds=times[name])
         for name in functions
     }
 
@@ -97,24 +95,17 @@ def _try(name: str, future: Future[Any], keep: Callable[[str, Any], None], failu
         failures[name] = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
 
 
-@dataclass(frozen=True)
-class _First:
-    seconds: float
-    memory_bytes: int | None
-    output: Tensor
-
-
 _function: Callable[[], Tensor] | None = None  # the function that this process times
 
 
-def _first_call(build: Build, arguments: tuple[Any, ...], device: torch.device) -> _First:
+def _first_call(build: Build, arguments: tuple[Any, ...], device: torch.device) -> Timing:
     global _function
     logging.basicConfig(level=logging.INFO, format="  %(message)s")
     start = time.perf_counter()
     _function = build(*arguments)
     peak = PeakMemory(device)
     output = _function().float().cpu()
-    return _First(time.perf_counter() - start, peak.bytes(), output)
+    return Timing([], time.perf_counter() - start, peak.bytes(), output)
 
 
 def _call(device: torch.device) -> float:

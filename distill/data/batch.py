@@ -64,10 +64,6 @@ class Batch:
         sharp, blurry, teacher = (None if image is None else change(image) for image in (self.sharp, self.blurry, self.teacher))
         return replace(self, sharp=sharp, blurry=blurry, teacher=teacher)
 
-    def images(self) -> list[Tensor]:
-        """The sharp, blurry and teacher images, without those that are None."""
-        return [image for image in (self.sharp, self.blurry, self.teacher) if image is not None]
-
     def pin_memory(self) -> Batch:
         return self._with_images(Tensor.pin_memory)
 
@@ -152,7 +148,8 @@ def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[Batch]
             moved = batch.to(device)
         steps = torch.cuda.current_stream(device)
         steps.wait_stream(copies)  # the step waits for its images on the device; the host does not wait
-        for image in moved.images():
-            # Without this, torch could give the image's memory to the next copy while this step still reads the image.
-            image.record_stream(steps)
+        for image in (moved.sharp, moved.blurry, moved.teacher):
+            if image is not None:
+                # Without this, torch could give the image's memory to the next copy while this step still reads the image.
+                image.record_stream(steps)
         yield moved
