@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.config import RestormerConfig, TeacherConfig, TeacherForm, UNetConfig
 from distill.config.types import Precision
 from distill.networks.adapters import DTYPES, OneChannel
-from distill.networks.architecture import architecture, build_network, inference_copy
+from distill.networks.architecture import build_network, inference_copy
 from distill.networks.fast_teacher import speed_up
 from distill.networks.onnx_export import INPUT, onnx_bytes
 from distill.networks.teacher import Teacher, load_teacher_network
@@ -134,7 +134,7 @@ def student_network(student: UNetConfig | RestormerConfig, width: int | None) ->
     if width is not None:
         assert isinstance(student, UNetConfig)
         student = student.model_copy(update={"width": width})
-    return build_network(student.arch, architecture(student))
+    return build_network(student)
 
 
 def student_forward(

@@ -1,9 +1,8 @@
-"""Builds a student's network from its constructor keywords, and reads these keywords off a network."""
+"""Builds a student's network, and tells the constructor keywords of a network."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -21,10 +20,10 @@ def architecture(student: UNetConfig | RestormerConfig) -> dict[str, Any]:
     return student.model_dump(exclude={"arch", "init", "compile"})
 
 
-def build_network(arch: str, keywords: Mapping[str, Any]) -> nn.Module:
-    """The network with these constructor keywords. Raises ConfigError if the keywords describe no network."""
+def build_network(student: UNetConfig | RestormerConfig) -> nn.Module:
+    """The network with its initial weights. Raises ConfigError if the keywords describe no network."""
     try:
-        return UNet(**keywords) if arch == "unet" else Restormer(**keywords)
+        return UNet(**architecture(student)) if student.arch == "unet" else Restormer(**architecture(student))
     except (ValueError, TypeError) as error:
         raise ConfigError(f"student: {error}") from None
 

@@ -21,7 +21,7 @@ def build_student(student: UNetConfig | RestormerConfig, seed: int) -> nn.Module
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = build_network(student.arch, architecture(student))
+        model = build_network(student)
     if student.init is not None:
         _load_init(model, student)
     elif isinstance(model, Restormer):

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 import torch
 
 from distill.config import RestormerConfig, UNetConfig
-from distill.networks.architecture import architecture, build_network
+from distill.networks.architecture import build_network
 
 SHOWN_NAMES = 8
 
@@ -16,7 +16,7 @@ SHOWN_NAMES = 8
 def parameters(student: UNetConfig | RestormerConfig) -> int:
     """The network's number of parameters, counted on torch's meta device, which allocates no memory."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in build_network(student.arch, architecture(student)).parameters())
+        return sum(parameter.numel() for parameter in build_network(student).parameters())
 
 
 def duration(seconds: float) -> str:
