@@ -61,8 +61,8 @@ class StudyConfig(Section):
             ("variants", [variant.name for variant in self.variants]),
             ("validation", [validation.name for validation in self.validation]),
         ):
-            if len(set_of := {*names}) < len(names):
-                raise ValueError(f"{key}: two have the same name: {', '.join(sorted(n for n in set_of if names.count(n) > 1))}")
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{key}: two have the same name: {', '.join(twice)}")
         seen: list[str] = []
         for variant in self.variants:
             if variant.name in RESERVED:
