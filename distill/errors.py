@@ -1,9 +1,18 @@
-"""The base class of all errors that the user can mend."""
+"""The base class of all errors that the user can mend, and what messages are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class UserError(ValueError):
     """An error that the user can mend: a wrong setting, a bad file, a full disk. The message is one line. Commands print it
     without a traceback."""
+
+
+def listed(names: Sequence[str], most: int = 8) -> str:
+    """The first `most` names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def one_line(error: BaseException) -> str:

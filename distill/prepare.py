@@ -20,6 +20,7 @@ from distill.data.find import find_images, fixed_part
 from distill.data.image_files import ImageError, warn_of_16_bits
 from distill.data.loader import load
 from distill.data.patch_writer import BENCHMARK, TEST, TRAIN, PatchWriter, Settings, split
+from distill.errors import listed
 from distill.runtime.files import locked, write_bytes
 from distill.runtime.progress import progress_bar
 
@@ -106,8 +107,7 @@ def _check_record(out: Path, record: dict[str, Any], images: dict[str, Path]) ->
     if before.get("reader") != READER:
         misread = [str(file) for file in images.values() if was_misread(file)]
         if misread:
-            named = f"{misread[0]} and {len(misread) - 1} more" if len(misread) > 1 else misread[0]
-            what = f"holds patches of images that an earlier version misread ({named})"
+            what = f"holds patches of images that an earlier version misread ({listed(misread, 1)})"
             raise ConfigError(f"{out}: {what}; remove it, or give another --out")
         write_bytes(path, json.dumps(record | {"reader": READER}, indent=1).encode())
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from distill.command import Interrupted, SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import LOSS_TERMS, Config, dump_config
 from distill.data.batch import Batch, Skipped, on_device
+from distill.errors import listed
 from distill.networks.student_files import save_student
 from distill.runtime.device import choose_device, describe_device
 from distill.runtime.files import locked, write_bytes
@@ -196,9 +197,8 @@ def _act_on_record(record: dict[str, Any], log: RunLog, run: Run) -> None:
     overflowed its precision. Raises DivergedError if more than `optimizer.max_skipped` updates in a row were rejected."""
     step, limit = run.state.step, run.config.optimizer.max_skipped
     if (count := record["rejected_updates"]) and run.ranks.first:
-        names = record["rejected_images"]
-        some = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        tqdm.write(f"step {step}: {count} updates were not finite and changed nothing; images: {some}", file=sys.stderr)
+        names = listed(record["rejected_images"])
+        tqdm.write(f"step {step}: {count} updates were not finite and changed nothing; images: {names}", file=sys.stderr)
     if log.rejected_in_a_row > limit:
         raise DivergedError(
             f"step {step}: {log.rejected_in_a_row} updates in a row were not finite (optimizer.max_skipped: {limit}); the"

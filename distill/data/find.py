@@ -11,6 +11,7 @@ from pathlib import Path
 
 from distill.data.decoding.kinds import ALWAYS_READ, SUFFIXES, UNREAD, unread_in_words
 from distill.data.image_files import ImageError, unreadable
+from distill.errors import listed
 
 logger = logging.getLogger(__name__)
 
@@ -149,9 +150,8 @@ def pair_images(sharp: str, blurry: str, blurry_name: str = "{stem}") -> dict[st
     for here, there, other in ((sharp_files, blurry_files, blurry), (blurry_files, sharp_files, sharp)):
         lonely = [str(path) for stem, path in here.items() if stem not in there]
         if lonely:
-            more = f" and {len(lonely) - 3} more" if len(lonely) > 3 else ""
             name = "the same name" if blurry_name == "{stem}" else f"the name that data.blurry_name ({blurry_name}) gives"
-            raise ImageError(f"{', '.join(lonely[:3])}{more}: no image of {name} in {other}")
+            raise ImageError(f"{listed(lonely, 3)}: no image of {name} in {other}")
     return {stem: (path, blurry_files[stem]) for stem, path in sharp_files.items()}
 
 

@@ -1,8 +1,7 @@
-"""Writes numbers, durations and lists as the sentences of a report need them."""
+"""Writes numbers and durations as the sentences of a report need them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import datetime, timezone
 
 import torch
@@ -56,11 +55,6 @@ def counted(number: int, one: str, many: str | None = None) -> str:
 
 def how_often(count: int) -> str:
     return {1: "once", 2: "twice"}.get(count, f"{count} times")
-
-
-def listed(names: Iterable[str]) -> str:
-    shown = list(names)
-    return ", ".join(shown[:SHOWN_NAMES]) + (f" and {len(shown) - SHOWN_NAMES} more" if len(shown) > SHOWN_NAMES else "")
 
 
 def percent(share: float) -> str:

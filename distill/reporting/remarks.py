@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from distill.config import UNetConfig
+from distill.errors import listed
 from distill.reporting.curves import Clock
-from distill.reporting.formatting import SHOWN_NAMES, counted, how_often, listed, moment, parameters, percent, short_number
+from distill.reporting.formatting import SHOWN_NAMES, counted, how_often, moment, parameters, percent, short_number
 from distill.reporting.reading import RunFolder, gains, number
 
 LOOK = "Look at the pictures: the student learns to do what the teacher does, right or wrong."

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from distill.errors import shown
+from distill.errors import listed, shown
 
 State = Literal["valid", "touched", "missing", "changed", "damaged"]
 
@@ -46,9 +45,5 @@ class Differences:
             "have a damaged teacher image": self.damaged,
             "have a teacher image, but are no longer there": self.removed,
         }
-        found = [f"{len(stems)} images {what} ({_some(stems)})" for what, stems in words.items() if stems]
+        found = [f"{len(stems)} images {what} ({listed([*map(shown, stems)], 3)})" for what, stems in words.items() if stems]
         return "; ".join(found) if found else None
-
-
-def _some(stems: Sequence[str]) -> str:
-    return ", ".join(map(shown, stems[:3])) + (f" and {len(stems) - 3} more" if len(stems) > 3 else "")
