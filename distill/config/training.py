@@ -123,10 +123,10 @@ class OptimizerConfig(Section):
         return self
 
 
-Metric = Literal[
+MetricName = Literal[
     "psnr_y", "ssim_y", "ssim_rgb", "psnr_y_matlab", "ssim_y_matlab", "ssim_rgb_matlab", "ssim_rgb_skimage", "lpips_vgg", "dists"
 ]
-FURTHER_METRICS: tuple[Metric, ...] = get_args(Metric)
+FURTHER_METRICS: tuple[MetricName, ...] = get_args(MetricName)
 
 
 class EvalConfig(Section):
@@ -146,7 +146,7 @@ class EvalConfig(Section):
 
     @field_validator("metrics")
     @classmethod
-    def _check_once(cls, metrics: list[Metric]) -> list[Metric]:
+    def _check_once(cls, metrics: list[MetricName]) -> list[MetricName]:
         if len(set(metrics)) < len(metrics):
             raise ValueError("one of them is named twice")
         return metrics

@@ -16,8 +16,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2ycbcr
 from skimage.metrics import structural_similarity
 
-from distill.config import ConfigError
-from distill.config import Metric as Name
+from distill.config import ConfigError, MetricName
 from distill.data.batch import to_tensor
 from distill.data.pixels import Pixels
 from distill.synthesis.eight_bit import to_float
@@ -81,7 +80,7 @@ def ssim_of_volume(image: Pixels, reference: Pixels) -> float:
     return float(similarity.mean())
 
 
-OURS: dict[Name, Metric] = {
+OURS: dict[MetricName, Metric] = {
     "psnr_y": lambda image, reference: _psnr(luma(image), luma(reference)),
     "ssim_y": lambda image, reference: float(gaussian_ssim(luma(image), luma(reference))),
     "ssim_rgb": lambda image, reference: float(gaussian_ssim(image, reference, channel_axis=2)),
@@ -91,20 +90,20 @@ OURS: dict[Name, Metric] = {
     "ssim_rgb_skimage": lambda image, reference: float(structural_similarity(image, reference, data_range=255, channel_axis=2)),
 }
 # {score: its class in piq}
-PERCEPTUAL: dict[Name, str] = {"lpips_vgg": "LPIPS", "dists": "DISTS"}
+PERCEPTUAL: dict[MetricName, str] = {"lpips_vgg": "LPIPS", "dists": "DISTS"}
 
 
 def in_decibel(measure: str) -> bool:
     return measure.startswith("psnr")
 
 
-def metrics_of(names: Iterable[Name], device: torch.device) -> dict[str, Metric]:
+def metrics_of(names: Iterable[MetricName], device: torch.device) -> dict[str, Metric]:
     """The functions that compute these scores. Raises ConfigError if one needs a package that is not installed, or weights that
     cannot be downloaded."""
     return {name: _perceptual(name, device) if name in PERCEPTUAL else OURS[name] for name in names}
 
 
-def _perceptual(name: Name, device: torch.device) -> Metric:
+def _perceptual(name: MetricName, device: torch.device) -> Metric:
     """A distance between features of VGG16, on the device."""
     try:
         import piq
