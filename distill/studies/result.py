@@ -11,7 +11,7 @@ from statistics import fmean
 
 from distill.config import StudyConfig
 from distill.reporting.reading import read_run
-from distill.scoring.evaluation import Evaluation
+from distill.scoring.evaluation import ROWS, mean_score
 from distill.studies.matching import TOLERANCE, Pilot, trained_s
 from distill.studies.members import Member, validation_config
 from distill.studies.scores import read_scores
@@ -104,11 +104,10 @@ def collect(study: StudyConfig, runs: Sequence[Member], pilots: Mapping[str, Pil
 
 def _outcome(scores: dict[int, Scores], reference: dict[int, Scores] | None, to_teacher: bool) -> Outcome:
     means = {}
-    for row in ("blurry", "teacher", "student"):
-        found = [image[row] for table in scores.values() for image in table.values() if row in image]
-        if found:
-            tables = [Evaluation({name: dict(image) for name, image in table.items()}).mean(row) for table in scores.values()]
-            means[row] = {m: fmean(getattr(score, m) for score in tables if score is not None) for m in MEASURES}
+    for row in ROWS:
+        tables = [mean for table in scores.values() if (mean := mean_score(table.values(), row)) is not None]
+        if tables:
+            means[row] = {m: fmean(getattr(mean, m) for mean in tables) for m in MEASURES}
     if reference is None:
         return Outcome(means, {}, "The others are compared with this one.", to_teacher)
     pairs = {measure: difference(scores, reference, measure) for measure in MEASURES}
