@@ -9,22 +9,18 @@ from distill.config.images import (
     AugmentConfig,
     DataConfig,
     ImageSource,
-    TrainingSource,
     ValidationImagesConfig,
 )
 from distill.config.load import ConfigError, dump_config, load_config, load_study, parse_config, parse_recipe
-from distill.config.networks import GENERAL, RestormerConfig, StudentConfig, TeacherConfig, UNetConfig, general_student
+from distill.config.networks import GENERAL, RestormerConfig, TeacherConfig, UNetConfig, general_student
 from distill.config.schema import Config
 from distill.config.study import StudyConfig, ValidationSet, Variant
 from distill.config.training import (
     DEVICE_NAMES,
     FURTHER_METRICS,
     LOSS_TERMS,
-    BenchConfig,
-    EvalConfig,
     MetricName,
     OptimizerConfig,
-    RunConfig,
     StageConfig,
     TeacherForm,
     VggConfig,
@@ -38,22 +34,17 @@ __all__ = [
     "LOSS_TERMS",
     "SAMPLES",
     "AugmentConfig",
-    "BenchConfig",
     "Config",
     "ConfigError",
     "DataConfig",
-    "EvalConfig",
     "ImageSource",
     "MetricName",
     "OptimizerConfig",
     "RestormerConfig",
-    "RunConfig",
     "StageConfig",
-    "StudentConfig",
     "StudyConfig",
     "TeacherConfig",
     "TeacherForm",
-    "TrainingSource",
     "UNetConfig",
     "ValidationImagesConfig",
     "ValidationSet",
