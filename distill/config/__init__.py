@@ -3,14 +3,7 @@
 Needs neither torch nor a GPU.
 """
 
-from distill.config.images import (
-    DEAD_LEAVES,
-    SAMPLES,
-    AugmentConfig,
-    DataConfig,
-    ImageSource,
-    ValidationImagesConfig,
-)
+from distill.config.images import DEAD_LEAVES, SAMPLES, AugmentConfig, DataConfig, ImageSource, ValidationImagesConfig
 from distill.config.load import ConfigError, dump_config, load_config, load_study, parse_config, parse_recipe
 from distill.config.networks import GENERAL, RestormerConfig, TeacherConfig, UNetConfig, general_student
 from distill.config.schema import Config

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from distill.config import (
-    DEAD_LEAVES,
-    SAMPLES,
-    Config,
-    ImageSource,
-    RestormerConfig,
-    StageConfig,
-    UNetConfig,
-)
+from distill.config import DEAD_LEAVES, SAMPLES, Config, ImageSource, RestormerConfig, StageConfig, UNetConfig
 from distill.config.degradations import Defocus, Degradation, GaussianBlur, Jpeg, MotionBlur, Noise, Rescale
 from distill.reporting.curves import Clock
 from distill.reporting.formatting import capitalized, counted, duration, moment, parameters, short_number
