@@ -24,6 +24,13 @@ WRAPPERS = (*AVERAGES, "params", "state_dict", "model_state_dict", "model", "net
 NETWORKS = ("net_g", "model", "net", "network", "generator", "netG", "module")
 PARTS = (*(f"{name}_ema." for name in NETWORKS), *(f"ema_{name}." for name in NETWORKS), "ema.", *(f"{n}." for n in NETWORKS))
 MAX_WRAPPERS = 4
+# A torch file begins like a zip archive, or, from torch before 1.6, like a bare pickle.
+_ZIP_MAGIC = b"PK"
+_TORCH_MAGIC = (_ZIP_MAGIC, b"\x80")
+# The dtypes of weights, and of counters such as BatchNorm's. Dtypes with fewer bits hold quantised values, which have no meaning
+# without their scale.
+_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64}
+MAX_KEY = 200
 
 
 class WeightsError(ValueError):
@@ -160,15 +167,6 @@ def read_torch_file(path: Path) -> Any:
         raise WeightsError(f"{path}: not a torch file") from None
     except Exception as error:  # noqa: BLE001 (a damaged pickle is a faulty program and can raise anything)
         raise _damaged(path, error) from None
-
-
-# A torch file begins like a zip archive, or, from torch before 1.6, like a bare pickle.
-_ZIP_MAGIC = b"PK"
-_TORCH_MAGIC = (_ZIP_MAGIC, b"\x80")
-# The dtypes of weights, and of counters such as BatchNorm's. Dtypes with fewer bits hold quantised values, which have no meaning
-# without their scale.
-_DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int32, torch.int64}
-MAX_KEY = 200
 
 
 def _check_archive(path: Path) -> None:

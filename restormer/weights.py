@@ -13,6 +13,9 @@ from restormer.model import Restormer
 from restormer.published import locate_weights
 from restormer.weight_files import WeightsError, find_network, first_keys, read_weights
 
+FIRST_KEYS = ("patch_embed.proj.weight", "encoder_level1.0.attn.temperature")
+_LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
+
 
 def load_restormer(weights: str, sha256: str | None = None) -> Restormer:
     """The network with these weights, on the CPU, in float32.
@@ -59,10 +62,6 @@ def infer_architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "LayerNorm_type": "WithBias" if "encoder_level1.0.norm1.body.bias" in state else "BiasFree",
         "dual_pixel_task": "skip_conv.weight" in state,
     }
-
-
-FIRST_KEYS = ("patch_embed.proj.weight", "encoder_level1.0.attn.temperature")
-_LEVELS = ("encoder_level1", "encoder_level2", "encoder_level3", "latent")
 
 
 def _count_blocks(state: Mapping[str, Tensor], level: str) -> int:
