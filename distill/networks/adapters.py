@@ -1,5 +1,5 @@
-"""Wraps networks that were not made for this project, so that they do as a teacher must: take and give RGB images in float32, in
-every precision, of any sides from 16 pixels on."""
+"""Wraps networks so that they do what a teacher must: take and give RGB images in float32, in every precision, of any sides from
+16 pixels on."""
 
 from __future__ import annotations
 
