@@ -91,25 +91,23 @@ def _check_record(out: Path, record: dict[str, Any], images: dict[str, Path]) ->
     """Raises ConfigError if `out` holds files that this command did not write, patches of other options or images or of images
     that were misread, or a record that cannot be read. Writes the record if there is none."""
     path = out / RECORD
-    if not path.exists():
-        if any(file.is_file() for kind in ("sharp", "blurry") for file in (out / kind).rglob("*")):
-            raise ConfigError(f"{out}: holds files in sharp/ or blurry/ that this command did not write; give another --out")
-        write_bytes(path, json.dumps(record | {"reader": READER}, indent=1).encode())
-        return
-    try:
-        before = json.loads(path.read_bytes())
-        changed = [key for key in record if before.get(key) != record[key]]
-    except (ValueError, AttributeError, OSError):
-        raise ConfigError(f"{path}: cannot be read; remove {out}, or give another --out") from None
-    if changed:
-        what = f"holds patches of other settings ({', '.join(changed)})"
-        raise ConfigError(f"{out}: {what}; remove it, or give another --out")
-    if before.get("reader") != READER:
-        misread = [str(file) for file in images.values() if was_misread(file)]
-        if misread:
+    if path.exists():
+        try:
+            before = json.loads(path.read_bytes())
+            changed = [key for key in record if before.get(key) != record[key]]
+        except (ValueError, AttributeError, OSError):
+            raise ConfigError(f"{path}: cannot be read; remove {out}, or give another --out") from None
+        if changed:
+            what = f"holds patches of other settings ({', '.join(changed)})"
+            raise ConfigError(f"{out}: {what}; remove it, or give another --out")
+        if before.get("reader") == READER:
+            return
+        if misread := [str(file) for file in images.values() if was_misread(file)]:
             what = f"holds patches of images that an earlier version misread ({listed(misread, 1)})"
             raise ConfigError(f"{out}: {what}; remove it, or give another --out")
-        write_bytes(path, json.dumps(record | {"reader": READER}, indent=1).encode())
+    elif any(file.is_file() for kind in ("sharp", "blurry") for file in (out / kind).rglob("*")):
+        raise ConfigError(f"{out}: holds files in sharp/ or blurry/ that this command did not write; give another --out")
+    write_bytes(path, json.dumps(record | {"reader": READER}, indent=1).encode())
 
 
 def make_parser() -> argparse.ArgumentParser:
