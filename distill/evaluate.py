@@ -57,11 +57,7 @@ def _score(config: Config, weights: Path | str | None) -> Evaluation:
         validation = Validation(config, teacher, device, ranks, distance=True)
         turns = ranks.turns(len(validation.dataset))  # as many as the rank with the most images has
         with progress_bar(turns, "image", silent=not ranks.first, leave=False) as bar:
-
-            def advance() -> None:
-                bar.update()
-
-            evaluation = validation.evaluate(student, advance)
+            evaluation = validation.evaluate(student, bar.update)
     if ranks.first:
         for bad in validation.skipped.values():
             logger.warning("skipped %s: %s", bad.path, bad.reason)

@@ -92,7 +92,7 @@ class Validation:
             raise ImageError(f"data.val: none of its {len(self.dataset)} images can be used; {first.path}: {first.reason}")
 
     @torch.no_grad()
-    def evaluate(self, student: nn.Module, pause: Callable[[], None] = lambda: None) -> Evaluation:
+    def evaluate(self, student: nn.Module, pause: Callable[[], object] = lambda: None) -> Evaluation:
         """Scores a copy of the student. Each rank scores its share of the images, and returns the scores of all images. `pause`
         is called before each image and may raise. It may also communicate between ranks: every rank calls it equally often, even
         if a rank has one image fewer."""
