@@ -95,7 +95,7 @@ def collate(samples: Sequence[Batch]) -> Batch:
         teacher=_stack([s.teacher for s in samples]),
         has_sharp=[has for s in samples for has in s.has_sharp],
         has_blurry=[has for s in samples for has in s.has_blurry],
-        uncached={row: s.uncached[0] for row, s in enumerate(samples) if s.uncached},
+        uncached={index: s.uncached[0] for index, s in enumerate(samples) if s.uncached},
         draws={key: torch.cat([s.draws[key] for s in samples]) for key in first.draws},
         names=[name for s in samples for name in s.names],
         skipped=[bad for s in samples for bad in s.skipped],
@@ -123,12 +123,12 @@ def unpack(batch: Batch, degradations: Sequence[Degradation]) -> tuple[Tensor | 
     if not all(batch.has_blurry):
         assert sharp is not None, "blur is made of sharp images"
         made = degrade(sharp, degradations, batch.draws)
-        blurry = made if blurry is None else torch.where(rows(batch.has_blurry, made.device), blurry, made)
+        blurry = made if blurry is None else torch.where(sample_mask(batch.has_blurry, made.device), blurry, made)
     assert blurry is not None
     return sharp, blurry
 
 
-def rows(which: Sequence[bool], device: torch.device) -> Tensor:
+def sample_mask(which: Sequence[bool], device: torch.device) -> Tensor:
     """(B, 1, 1, 1) bool on the device, without waiting for the copy."""
     return torch.tensor(which)[:, None, None, None].to(device, non_blocking=True)
 

@@ -54,17 +54,17 @@ def augment(images: Sequence[Tensor | None], config: AugmentConfig, draws: dict[
 
 
 def _geometric(image: Tensor, config: AugmentConfig, draws: dict[str, Tensor], purpose: str) -> Tensor:
-    def rows(key: str, value: int = 1) -> Tensor:
+    def drew(key: str, value: int = 1) -> Tensor:
         """(B, 1, 1, 1) bool: the samples that drew this value."""
         return (draws[f"{purpose}.{key}"] == value).to(image.device, non_blocking=True)[:, None, None, None]
 
     if config.flip:
-        image = torch.where(rows("flip_horizontal"), kornia.geometry.transform.hflip(image), image)
-        image = torch.where(rows("flip_vertical"), kornia.geometry.transform.vflip(image), image)
+        image = torch.where(drew("flip_horizontal"), kornia.geometry.transform.hflip(image), image)
+        image = torch.where(drew("flip_vertical"), kornia.geometry.transform.vflip(image), image)
     if config.rotate:
         # torch.rot90 only moves pixels. kornia's rotation would interpolate them. Three turns are made as one turn, then two.
-        image = torch.where(rows("quarter_turns", 1) | rows("quarter_turns", 3), torch.rot90(image, 1, (-2, -1)), image)
-        image = torch.where(rows("quarter_turns", 2) | rows("quarter_turns", 3), torch.rot90(image, 2, (-2, -1)), image)
+        image = torch.where(drew("quarter_turns", 1) | drew("quarter_turns", 3), torch.rot90(image, 1, (-2, -1)), image)
+        image = torch.where(drew("quarter_turns", 2) | drew("quarter_turns", 3), torch.rot90(image, 2, (-2, -1)), image)
     return image
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.config import StageConfig
-from distill.data.batch import rows
+from distill.data.batch import sample_mask
 from distill.networks.vgg import VggFeatures
 
 
@@ -45,7 +45,7 @@ def sharp_samples(
         return [None] * parts
     size = len(has_sharp) // parts
     chunks = [has_sharp[first : first + size] for first in range(0, len(has_sharp), size)]
-    return [SharpSamples(rows(chunk, device) if any(chunk) else None, in_step / (parts * ranks)) for chunk in chunks]
+    return [SharpSamples(sample_mask(chunk, device) if any(chunk) else None, in_step / (parts * ranks)) for chunk in chunks]
 
 
 def distillation_loss(
