@@ -16,7 +16,7 @@ SAMPLES, DEAD_LEAVES = "samples", "dead_leaves"
 def check_blurry_name(name: str | None, is_pair: bool) -> None:
     """Raises ValueError if the name does not say what a blurry image of a pair is called."""
     if name is not None and not is_pair:
-        raise ValueError("blurry_name is of pairs: give a folder of sharp images and one of blurry images")
+        raise ValueError("blurry_name is for pairs: give a folder of sharp images and one of blurry images")
     if name is not None and (name.count("{stem}") != 1 or "/" in name):
         raise ValueError(f"blurry_name: a file's name without suffix, with {{stem}} for its sharp image's, found {name}")
 
@@ -36,7 +36,7 @@ class ImageSource(Section):
         if self.sharp is None and self.blurry is None:
             raise ValueError("a source has sharp images, blurry ones, or both")
         if self.blurry is not None and self.sharp in (SAMPLES, DEAD_LEAVES):
-            raise ValueError(f"a blurry folder pairs with a folder of sharp images, and {self.sharp} is none")
+            raise ValueError(f"a blurry folder pairs with a folder of sharp images, and {self.sharp} is no folder")
         check_blurry_name(self.blurry_name, is_pair=self.sharp is not None and self.blurry is not None)
         return self
 

@@ -50,7 +50,7 @@ def results_since(
                 os.utime(record, (since, since))
             return Since(since, _read(record)["reader_since"])
         if there and not overwrite:
-            logger.warning("%s: its results are of other weights or another --quality; they are restored again", out)
+            logger.warning("%s: its results were made with other weights or another --quality; they are restored again", out)
     elif there and not overwrite:
         raise ImageError(
             f"{there[0]}: is there, and no result of this command ({record} is missing); give another --out, or --overwrite"

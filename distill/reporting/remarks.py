@@ -143,7 +143,7 @@ def notes(run: RunFolder) -> list[str]:
     if run.unreadable_lines:
         found.append(f"{counted(run.unreadable_lines, 'line')} of metrics.jsonl could not be read and were left out.")
     if run.evaluated and not run.complete:
-        found.append("evaluation.csv is older than the last steps: the figures of single images are of then.")
+        found.append("evaluation.csv is older than the last steps, and so are the figures of single images.")
     return found
 
 

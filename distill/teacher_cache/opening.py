@@ -55,7 +55,7 @@ def open_for_training(
     with progress_bar(len(images), "image", desc="checking the cache", leave=False) as bar:
         found = cache.compare(images, advance=bar.update)
     if cache.bare is not None:
-        doubt = "no manifest: nothing tells whether these images are of this teacher and of these inputs"
+        doubt = "no manifest: nothing tells whether this teacher made these images, and from these inputs"
         logger.warning("%s: %s", cache.folder, doubt)
     if not compute or cache.storage != "png":
         cache.refuse(found)

@@ -169,7 +169,7 @@ def test_results_of_other_weights_are_not_taken_for_done(
     inputs, out = [str(photos / "deep.png"), str(photos / "alpha.png")], tmp_path / "out"
     restore(inputs, identity, out)
     restore(inputs[:1], brighter, out)
-    assert "its results are of other weights or another --quality" in caplog.text
+    assert "its results were made with other weights or another --quality" in caplog.text
     summary = restore(inputs, brighter, out)
     assert [path.name for path in summary.restored] == ["alpha.png"]
     assert [path.name for path in summary.done] == ["deep.png"]
