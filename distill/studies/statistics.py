@@ -32,7 +32,6 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval does not contain 0."""
         return self.low > 0 or self.high < 0
 
     @property
