@@ -140,7 +140,7 @@ class EvalConfig(Section):
     """Epochs between two validations. The end of a stage is validated too."""
     samples: Count = 4
     """Rows of the validation picture: blurry | student | teacher | sharp."""
-    metrics: list[Metric] = []
+    metrics: list[MetricName] = []
     """Scores beside PSNR and SSIM. docs/scores.md defines them and says which paper uses which. `lpips_vgg` and `dists` need
     `pip install -e ".[perceptual]"` and download weights."""
 
