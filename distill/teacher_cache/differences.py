@@ -28,8 +28,8 @@ class Differences:
     removed: list[str] = field(default_factory=list)
     """The image is no longer among the inputs."""
     touched: list[str] = field(default_factory=list)
-    """Valid, but a file's modification time is not the one in the manifest, as after a copy. Until `TeacherCache.restamp` records
-    the new time, every comparison must checksum the image's files."""
+    """Valid, but a file's modification time is not the one in the manifest, as after a copy, or an earlier version wrote its
+    line. Until `TeacherCache.restamp` records both, every comparison must checksum its files, or read its inputs' headers."""
 
     @property
     def to_compute(self) -> list[str]:

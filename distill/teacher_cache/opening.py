@@ -63,5 +63,7 @@ def open_for_training(
     if found.to_compute:
         count = f"{len(found.to_compute)} of {len(images)}"
         logger.info("%s: %s teacher images are computed when they first come", cache.folder, count)
+    touched = set(found.touched)
+    cache.restamp([image for image in images if image.stem in touched])
     cache.forget(found.to_compute)
     return cache, OnlineFiller(cache, teacher, settings.tile, device)

@@ -90,6 +90,9 @@ class TeacherCache:
                 if state != "valid":
                     getattr(found, state).append(image.stem)
                 advance()
+        known |= {*found.to_compute, *found.touched}
+        valid = [image.stem for image in images if image.stem not in known]
+        found.touched += [stem for stem in valid if self.manifest.entries[stem].reader != READER]
         found.removed = sorted(self.manifest.entries.keys() - {image.stem for image in images})
         return found
 
@@ -160,12 +163,12 @@ class TeacherCache:
         raise CacheError(f"{self.folder}: {complaint}", mend="--repair" if found.removed or thorough else "")
 
     def restamp(self, images: Sequence[ImageFile]) -> None:
-        """Records the present times of files whose content was found to be unchanged."""
+        """Records the present times of files whose content is unchanged, and that this version reads their inputs as before."""
         entries = []
         for image in images:
             entry = self.manifest.entries[image.stem]
             paths = {"blurry": image.blurry, "sharp": image.sharp, "output": self.path_of(entry)}
-            changes = {}
+            changes: dict[str, Stamp | int] = {"reader": READER}
             for kind, path in paths.items():
                 stamp: Stamp | None = getattr(entry, kind)
                 if stamp is not None and path is not None:
