@@ -93,7 +93,7 @@ def _stems_to_compute(cache: TeacherCache, images: Sequence[ImageFile], repair: 
         logger.warning("%s; --repair removes them", Differences(removed=found.removed).complaint())
     # An unreadable input that did not change is tried again only with --repair.
     unreadable = [stem for stem, entry in cache.manifest.entries.items() if repair and entry.unreadable is not None]
-    return [*found.to_compute, *unreadable]
+    return sorted({*found.to_compute, *unreadable})
 
 
 def verify_cache(config: Config) -> TeacherCache:

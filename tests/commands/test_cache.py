@@ -64,12 +64,16 @@ def test_it_fills_verifies_and_does_nothing_twice(
 def test_what_cannot_be_read_is_not_counted_as_new(
     config_file: Path, call: Call, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    whole = (tmp_path / "blurry" / "1.png").read_bytes()
     (tmp_path / "blurry" / "1.png").write_bytes(b"")
     for new in (5, 0):
         assert call(cache_command.main, "--config", config_file) == 0
         assert f"cache: 5 teacher images, 0.1 MB; {new} of them are new" in capsys.readouterr().out
     assert call(cache_command.main, "--config", config_file, "--pack", tmp_path / "pack") == 0
     assert "pack: 5 teacher images, 0.2 MB; 5 of them are new" in capsys.readouterr().out
+    (tmp_path / "blurry" / "1.png").write_bytes(whole)
+    assert call(cache_command.main, "--config", config_file, "--repair") == 0
+    assert "cache: 6 teacher images, 0.1 MB; 1 of them are new" in capsys.readouterr().out
 
 
 def swap(first: Path, second: Path) -> None:
