@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from torch import nn
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from distill.command import SignalGate, new_parser, run_command
@@ -23,7 +24,7 @@ from distill.data.find import PassedOver
 from distill.data.image_files import ImageError
 from distill.data.pixels import AnyPixels, Pixels, centre_crop, side_by_side, to_rgb
 from distill.errors import one_line
-from distill.networks.adapters import ColoursError
+from distill.networks.adapters import ColoursError, OneChannel
 from distill.networks.student_files import GENERAL_STUDENT, load_student, locate_network
 from distill.networks.teacher import teacher_precision
 from distill.pictures.formats import Picture, dropped
@@ -94,7 +95,7 @@ def restore(
     `allow_large`.
 
     A picture that cannot be restored is listed in the summary, and the others are still restored. The arguments are checked
-    first: raises FileNotFoundError, WeightsError, ConfigError (device, tile), and ImageError (nothing to do, or a result would
+    first: raises FileNotFoundError, WeightsError, ConfigError (device, tile, each_channel), and ImageError (nothing to do, or a result would
     replace another file). Raises WriteError if `out` cannot be written.
     """
     passed = PassedOver()
@@ -104,7 +105,7 @@ def restore(
     if chosen != "fp32" and place.type == "cpu":
         logger.warning("--precision: %s is many times slower than fp32 on a CPU", chosen)
     file = locate_network(weights)
-    restorer = Restorer(load_student(file, each_channel=each_channel), place, chosen, tile)
+    restorer = Restorer(_network(file, each_channel), place, chosen, tile)
     # If one of these settings changes, earlier results are restored again. Device, precision and tile are not among them: they
     # hardly change a result, and a user who goes on with smaller tiles wants to keep the results so far.
     settings: dict[str, str | int] = {"weights_sha256": sha256_of(file), "quality": quality}
@@ -125,6 +126,13 @@ def restore(
     for message in [*passed.broken.values(), *unread_in_words(passed.unread)]:
         logger.warning("%s", message)
     return summary
+
+
+def _network(file: Path, each_channel: bool) -> nn.Module:
+    network = load_student(file, each_channel=each_channel)
+    if each_channel and not isinstance(network, OneChannel):
+        raise ConfigError(f"--each-channel: the network of {file} has three channels already")
+    return network
 
 
 def _restore_one(job: Job, restorer: Restorer, max_pixels: int | None, quality: int, compare: bool) -> None:

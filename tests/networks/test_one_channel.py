@@ -57,7 +57,10 @@ def test_colours_are_refused_or_restored_channel_by_channel(tmp_path: Path, grey
     torch.testing.assert_close(teacher_of(tmp_path, each_channel=True)(image), expected, atol=1e-5, rtol=0)
 
 
-def test_each_channel_is_refused_where_it_says_nothing() -> None:
+def test_each_channel_is_refused_where_it_says_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 16)).save(tmp_path / "a.png")
+    with pytest.raises(ConfigError, match=r"--each-channel: the network of .*embedded.* has three channels"):
+        restore_command.restore([str(tmp_path / "a.png")], "embedded", tmp_path / "out", each_channel=True)
     with pytest.raises(ConfigError, match=r"teacher\.each_channel: the network of embedded has three channels"):
         build_teacher(TeacherConfig(weights="embedded", each_channel=True), torch.device("cpu"))
 
