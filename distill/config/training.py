@@ -108,11 +108,13 @@ class OptimizerConfig(Section):
 
     @model_validator(mode="after")
     def _check_schedule(self) -> OptimizerConfig:
-        for key, schedule in (("milestones", "multistep"), ("restart_steps", "cosine_restarts")):
+        multistep, restarts = ("milestones", "gamma"), ("restart_steps", "restart_factor")
+        for key in (*multistep, *restarts):
+            schedule = "multistep" if key in multistep else "cosine_restarts"
             value = getattr(self, key)
             if self.schedule == schedule and not value:
                 raise ValueError(f"schedule: {schedule} needs {key}")
-            if self.schedule != schedule and value:
+            if self.schedule != schedule and value != type(self).model_fields[key].default:
                 raise ValueError(
                     f"{key}: {value} does nothing with schedule: {self.schedule}; give schedule: {schedule}, or leave it out"
                 )

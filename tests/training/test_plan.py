@@ -164,6 +164,8 @@ def test_a_cosine_ends_at_the_lowest_rate() -> None:
         ({"schedule": "cosine_restarts"}, "schedule: cosine_restarts needs restart_steps"),
         ({"lr_min": 1e-5}, "lr_min: 1e-05 does nothing with schedule: constant"),
         ({"milestones": [5]}, "milestones: .* does nothing with schedule: constant"),
+        ({"schedule": "cosine", "gamma": 0.5}, "gamma: 0.5 does nothing with schedule: cosine; give schedule: multistep"),
+        ({"restart_factor": 2}, "restart_factor: 2 does nothing with schedule: constant; give schedule: cosine_restarts"),
         ({"schedule": "multistep", "milestones": [5, 3]}, "not in ascending order"),
         ({"schedule": "cosine", "lr_min": 1.0}, "optimizer.lr_min: 1 is above optimizer.lr: 0.001"),
         ({"schedule": "cosine", "lr_min": 5e-5}, "optimizer.lr_min: 5e-05 is above stages.1.lr: 1e-05"),
