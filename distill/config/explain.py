@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -22,7 +22,7 @@ def explain(schema: type[BaseModel], tree: dict[str, Any], error: Any) -> str:
         context = error["ctx"]
         return f"{path}: {context['discriminator']} is one of {context['expected_tags']}, found {short(context['tag'])}"
     if error["type"] == "extra_forbidden":
-        return f"{path}: unknown key{_did_you_mean(schema, location)}"
+        return f"{path}: unknown key{_did_you_mean(schema, location, error['loc'])}"
     if error["type"] == "missing":
         return f"{path}: missing, and has no default"
     # The message of a section's own check says what is wrong. The input is then the whole section, and would only be noise.
@@ -49,31 +49,36 @@ def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
     return kept
 
 
-def _did_you_mean(schema: type[BaseModel], location: list[str | int]) -> str:
-    """The hint for an unknown key: a similar key of its section, else the same key of another section, else all keys of its
-    section."""
-    names = key_names(schema)
+def _did_you_mean(schema: type[BaseModel], location: list[str | int], tags: Iterable[str | int]) -> str:
+    """The hint for an unknown key: a similar key of its section, else the same key of a section of another name, else all keys of
+    its section. `tags` has the tags of the tagged unions that the section is in."""
     *parents, wrong = map(_word, location)
     section = ".".join(part for part in parents if not part.isdecimal())
-    siblings = [name.rpartition(".")[2] for name in names if name.rpartition(".")[0] == section]
+    siblings = [name.rpartition(".")[2] for name in key_names(schema, tags=[*tags]) if name.rpartition(".")[0] == section]
     close = difflib.get_close_matches(wrong, siblings, n=1)
     if close:
         return f"; did you mean {'.'.join([*parents, close[0]])}?"
-    elsewhere = [name for name in names if name.rpartition(".")[2] == wrong]
+    elsewhere = [
+        name for name in key_names(schema) if name.split(".")[-1] == wrong and name.split(".")[-2:-1] != section.split(".")[-1:]
+    ]
     if elsewhere:
         return f"; did you mean {elsewhere[0]}?"
     return f"; known here: {', '.join(dict.fromkeys(siblings))}" if siblings else ""
 
 
-def key_names(annotation: Any, prefix: str = "") -> list[str]:
-    """Every key path of a schema type. Paths into list entries have no index."""
+def key_names(annotation: Any, prefix: str = "", tags: Sequence[str | int] | None = None) -> list[str]:
+    """Every key path of a schema type. Paths into list entries have no index. With `tags`, of the sections of a tagged union only
+    those with one of these tags."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        literals = [get_args(f.annotation) for f in annotation.model_fields.values() if get_origin(f.annotation) is Literal]
+        if tags is not None and any(len(values) == 1 and values[0] not in tags for values in literals):
+            return []
         names = []
         for name, field in annotation.model_fields.items():
-            names += [prefix + name, *key_names(field.annotation, f"{prefix}{name}.")]
+            names += [prefix + name, *key_names(field.annotation, f"{prefix}{name}.", tags)]
         return names
     if get_origin(annotation) in (Union, UnionType, Annotated, list):
-        return [name for inner in get_args(annotation) for name in key_names(inner, prefix)]
+        return [name for inner in get_args(annotation) for name in key_names(inner, prefix, tags)]
     return []
 
 
