@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import urllib.error
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -70,9 +71,9 @@ def _is_published(path: Path) -> bool:
     return any(size == known.size and sha256_of(path) == known.sha256 for known in PUBLISHED.values() if known.sha256)
 
 
-def locate_weights(weights: str, sha256: str | None = None) -> Path:
+def locate_weights(weights: str, sha256: str | None = None, also: Sequence[str] = ()) -> Path:
     """The weight file for a name in PACKAGED, a published name, or a path. A published file that is not in the cache is
-    downloaded.
+    downloaded. If there is no such file, the message also offers the names in `also`.
 
     The hash is checked for a published name, and for any file if `sha256` is given. Raises WeightsError and FileNotFoundError.
     """
@@ -80,8 +81,9 @@ def locate_weights(weights: str, sha256: str | None = None) -> Path:
         return download(weights, PUBLISHED[weights], sha256)
     path = Path(str(files("restormer") / "pretrained" / f"{weights}.safetensors")) if weights in PACKAGED else Path(weights)
     if not path.is_file():
-        close = difflib.get_close_matches(weights, [*PACKAGED, *PUBLISHED], n=1)
-        hint = f"did you mean {close[0]}?" if close else f"a file, or one of {', '.join([*PACKAGED, *PUBLISHED])}"
+        names = [*also, *PACKAGED, *PUBLISHED]
+        close = difflib.get_close_matches(weights, names, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"a file, or one of {', '.join(names)}"
         raise FileNotFoundError(f"{weights}: no such weights; {hint}")
     if sha256 is not None:
         _check_hash(path, sha256)

@@ -39,7 +39,7 @@ GENERAL_STUDENT = "general_student"
 def locate_network(weights: str) -> Path:
     """The file of a student or a Restormer: `general_student`, which comes with this package, or as `locate_weights` finds it.
     Raises WeightsError and FileNotFoundError."""
-    return general_student() if weights == GENERAL_STUDENT else locate_weights(weights)
+    return general_student() if weights == GENERAL_STUDENT else locate_weights(weights, also=[GENERAL_STUDENT])
 
 
 def save_student(path: Path, model: nn.Module, student: UNetConfig | RestormerConfig, about: About | None = None) -> None:

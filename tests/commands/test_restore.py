@@ -254,6 +254,7 @@ def test_a_teacher_restores_too(photos: Path, tmp_path: Path) -> None:
         (["--device", "cuda:99"], "--device: cuda:99 is not available here"),
         (["--tile", "16"], "--tile: 16 is too small"),
         (["--weights", "embeded"], "did you mean embedded?"),
+        (["--weights", "general_studnt"], "did you mean general_student?"),
         (["missing.png"], "missing.png: no such file or folder"),
         (["--format", "png"], "its result would be"),
     ],
