@@ -79,9 +79,12 @@ class RunFolder:
 
     @property
     def complete(self) -> bool:
-        # If the total is unknown, evaluation.csv decides: a run writes it at its end.
-        total = self.total_steps
-        return self.evaluated if total is None else self.last_step >= total and (bool(self.of("val")) or self.evaluated)
+        """Whether the last step is validated."""
+        # If the total is unknown, or no validation is recorded, evaluation.csv decides: a run writes it at its end.
+        total, scored = self.total_steps, self.scored_step
+        if total is None or scored is None:
+            return self.evaluated and self.last_step >= (total or 0)
+        return scored >= total
 
     @property
     def scored_step(self) -> int | None:

@@ -54,6 +54,13 @@ def test_a_run_without_sharp_images_is_complete_with_its_evaluation(unsharp: Pat
     assert not read_run(unsharp).complete
 
 
+def test_a_run_is_complete_once_its_last_step_is_validated(unsharp: Path) -> None:
+    """Whatever it says of an earlier step, or evaluation.csv of an earlier end."""
+    assert read_run(unsharp).complete
+    write_records(unsharp, [record for record in records_without_sharp() if (record["kind"], record["step"]) != ("val", STEPS)])
+    assert not read_run(unsharp).complete
+
+
 def test_a_run_of_both_kinds_keeps_them_apart(tmp_path: Path) -> None:
     sharp, blurry = (validation_images(tmp_path / name, ["a", "b"]) for name in ("sharp", "blurry"))
     make_mixed_run(tmp_path / "mixed", sharp, blurry)
