@@ -55,9 +55,9 @@ class TrainingSource(ImageSource):
 
 class ImagesConfig(Section):
     sharp: str | list[str] | None = None
-    """A folder of sharp images, searched recursively; `*` in its path matches folder names. `samples`: photographs that
-    scikit-image ships. `dead_leaves`: an endless stream of synthetic shapes. A list mixes its sources in equal parts. null:
-    nobody has the sharp images. If no images are given: `samples`."""
+    """A folder of sharp images, searched recursively; in its path `*` matches folder names, and `**` any number of folders.
+    `samples`: photographs that scikit-image ships. `dead_leaves`: an endless stream of synthetic shapes. A list mixes its sources
+    in equal parts. null: nobody has the sharp images. If no images are given: `samples`."""
     blurry: str | None = None
     """A folder of blurry images. Each pairs with the image of the same path below `sharp`; suffixes may differ. null: `degrade`
     makes them. With `sharp: null`: photographs without sharp images."""

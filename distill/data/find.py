@@ -45,14 +45,19 @@ def find_images(folder: str) -> dict[str, Path]:
     """All image files below a folder, by relative stem (`night/street` for FOLDER/night/street.jpg), sorted.
 
     A `*` in the path matches folder names, and the matched names become part of the stem: `GOPRO_Large/train/*/sharp` names the
-    frames of all GoPro sequences. Logs what is passed over. Raises FileNotFoundError for a missing folder, ImageError for an
-    empty folder or for two files whose stems are the same in Unicode's NFC.
+    frames of all GoPro sequences. A part `**` matches any number of folders. No wildcard matches a hidden folder. Logs what is
+    passed over. Raises FileNotFoundError for a missing folder, ImageError for an empty folder or for two files whose stems are
+    the same in Unicode's NFC.
     """
     same: dict[str, list[Path]] = {}
     stems: dict[str, str] = {}
+    seen: set[Path] = set()
     passed = PassedOver()
     for prefix, root in _expand(folder):
         for path in images_below(root, passed):
+            if path in seen:  # `**` matches a folder and those below it, each of which is searched
+                continue
+            seen.add(path)
             stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
             stem = stems.setdefault(nfc(stem), stem)
             same.setdefault(stem, []).append(path)
@@ -125,11 +130,16 @@ def _expand(folder: str) -> list[tuple[Path, Path]]:
             raise FileNotFoundError(f"{folder}: no such folder")
         return [(Path(), base)]
     matches = sorted(path for path in base.glob(str(Path(*parts[wild[0] :]))) if path.is_dir())
-    if not matches:
+    fixed = len(parts) - wild[-1] - 1  # the number of folder names after the last `*`
+    prefixes = [match.relative_to(base).parts[: -fixed or None] for match in matches]
+    found = [
+        (Path(*prefix), match)
+        for prefix, match in zip(prefixes, matches, strict=True)
+        if not any(name.startswith(".") for name in prefix)
+    ]
+    if not found:
         raise FileNotFoundError(f"{folder}: no folder matches")
-    # Where the prefix stands among the folder names below `base`.
-    depth = slice(wild[0] - len(base.parts), wild[-1] + 1 - len(base.parts))
-    return [(Path(*match.relative_to(base).parts[depth]), match) for match in matches]
+    return found
 
 
 def nfc(stem: str) -> str:

@@ -18,7 +18,8 @@ def test_images_are_found_below_a_folder_by_stem(tmp_path: Path) -> None:
     for name in ("b.PNG", "a/c.jpeg", "a/notes.txt", ".hidden/d.png", "._b.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert list(find_images(str(tmp_path))) == ["a/c", "b"]
+    for folder in (str(tmp_path), f"{tmp_path}/**"):
+        assert list(find_images(folder)) == ["a/c", "b"]
 
 
 def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
@@ -42,6 +43,8 @@ def test_a_wildcard_matches_folders_and_keeps_their_names(tmp_path: Path) -> Non
     pairs = pair_images(f"{tmp_path}/train/*/sharp", f"{tmp_path}/train/*/blur")
     assert list(pairs) == ["GOPR1/01", "GOPR2/01"]
     assert pairs["GOPR2/01"][1] == tmp_path / "train/GOPR2/blur/01.png"
+    with_any_depth = pair_images(f"{tmp_path}/**/sharp", f"{tmp_path}/**/blur")
+    assert list(with_any_depth) == ["train/GOPR1/01", "train/GOPR2/01"]
     with pytest.raises(FileNotFoundError, match="no folder matches"):
         find_images(f"{tmp_path}/train/*/none")
 
