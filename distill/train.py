@@ -236,6 +236,7 @@ def _validate(run: Run, plan: Plan, log: RunLog, pause: Callable[[], None]) -> E
         return None
     evaluation = run.validation.evaluate(state.kept, pause)
     log.validation(state.step, evaluation)
+    log.skipped(state.step, run.validation.skipped.values())
     log.restart_clock()
     state.validated_step = state.step
     measure: Measure = "psnr" if config.data.val.has_sharp else "reproduced"

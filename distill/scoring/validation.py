@@ -55,6 +55,7 @@ class Validation:
         self.dataset = ValidationImages(config)
         self._score = partial(score, more=metrics_of(config.eval.metrics, device))
         self.skipped: dict[str, Skipped] = {}
+        """Images that could not be used, by path, since the last evaluation began."""
         self._unchanging: dict[str, dict[str, Score]] = {}
         self._teacher_columns: dict[str, Pixels] = {}
         self._teacher_images: dict[str, Pixels] = {}
@@ -97,6 +98,7 @@ class Validation:
         is called before each image and may raise. It may also communicate between ranks: every rank calls it equally often, even
         if a rank has one image fewer."""
         self._forget_another_precision()
+        self.skipped = {}
         part, student = _Part(), inference_copy(student)
         for turn in range(self.ranks.turns(len(self.dataset))):
             pause()

@@ -83,6 +83,12 @@ def test_an_image_that_takes_anothers_place_in_the_picture_does_not_end_the_run(
     assert evaluation.picture.shape == (256, 4 * 256 + 3 * 4, 3)
     (tmp_path / "val" / "1.png").unlink()
     assert validation.evaluate(Shifts(0.0)).picture is None
+    for name in ("0", "1"):
+        shutil.copy(sharp_folder / f"{name}.png", tmp_path / "val")
+    for name in ("2", "3", "4", "sub/5"):
+        (tmp_path / "val" / f"{name}.png").unlink()
+    assert set(validation.evaluate(Shifts(0.0)).images) == {"0", "1"}  # although each was missing once
+    assert len(validation.skipped) == 4
 
 
 def test_a_bad_image_is_left_out_and_named(tiny_config: Callable[..., Config], sharp_folder: Path, tmp_path: Path) -> None:
