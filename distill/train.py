@@ -21,6 +21,7 @@ from tqdm import tqdm
 from distill.command import Interrupted, SignalGate, add_config_arguments, new_parser, read_config, run_command
 from distill.config import LOSS_TERMS, Config, dump_config
 from distill.data.batch import Batch, Skipped, on_device
+from distill.data.image_files import ImageError
 from distill.errors import listed
 from distill.networks.student_files import save_student
 from distill.runtime.device import choose_device, describe_device
@@ -95,8 +96,8 @@ def train(config: Config, fresh: bool = False, gate: SignalGate | None = None) -
                 try:
                     batches = on_device(_completed(loader, run.filler), device)
                     evaluation = _run_steps(run, plan, batches, log, checkpoints, pause)
-                except DivergedError:
-                    checkpoints.save()  # rejected updates changed nothing: the weights are those of the last finite update
+                except (DivergedError, ImageError):
+                    checkpoints.save()  # neither a rejected update nor an image that cannot be used has changed anything
                     raise
                 except Interrupted as stop:
                     if stop.between_steps:

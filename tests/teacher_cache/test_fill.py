@@ -20,6 +20,7 @@ from distill.cache import build_cache
 from distill.config import Config, parse_config
 from distill.data.batch import Batch
 from distill.data.datasets import TrainingPatches
+from distill.data.image_files import ImageError
 from distill.data.loader import training_loader
 from distill.data.sources import cached_images, training_sources
 from distill.data.triplets import ImageFile
@@ -31,6 +32,8 @@ from distill.teacher_cache.fill import fill, restore
 from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import open_for_training
 from distill.teacher_cache.store import TeacherCache
+from distill.train import train
+from distill.training.resume import read_saved
 from distill.training.state import new_training_state
 from distill.training.step import make_images, training_step
 
@@ -179,6 +182,24 @@ def test_a_changed_input_is_computed_again_while_training(pairs_tree: dict[str, 
     assert cache.png_path("2").read_bytes() != before
     images = cached_images(config.data)
     assert TeacherCache(cache.folder).compare(images, thorough=True).complaint() is None
+
+
+def test_an_image_that_the_teacher_cannot_restore_ends_a_run_that_is_saved(
+    pairs_tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restored(teacher: Teacher, images: Tensor, *rest: Any) -> tuple[Tensor, list[bool]]:
+        return images, [images.shape[-2] != 66] * len(images)
+
+    monkeypatch.setattr("distill.teacher_cache.fill.restore", restored)
+    pairs_tree["teacher"] |= {"on_missing": "compute", "check": "off"}
+    pairs_tree["data"] |= {"batch": 1, "images_per_epoch": 6}
+    pairs_tree["stages"] = [{"name": "v1", "epochs": 1}]
+    config = parse_config(pairs_tree)
+    with pytest.raises(ImageError, match=r"2\.png: the teacher's image of it is not finite"):
+        train(config)
+    saved = read_saved(Path(config.run.dir))
+    assert saved is not None
+    assert 0 < saved["step"] < 6
 
 
 def test_an_image_damaged_after_it_was_computed_is_computed_again(pairs_tree: dict[str, Any]) -> None:
