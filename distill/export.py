@@ -19,7 +19,7 @@ from distill.networks.adapters import DTYPES, Adapted, OneChannel
 from distill.networks.onnx_export import Deployed, ExportError, check_form, check_onnx, metadata_of, onnx_bytes, require_onnx
 from distill.networks.student_files import GENERAL_STUDENT, locate_network, read_student, student_safetensors
 from distill.runtime.files import write_bytes
-from distill.training.about import about_file, project
+from distill.training.about import about_file, project, without_folders
 from restormer.weights import restormer_from_state_dict
 from unet.model import UNet
 from unet.weights import unet_from_state_dict
@@ -33,7 +33,7 @@ EXAMPLE = """example:
 ONNX: input `blurry` and output `restored` (clamped) are float32 (B, 3, H, W), also with --precision fp16. RGB in [0, 1];
 any batch; H and W of at least 16. docs/onnx_example.py restores an image with it, without torch.
 
-The file holds the training configuration, folder names included, and what is known of the teacher's licence.
+The file holds the training configuration, with the last part of each path in it, and what is known of the teacher's licence.
 """
 
 
@@ -56,7 +56,7 @@ def export(
     if out.exists() and out.samefile(path):
         raise ExportError(f"{out}: --out would replace the weights themselves; give another name")
     network, said = read_student(path, residual)
-    about = about_file(path, network, said) | {"exported_by": project()}
+    about = without_folders(about_file(path, network, said)) | {"exported_by": project()}
     if out.suffix == ".onnx":
         data = onnx_bytes(network, precision, metadata_of(network, about, precision))
         differences = check_onnx(data, network, precision)

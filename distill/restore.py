@@ -95,8 +95,8 @@ def restore(
     `allow_large`.
 
     A picture that cannot be restored is listed in the summary, and the others are still restored. The arguments are checked
-    first: raises FileNotFoundError, WeightsError, ConfigError (device, tile, each_channel), and ImageError (nothing to do, or a result would
-    replace another file). Raises WriteError if `out` cannot be written.
+    first: raises FileNotFoundError, WeightsError, ConfigError (device, tile, each_channel), and ImageError (nothing to do, or a
+    result would replace another file). Raises WriteError if `out` cannot be written.
     """
     passed = PassedOver()
     jobs = select(inputs, out, None if file_format is None else f".{file_format}", compare, passed)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 from torch import nn
 
@@ -42,6 +44,22 @@ def about_config(config: Config) -> dict[str, str | int | float]:
     if config.student.init is not None:
         about |= {"init": config.student.init, "init_licence": licence(config.student.init)}
     return about
+
+
+def without_folders(about: About) -> dict[str, str | int | float]:
+    """The same for a file that leaves this machine: of each path, only its last part."""
+    shared = dict(about) | {key: _last_part(about[key]) for key in ("teacher", "init") if key in about}
+    if "config" in shared:
+        shared["config"] = json.dumps(_last_part(json.loads(str(shared["config"]))))
+    return shared
+
+
+def _last_part(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _last_part(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_last_part(inner) for inner in value]
+    return PureWindowsPath(value).name if isinstance(value, str) else value  # which takes both kinds of slashes
 
 
 def project() -> str:

@@ -210,6 +210,8 @@ def test_a_student_without_a_word_takes_the_teacher_from_its_run_folder(tiny_tre
     said = read_student(tmp_path / "student.safetensors")[1]
     assert said["teacher"] == "motion_deblurring"
     assert "non-commercial" in str(said["teacher_licence"])
+    assert json.loads(str(said["config"]))["data"]["sharp"] == Path(tiny_tree["data"]["sharp"]).name
+    assert str(tmp_path) not in str(said)
 
 
 @pytest.mark.parametrize("small", [False, True])
