@@ -95,12 +95,15 @@ class Config(Section):
 
     def data_of(self, stage: StageConfig) -> DataConfig:
         """The section `data` with the patch and the batch of a stage."""
-        own = {key: value for key in ("patch", "batch") if (value := getattr(stage, key)) is not None}
-        return self.data.model_copy(update=own)
+        return self.sized_for(stage).data
 
     def sized_for(self, stage: StageConfig) -> Config:
-        """The same configuration with `data_of` a stage."""
-        return self.model_copy(update={"data": self.data_of(stage)})
+        """The same configuration with the patch and the batch of a stage."""
+        return self.sized(stage.patch or self.data.patch, stage.batch or self.data.batch)
+
+    def sized(self, patch: int, batch: int) -> Config:
+        """The same configuration with this patch and this batch."""
+        return self.model_copy(update={"data": self.data.model_copy(update={"patch": patch, "batch": batch})})
 
     def sizes(self) -> list[tuple[str, DataConfig]]:
         """The section `data` of each stage, with the key that gives its batch, such as `data.batch` or `stages.1.batch`."""

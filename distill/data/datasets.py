@@ -54,9 +54,7 @@ class TrainingPatches(Dataset[Batch]):
     def sized(self, patch: int, batch: int) -> TrainingPatches:
         """The same samples, cut to patches of this side and given in batches of this size."""
         other = copy.copy(self)
-        other.config = self.config.model_copy(
-            update={"data": self.config.data.model_copy(update={"patch": patch, "batch": batch})}
-        )
+        other.config = self.config.sized(patch, batch)
         return other
 
     def place(self, position: int) -> tuple[int, int]:
