@@ -9,6 +9,7 @@ fixed shape.
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Callable
@@ -54,12 +55,15 @@ def speed_up(teacher: Teacher, shape: tuple[int, ...], compile_blocks: bool) -> 
 
     The captured network has padded hidden widths (see `Restormer.padded_copy`). Its blocks are compiled if `compile_blocks`, and
     it uses Triton kernels if they are faster. If any of these fails on this GPU or changes the images, a warning names it and the
-    teacher runs without it. Does nothing on a CPU, or for a network that is not a Restormer.
+    teacher runs without it. An earlier form is given up first: memory need not hold both. On a CPU, or for a network that is not
+    a Restormer, that is all.
     """
+    teacher.replay(shape, None)
     if teacher.device.type != "cuda" or not isinstance(teacher.network, Restormer):
         return
     with torch.cuda.device(teacher.device), torch.no_grad():
         start = time.perf_counter()
+        gc.collect()  # an earlier form refers to itself
         inputs = torch.rand(shape, device=teacher.device).to(memory_format=torch.channels_last)
         form = _fastest(teacher, inputs, compile_blocks)
         torch.cuda.empty_cache()  # frees the forms that were not chosen

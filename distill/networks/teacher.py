@@ -73,9 +73,9 @@ class Teacher(nn.Module):
         self.dtype, self._replayed = _dtype_for(self.network, DTYPES[precision]), None
         self.network.to(self.dtype)
 
-    def replay(self, shape: tuple[int, ...], form: Callable[[Tensor], Tensor]) -> None:
-        """Runs `form` instead of the network from now on, for inputs of this shape, (B, 3, H, W)."""
-        self._replayed = shape, form
+    def replay(self, shape: tuple[int, ...], form: Callable[[Tensor], Tensor] | None) -> None:
+        """Runs `form` instead of the network from now on, for inputs of this shape, (B, 3, H, W). None: runs the network."""
+        self._replayed = None if form is None else (shape, form)
 
 
 def _dtype_for(network: nn.Module, asked: torch.dtype) -> torch.dtype:
