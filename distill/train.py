@@ -157,13 +157,14 @@ def _run_steps(
 def _images_of_steps(run: Run, plan: Plan, batches: Iterable[Batch], log: RunLog) -> Iterator[tuple[Batch, Images]]:
     """Yields the batch and the images of each remaining step. With `teacher.reuse`, several steps in a row get the same images,
     turned anew. If the run was stopped between such steps, their batch is loaded again, and the teacher is asked again."""
-    sped_up_for = plan.at(run.state.step)
+    prepared = None
     for batch in batches:
         first = run.state.step
-        if (stretch := plan.at(first)) != sped_up_for:
+        wanted = plan.at(first), plan.stage_at(first).needs_target(run.config.vgg)
+        if prepared not in (None, wanted):
             speed_up_teacher(run, plan)
-            sped_up_for = stretch
             log.restart_clock()
+        prepared = wanted
         images = make_images(batch, run.teacher, plan.stage_at(first), run.config)
         for repeat in plan.repeats_from(first):
             yield batch, images.turned_again(batch, repeat, run.config.augment)

@@ -173,10 +173,13 @@ def speed_up_networks(run: Run, plan: Plan) -> None:
 
 
 def speed_up_teacher(run: Run, plan: Plan) -> None:
-    """Builds the fast form of the teacher for the patches of the next step. It replaces the one for other patches."""
+    """Builds the fast form of the teacher for the patches of the next step, if its stage asks the teacher. It replaces the one
+    for other patches."""
     config, step = run.config, run.state.step
-    if run.teacher is not None and config.teacher.mode == "online" and config.learns_from_teacher and step < plan.total_steps:
-        speed_up_for_training(run.teacher, config.sized_for(plan.stage_at(step)), run.ranks)
+    if run.teacher is None or config.teacher.mode != "online" or step == plan.total_steps:
+        return
+    if (stage := plan.stage_at(step)).needs_target(config.vgg):
+        speed_up_for_training(run.teacher, config.sized_for(stage), run.ranks)
 
 
 def remaining_batches(run: Run, plan: Plan, pin: bool) -> Generator[Batch]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from running import StopAt, checkpoint, records, same_bits
 from torch import Tensor, nn
 
+from distill import train as train_command
 from distill.command import Interrupted
 from distill.config import Config, ConfigError, parse_config
 from distill.networks.teacher import Teacher
@@ -19,6 +21,7 @@ from distill.train import train
 from distill.training import build
 from distill.training.build import check_shares
 from distill.training.checkpoint import save_checkpoint
+from distill.training.plan import Plan
 
 # 3 steps of 4 patches of 32 pixels, then 6 of 2 patches of 48.
 STAGES = [
@@ -104,6 +107,21 @@ def test_teacher_student_and_log_see_the_stages_sizes(progressive: dict[str, Any
     assert [line["lr"] for line in lines] == pytest.approx(  # one cosine over both stages
         [(2e-3 if step < 3 else 1e-3) * 0.5 * (1 + math.cos(math.pi * step / 9)) for step in range(9)]
     )
+
+
+def test_the_teacher_is_made_fast_when_a_stage_first_asks_it(
+    progressive: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    progressive["stages"] = [STAGES[0] | {"name": str(number), "kd": kd} for number, kd in enumerate((0.0, 0.0, 1.0, 1.0))]
+    config = parse_config(progressive)
+    run, plan, prepared = MagicMock(config=config), Plan.of(config, 12), []
+    run.state.step = 0
+    monkeypatch.setattr(build, "speed_up_for_training", lambda *_: prepared.append(run.state.step))
+    monkeypatch.setattr(train_command, "make_images", MagicMock())
+    build.speed_up_teacher(run, plan)
+    for _ in train_command._images_of_steps(run, plan, [MagicMock()] * 12, MagicMock()):
+        run.state.step += 1
+    assert prepared == [6]
 
 
 @pytest.mark.parametrize("old", [True, False], ids=["an earlier version's checkpoint", "today's"])
