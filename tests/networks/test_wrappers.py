@@ -62,7 +62,7 @@ WRAPPINGS: dict[str, Callable[[State, State], Any]] = {
     "Lightning with an average": lambda s, o: {"state_dict": prefixed(o, "net_g.") | prefixed(s, "net_g_ema.")},
     "model": lambda s, o: {"model": s, "epoch": 3},
     "model_state_dict": lambda s, o: {"model_state_dict": s, "optimizer_state_dict": {"state": {}}, "loss": 0.1},
-    "ema beside model": lambda s, o: {"epoch": 3, "ema": s, "model": o},
+    "ema beside state_dict": lambda s, o: {"epoch": 3, "state_dict": o, "ema": s},
     "ema that is kept in two": lambda s, o: {"ema": {"decay": 0.999, "shadow": s}, "model": o},
     "ema that is something else": lambda s, o: {"ema": {"decay": 0.999}, "model": s},
     "ema that is not there": lambda s, o: {"ema": None, "model": s},
@@ -96,7 +96,9 @@ def test_every_wrapping_loads_with_the_right_weights(
     state, other = two_states(name)
     torch.save(WRAPPINGS[wrapping](state, other), tmp_path / "w.pth")
     assert same(weights_of(load_student(tmp_path / "w.pth")), state)
-    assert ("a moving average of the weights" in caplog.text) == (wrapping in AVERAGES)
+    if name == "unet":
+        load_student(tmp_path / "w.pth")
+    assert caplog.text.count("a moving average of the weights") == (wrapping in AVERAGES)
     assert ("others are not" in caplog.text) == (wrapping in PARTS_OF_A_TRAINER)
 
 
