@@ -65,7 +65,7 @@ def _score(config: Config, weights: Path | str | None) -> Evaluation:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = new_parser("evaluate", "Scores a student against input and teacher.", EXAMPLE)
+    parser = new_parser("evaluate", "Scores a student, its blurry input and its teacher.", EXAMPLE)
     add_config_arguments(parser)
     parser.add_argument(
         "--weights",

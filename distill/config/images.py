@@ -34,7 +34,7 @@ class ImageSource(Section):
     @model_validator(mode="after")
     def _check_images(self) -> ImageSource:
         if self.sharp is None and self.blurry is None:
-            raise ValueError("a source has sharp images, blurry ones, or both")
+            raise ValueError("no images: give sharp, blurry, or both")
         if self.blurry is not None and self.sharp in (SAMPLES, DEAD_LEAVES):
             raise ValueError(f"a blurry folder pairs with a folder of sharp images, and {self.sharp} is no folder")
         check_blurry_name(self.blurry_name, is_pair=self.sharp is not None and self.blurry is not None)

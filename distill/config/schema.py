@@ -63,7 +63,7 @@ class Config(Section):
             if self.teacher.mode == "none" and stage.kd > 0:
                 raise ValueError(f"stages.{index}.kd: {stage.kd:g} needs a teacher, but teacher.mode is none; set one of them")
             if self.teacher.mode == "none" and stage.vgg > 0 and self.vgg.against == "teacher":
-                raise ValueError("vgg.against: teacher needs a teacher, but teacher.mode is none")
+                raise ValueError("vgg.against: teacher needs a teacher, but teacher.mode is none; set one of them")
         if self.teacher.mode == "cached":
             self._check_cacheable()
         endless = any(source.sharp == DEAD_LEAVES for source in self.data.entries)
@@ -136,8 +136,8 @@ class Config(Section):
         for key, source in self.image_sources():
             if source.blurry is None and not key.startswith("data.val"):
                 raise ValueError(
-                    f"teacher.mode: cached needs {key}.blurry, a folder: a teacher's image can be kept only of a blur that is"
-                    f" kept, and the blur of {source.folder} is made anew for each sample; python -m distill.prepare makes one"
+                    f"teacher.mode: cached needs {key}.blurry, a folder: the blur of {source.folder} is new for each sample,"
+                    " and a stored teacher image would not fit it; python -m distill.prepare writes such a folder"
                 )
         photometric = {"gamma": (1.0, 1.0), "brightness": (0.0, 0.0), "shuffle_channels": 0.0}
         for key, neutral in photometric.items():

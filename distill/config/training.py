@@ -150,7 +150,7 @@ class EvalConfig(Section):
     @classmethod
     def _check_once(cls, metrics: list[MetricName]) -> list[MetricName]:
         if len(set(metrics)) < len(metrics):
-            raise ValueError("one of them is named twice")
+            raise ValueError("a score is given twice")
         return metrics
 
 

@@ -105,7 +105,7 @@ class OneChannel(nn.Module):
         # On a GPU this waits for the device, once a call. `each_channel` does not.
         if not torch.equal(grey.expand_as(image), image):
             raise ColoursError(
-                "these weights are of a network of one channel, for grey pictures, and this picture has colours;"
+                "the network has one channel, for grey pictures, and this picture has colours;"
                 " teacher.each_channel: true, or --each-channel, applies it to each channel"
             )
         return self.network(grey.contiguous()).expand_as(image)

@@ -41,7 +41,7 @@ class Differences:
         words = {
             "have no teacher image": self.missing,
             "changed since their teacher image was computed": self.changed,
-            "were misread by the version that computed their teacher image": self.misread,
+            "were read wrongly by the version that computed their teacher image": self.misread,
             "have a damaged teacher image": self.damaged,
             "have a teacher image, but are no longer there": self.removed,
         }

@@ -75,7 +75,7 @@ def check_shares(config: Config, ranks: Ranks) -> None:
     for key, sized in config.sizes():
         if sized.batch % (ranks.count * accumulate):
             parts = f" in {accumulate} parts (optimizer.accumulate)" if accumulate > 1 else ""
-            raise ConfigError(f"{key}: {sized.batch} is of all processes, and cannot be shared out among {ranks.count}{parts}")
+            raise ConfigError(f"{key}: {sized.batch} samples cannot be divided evenly among {ranks.count} processes{parts}")
     if ranks.count > 1 and config.teacher.mode == "cached" and config.teacher.on_missing == "compute":
         raise ConfigError(
             f"teacher.on_missing: compute fills a cache from one process, and there are {ranks.count}; fill it first, with"

@@ -110,7 +110,7 @@ def test_a_bad_blurry_file_is_replaced_by_one_of_its_source(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": {"sources": [{}]}}, "data.sources.0: a source has sharp images, blurry ones, or both"),
+        ({"data": {"sources": [{}]}}, "data.sources.0: no images: give sharp, blurry, or both"),
         ({"data": {"sharp": "a", "sources": [{"sharp": "a"}]}}, "data: sharp beside sources; list all images as sources"),
         ({"data": {"sources": [{"sharp": "samples", "blurry": "b"}]}}, "data.sources.0: .*samples is no folder"),
         ({"data": {"sources": [{"sharp": "a", "parts": 0}]}}, "data.sources.0.parts"),
@@ -140,7 +140,7 @@ def test_a_bad_blurry_file_is_replaced_by_one_of_its_source(
         ),
         (
             {"data": {"sources": [{"blurry": "b"}, {"sharp": "a"}]}, "teacher": {"mode": "cached"}},
-            "teacher.mode: cached needs data.sources.1.blurry, .* the blur of a is made anew",
+            "teacher.mode: cached needs data.sources.1.blurry, .* the blur of a is new",
         ),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:40],

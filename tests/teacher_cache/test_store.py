@@ -125,7 +125,7 @@ def test_what_an_earlier_version_misread_is_computed_again_and_the_rest_stays(
         lines.write_text(lines.read_text().replace('"reader": 2', '"reader": null'))  # as if written before
         found = TeacherCache(folder).compare(images)
         assert found.misread == ["2"]
-        assert "1 images were misread by the version that computed their teacher image (2)" in str(found.complaint())
+        assert "1 images were read wrongly by the version that computed their teacher image (2)" in str(found.complaint())
         assert found.to_compute == ["2"]
         assert found.touched == ["0", "1", "3", "4", "sub/5"]
     monkeypatch.undo()

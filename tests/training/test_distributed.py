@@ -173,7 +173,7 @@ def test_a_lost_rank_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, ask: 
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"data": {"batch": 4}}, "data.batch: 4 is of all processes, and cannot be shared out among 3"),
+        ({"data": {"batch": 4}}, "data.batch: 4 samples cannot be divided evenly among 3 processes"),
         ({"data": {"batch": 6}, "optimizer": {"accumulate": 6}}, "among 3 in 6 parts"),
     ],
 )

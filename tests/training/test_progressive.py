@@ -155,5 +155,5 @@ def test_each_batch_is_shared_out_evenly(progressive: dict[str, Any]) -> None:
     progressive["stages"] = [STAGES[0], STAGES[1] | {"batch": 3}]
     config = parse_config(progressive)
     check_shares(config, Ranks())
-    with pytest.raises(ConfigError, match=r"stages\.1\.batch: 3 is of all processes, and cannot be shared out among 2"):
+    with pytest.raises(ConfigError, match=r"stages\.1\.batch: 3 samples cannot be divided evenly among 2 processes"):
         check_shares(config, Ranks(rank=0, count=2))
