@@ -16,6 +16,8 @@ from distill.studies.result import (
     StudyResult,
     VariantResult,
     cost_cells,
+    heading,
+    lead,
     show_interval,
     show_scores,
     show_seeds,
@@ -44,18 +46,14 @@ def render(result: StudyResult) -> bytes:
 
 
 def _head(result: StudyResult) -> str:
-    matched = "trained for the same time" if result.match == "time" else "trained for the steps that their stages say"
-    first, count = result.variants[0].name, len(result.variants)
-    lead = (
-        f"{count} variants of one configuration, {matched}, each with {len(result.seeds)} random seeds, and scored on the same"
-        f" images. Each is compared with {first}, seed by seed and image by image."
-    )
     notes = "".join(f'<p class="callout warning"><strong>Failed.</strong> {escape(failure)}</p>' for failure in result.failures)
     missing = [variant for variant in result.variants if len(variant.seeds) < len(result.seeds)]
     if missing:
         listed = ", ".join(f"{variant.name} ({len(variant.seeds)} of {len(result.seeds)} seeds)" for variant in missing)
         notes += f'<p class="callout note"><strong>Not complete.</strong> {escape(listed)}</p>'
-    head = f'<header><p class="eyebrow">Study</p><h1>{escape(result.base)}</h1><p class="lead">{escape(lead)}</p></header>'
+    head = (
+        f'<header><p class="eyebrow">Study</p><h1>{escape(result.base)}</h1><p class="lead">{escape(lead(result))}</p></header>'
+    )
     return head + (f'<div class="callouts">{notes}</div>' if notes else "")
 
 
@@ -72,7 +70,7 @@ def _section(result: StudyResult, name: str, number: int) -> str:
         " seeds and images, the bar its 95 % interval, and each tick is one seed."
     )
     return (
-        f'<section aria-labelledby="set{number}"><h2 id="set{number}">{escape(name)}</h2>'
+        f'<section aria-labelledby="set{number}"><h2 id="set{number}">{escape(heading(result, name))}</h2>'
         f'<p class="explanation">{escape(explanation)}</p>'
         + (f'<div class="strips">{lines}{axis}</div>' if lines else "")
         + _table(result, name)
@@ -135,7 +133,7 @@ def _costs(result: StudyResult) -> str:
     return (
         '<section aria-labelledby="costs"><h2 id="costs">What each costs</h2>'
         f'<p class="explanation">{escape(explanation)}</p>'
-        + _figures("What each costs", ["variant", "time", "teacher", "disk"], rows)
+        + _figures("What each costs", ["variant", "time", "in teacher", "disk"], rows)
         + (note if off else "")
         + "</section>"
     )

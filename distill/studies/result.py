@@ -35,6 +35,8 @@ class Outcome:
     """What follows from the differences in PSNR, and what does not."""
     to_teacher: bool = False
     """Whether the images have no sharp ones, so that all scores are those to the teacher's images."""
+    images: int = 0
+    """On how many images."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Cost:
     """The run folder, and the cache of teacher images that it reads."""
     before_minutes: float = 0.0
     """Training time of the variants whose student this one began with, which comes on top."""
+    steps: int = 0
     off_match: bool = False
     """Whether the time is further than 5 % from the first variant's, in a study that matches times."""
 
@@ -103,16 +106,16 @@ def collect(study: StudyConfig, runs: Sequence[Member], pilots: Mapping[str, Pil
 
 
 def _outcome(scores: dict[int, Scores], reference: dict[int, Scores] | None, to_teacher: bool) -> Outcome:
-    means = {}
+    means, images = {}, max(map(len, scores.values()))
     for row in ROWS:
         tables = [mean for table in scores.values() if (mean := mean_score(table.values(), row)) is not None]
         if tables:
             means[row] = {m: fmean(getattr(mean, m) for mean in tables) for m in MEASURES}
     if reference is None:
-        return Outcome(means, {}, "The others are compared with this one.", to_teacher)
+        return Outcome(means, {}, "The others are compared with this one.", to_teacher, images)
     pairs = {measure: difference(scores, reference, measure) for measure in MEASURES}
     differences = {measure: value for measure, value in pairs.items() if value is not None}
-    return Outcome(means, differences, verdict(differences.get("psnr"), to_teacher), to_teacher)
+    return Outcome(means, differences, verdict(differences.get("psnr"), to_teacher), to_teacher, images)
 
 
 def verdict(found: Difference | None, to_teacher: bool = False) -> str:
@@ -121,14 +124,14 @@ def verdict(found: Difference | None, to_teacher: bool = False) -> str:
     if found is None:
         return "Nothing to compare: no seed is finished in both."
     seeds = len(found.by_seed)
-    about = " This is about images alone: one seed says nothing of another training run." if seeds == 1 else ""
+    about = "One seed says nothing of another training run. " if seeds == 1 else ""
     if 0 < found.images < FEW_IMAGES:
-        about += f" {found.images} image{'s' if found.images > 1 else ''} cannot stand for others."
+        about += f"{found.images} image{'s' if found.images > 1 else ''} cannot stand for others. "
     if found.mean == found.low == found.high:
         return (
-            f"Their scores are the same on every image.{about}"
+            f"{about}Their scores are the same on every image."
             if found.mean == 0
-            else f"{found.mean:+.2f} dB on every image.{about}"
+            else f"{about}{found.mean:+.2f} dB on every image."
         )
     if found.excludes_zero:
         low, high = sorted((abs(found.low), abs(found.high)))
@@ -136,8 +139,8 @@ def verdict(found: Difference | None, to_teacher: bool = False) -> str:
         signs = {value > 0 for value in found.by_seed.values()}
         seed_note = "" if len(signs) == 1 else " Not every seed agrees."
         better, worse = ("Closer to the teacher", "Farther from the teacher") if to_teacher else ("Better", "Worse")
-        return f"{better if found.mean > 0 else worse} by {size}.{seed_note}{about}"
-    return f"No difference could be shown; one of up to {found.possible:.2f} dB, either way, may be there.{about}"
+        return f"{about}{better if found.mean > 0 else worse} by {size}.{seed_note}"
+    return f"{about}No difference could be shown; one of up to {found.possible:.2f} dB, either way, may be there."
 
 
 def _cost(finished: Sequence[Member], pilot: Pilot | None, before: Cost | None) -> Cost | None:
@@ -150,7 +153,8 @@ def _cost(finished: Sequence[Member], pilot: Pilot | None, before: Cost | None) 
         size += _bytes_below(Path(config.teacher.cache))
     share = None if pilot is None else pilot.teacher_share(config)
     before_minutes = 0.0 if before is None else before.minutes + before.before_minutes
-    return Cost(fmean(seconds) / 60, share, size / 1e6, before_minutes)
+    steps = max(read_run(member.folder).last_step for member in finished)
+    return Cost(fmean(seconds) / 60, share, size / 1e6, before_minutes, steps)
 
 
 def _bytes_below(folder: Path) -> int:
@@ -169,17 +173,40 @@ def _marked(cost: Cost | None, reference: Cost | None) -> Cost | None:
 
 
 def to_markdown(result: StudyResult) -> str:
-    """A table for each validation set, and what follows."""
+    """What was compared, a table for each validation set, and what follows."""
     sets = list(dict.fromkeys(name for variant in result.variants for name in variant.outcomes))
-    return "\n".join(_table(result, name) for name in sets) + _foot(result)
+    return _head(result) + "\n".join(_table(result, name) for name in sets) + _foot(result)
+
+
+def lead(result: StudyResult) -> str:
+    """What was compared, in one sentence or two."""
+    matched = "trained for the same time" if result.match == "time" else "trained for the steps that their stages say"
+    return (
+        f"{len(result.variants)} variants of one configuration, {matched}, each with {len(result.seeds)} random seeds, and scored"
+        f" on the same images. Each is compared with {result.variants[0].name}, seed by seed and image by image."
+    )
+
+
+def _head(result: StudyResult) -> str:
+    lines = [f"## Study of {result.base}", "", lead(result), ""]
+    lines += [f"- {variant.name}: {', '.join(variant.set) or 'the base configuration'}" for variant in result.variants]
+    lines += [
+        "",
+        "Scores are means over seeds and images; more is better. `(blurry)` is the input, `(teacher)` the teacher's images.",
+        f"`difference` is to {result.variants[0].name} in PSNR, with its 95 % interval, and `by seed` that of each seed.",
+        "`time` is the training of one run without validation, `in teacher` the teacher's share of this time, `disk` the run",
+        "folder and the cache that it reads.",
+        "",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _table(result: StudyResult, validation: str) -> str:
     first = result.variants[0]
     base = first.outcomes.get(validation)
     of = " to the teacher's images" if base is not None and base.to_teacher else ""
-    rows = [f"### {validation}", "", f"PSNR in dB / SSIM{of}; difference to {first.name}, 95 % interval, each seed's own", ""]
-    rows += ["| variant | seeds | student | difference | by seed | time | teacher | disk |", "|---|---|---|---|---|---|---|---|"]
+    heads = ["variant", "seeds", f"PSNR in dB / SSIM{of}", "difference", "by seed", "time", "in teacher", "disk"]
+    rows = [f"### {heading(result, validation)}", "", f"| {' | '.join(heads)} |", "|---|---|---|---|---|---|---|---|"]
     for name in ("blurry", "teacher"):
         if base is not None and name in base.means:
             rows.append(f"| ({name}) | | {show_scores(base.means[name])} | | | | | |")
@@ -204,10 +231,16 @@ def _table(result: StudyResult, validation: str) -> str:
     return "\n".join(rows) + "\n"
 
 
+def heading(result: StudyResult, validation: str) -> str:
+    """The name of a validation set, and on how many images the first variant was scored."""
+    first = result.variants[0].outcomes.get(validation)
+    return validation if first is None else f"{validation}: {first.images} image{'s' if first.images != 1 else ''}"
+
+
 def cost_cells(cost: Cost | None) -> list[str]:
     if cost is None:
         return ["", "", ""]
-    time = f"{cost.minutes:.1f} min" + (" (!)" if cost.off_match else "")
+    time = f"{cost.minutes:.1f} min" + (" (!)" if cost.off_match else "") + f", {cost.steps} steps"
     time += f", after {cost.before_minutes:.1f} min" if cost.before_minutes else ""
     return [time, "" if cost.teacher_share is None else f"{cost.teacher_share:.0%}", f"{cost.megabytes:.1f} MB"]
 

@@ -151,7 +151,11 @@ def test_a_set_without_sharp_images_compares_students_by_the_teachers(
     assert outcome.to_teacher
     assert set(outcome.means) == {"blurry", "student"}
     assert "Better" not in outcome.verdict
-    assert "PSNR in dB / SSIM to the teacher's images" in (Path(study_tree["dir"]) / "study.md").read_text()
+    markdown = (Path(study_tree["dir"]) / "study.md").read_text()
+    assert "PSNR in dB / SSIM to the teacher's images" in markdown
+    assert f"### mine: {len(list(sharp_folder.iterdir()))} images" in markdown
+    assert f"min, {result.variants[1].cost.steps} steps |" in markdown
+    assert result.variants[1].cost.steps > 0
     assert "Mean difference in PSNR to the teacher&#x27;s images" in (Path(study_tree["dir"]) / "study.html").read_text()
 
 

@@ -23,7 +23,8 @@ NEAR = Difference(-0.01, -0.09, 0.07, {0: -0.1, 1: 0.0, 2: 0.07})
 def outcome(found: Difference | None) -> Outcome:
     means = {row: {"psnr": psnr, "ssim": 0.8} for row, psnr in (("blurry", 27.0), ("teacher", 32.5), ("student", 29.8))}
     differences = {} if found is None else {"psnr": found, "ssim": found}
-    return Outcome(means, differences, "The others are compared with this one." if found is None else verdict(found))
+    words = "The others are compared with this one." if found is None else verdict(found)
+    return Outcome(means, differences, words, images=24)
 
 
 def on_all_sets(found: Difference | None) -> dict[str, Outcome]:
@@ -60,7 +61,11 @@ def test_every_interval_and_every_section_has_a_name(page: Any) -> None:
     labels = page.locator("svg[role=img]").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     assert labels[0] == "online: +0.42 dB, from +0.31 to +0.55"
     assert len(labels) == 4
-    assert page.locator("section h2").all_inner_texts() == [*SETS, "What each costs", "What was trained"]
+    assert page.locator("section h2").all_inner_texts() == [
+        *(f"{name}: 24 images" for name in SETS),
+        "What each costs",
+        "What was trained",
+    ]
 
 
 def test_the_strips_of_a_set_share_one_scale(page: Any) -> None:

@@ -109,6 +109,6 @@ def test_the_verdict_says_what_follows_and_what_does_not(found: Difference | Non
 
 
 def test_few_images_and_one_seed_are_said_to_be_that() -> None:
-    assert verdict(Difference(0.2, 0.1, 0.3, {0: 0.1, 1: 0.3}, images=2)).endswith(" 2 images cannot stand for others.")
+    assert verdict(Difference(0.2, 0.1, 0.3, {0: 0.1, 1: 0.3}, images=2)).startswith("2 images cannot stand for others. ")
     assert "cannot stand" not in verdict(Difference(0.2, 0.1, 0.3, {0: 0.1, 1: 0.3}, images=24))
-    assert "one seed says nothing of another training run" in verdict(Difference(0.2, 0.1, 0.3, {0: 0.2}))
+    assert "One seed says nothing of another training run" in verdict(Difference(0.2, 0.1, 0.3, {0: 0.2}))
