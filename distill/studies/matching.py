@@ -76,7 +76,7 @@ def without_teacher(config: Config) -> Config | None:
     if any(source.sharp is None for _, source in config.image_sources()):
         return None
     stages = [stage.model_copy(update={"kd": 0.0, "l1": stage.l1 or 1.0}) for stage in config.stages]
-    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"mode": "none"}), "stages": stages})
+    return config.model_copy(update={"teacher": config.teacher.model_copy(update={"mode": "none", "reuse": 1}), "stages": stages})
 
 
 def step_seconds(run: RunFolder) -> dict[str, float]:

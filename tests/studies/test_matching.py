@@ -115,7 +115,7 @@ def test_a_run_without_a_teacher_in_the_loop_has_no_share(tiny_config: Callable[
 @pytest.mark.parametrize("kd_alone", [True, False])
 def test_without_its_teacher_a_run_learns_from_sharp_images(tiny_config: Callable[..., Config], kd_alone: bool) -> None:
     """So that its step has the same loss but for the teacher's part."""
-    config = tiny_config(stages=[{"name": "v1", "epochs": 1, "l1": 0.0 if kd_alone else 0.5}])
+    config = tiny_config(teacher={"reuse": 2}, stages=[{"name": "v1", "epochs": 1, "l1": 0.0 if kd_alone else 0.5}])
     alone = without_teacher(config)
     assert alone is not None
     assert Config.model_validate(alone.model_dump(mode="json")).stages[0].l1 == (1.0 if kd_alone else 0.5)
