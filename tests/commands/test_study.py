@@ -114,7 +114,7 @@ def test_a_variant_that_does_not_learn_is_told_apart(study_tree: dict[str, Any],
     result = run_study(StudyConfig.model_validate(study_tree))
     outcome = result.variants[1].outcomes["validation"]
     assert outcome.differences["psnr"].high < 0
-    assert outcome.verdict.startswith("Worse by")
+    assert outcome.verdict.startswith("6 images cannot stand for others. Worse by ")
 
 
 def test_what_is_finished_stays_and_a_second_call_trains_nothing(study_tree: dict[str, Any], quick: list[str]) -> None:

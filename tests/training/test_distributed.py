@@ -174,7 +174,7 @@ def test_a_lost_rank_is_named_in_one_line(monkeypatch: pytest.MonkeyPatch, ask: 
     ("sections", "words"),
     [
         ({"data": {"batch": 4}}, "data.batch: 4 samples cannot be divided evenly among 3 processes"),
-        ({"data": {"batch": 6}, "optimizer": {"accumulate": 6}}, "among 3 in 6 parts"),
+        ({"data": {"batch": 6}, "optimizer": {"accumulate": 6}}, "among 3 processes in 6 parts"),
     ],
 )
 def test_what_cannot_be_shared_out_is_refused(tiny_config: Callable[..., Config], sections: dict[str, Any], words: str) -> None:
