@@ -53,11 +53,13 @@ def find_images(folder: str) -> dict[str, Path]:
     stems: dict[str, str] = {}
     seen: set[Path] = set()
     passed = PassedOver()
-    for prefix, root in _expand(folder):
+    roots = _expand(folder)
+    for prefix, root in roots:
         for path in images_below(root, passed):
             if path in seen:  # `**` matches a folder and those below it, each of which is searched
                 continue
-            seen.add(path)
+            if len(roots) > 1:  # one folder, which may hold a million images, gives none twice
+                seen.add(path)
             stem = (prefix / path.relative_to(root).with_suffix("")).as_posix()
             stem = stems.setdefault(nfc(stem), stem)
             same.setdefault(stem, []).append(path)
