@@ -24,10 +24,9 @@ from distill.scoring.metrics import metrics_of
 from distill.synthesis.eight_bit import to_uint8
 
 COLUMN_SIDE = 256
-
-
-# Teacher images of images without a sharp one are needed in every validation. So many bytes of them are kept in memory.
+"""Pixels a side of an image in a picture."""
 KEPT_BYTES = 2**29
+"""How much memory the kept teacher images may take, uncompressed."""
 
 
 @dataclass
@@ -38,6 +37,20 @@ class _Part:
     fidelity: dict[int, tuple[str, Fidelity]] = field(default_factory=dict)
     rows: dict[int, Pixels] = field(default_factory=dict)
     skipped: dict[str, Skipped] = field(default_factory=dict)
+
+
+@dataclass
+class _Kept:
+    """What is the same in every evaluation, by the image's name."""
+
+    scores: dict[str, dict[str, Score]] = field(default_factory=dict)
+    """Of the blurry and the teacher's image, for images with a sharp one."""
+    columns: dict[str, Pixels] = field(default_factory=dict)
+    """The teacher's columns of the picture, for images with a sharp one."""
+    teacher_images: dict[str, Pixels] = field(default_factory=dict)
+    """For images without a sharp one, up to `KEPT_BYTES`."""
+    corrections: dict[str, tuple[Score, float]] = field(default_factory=dict)
+    """(score, squared error) of the blurry image to the teacher's, for images without a sharp one."""
 
 
 class Validation:
@@ -56,11 +69,7 @@ class Validation:
         self._score = partial(score, more=metrics_of(config.eval.metrics, device))
         self.skipped: dict[str, Skipped] = {}
         """Images that could not be used, by path, since the last evaluation began."""
-        self._unchanging: dict[str, dict[str, Score]] = {}
-        self._teacher_columns: dict[str, Pixels] = {}
-        self._teacher_images: dict[str, Pixels] = {}
-        # Of images without a sharp one: the blurry image compared with the teacher's, (score, squared error).
-        self._corrections: dict[str, tuple[Score, float]] = {}
+        self._kept = _Kept()
         self._teacher_dtype = None if teacher is None else teacher.dtype
 
     def pairs(self, has_sharp: bool | None = None) -> Iterator[tuple[str, Tensor, Tensor | None]]:
@@ -126,8 +135,7 @@ class Validation:
         """Forgets what the teacher made in half precision once it goes on in full precision."""
         if self.teacher is not None and self.teacher.dtype != self._teacher_dtype:
             self._teacher_dtype = self.teacher.dtype
-            for known in (self._unchanging, self._teacher_columns, self._teacher_images, self._corrections):
-                known.clear()
+            self._kept = _Kept()
 
     @torch.no_grad()
     def first_picture(self, student: nn.Module) -> Pixels:
@@ -143,62 +151,67 @@ class Validation:
     def _evaluate_one(self, index: int, name: str, blurry: Tensor, sharp: Tensor | None, student: nn.Module, part: _Part) -> None:
         restored = to_pixels(student(blurry))
         if sharp is None:
-            by_teacher = self._teacher_image(name, blurry)
-            if by_teacher is None:
-                path = str(self.dataset.images[index].path)
-                self.skipped[path] = Skipped(path, NOT_FINITE)
-                return
-            if name not in self._corrections:
-                pixels = to_pixels(blurry)
-                self._corrections[name] = self._score(pixels, by_teacher), squared_error(pixels, by_teacher)
-            before, correction = self._corrections[name]
-            error = squared_error(restored, by_teacher)
-            part.fidelity[index] = name, Fidelity(before, self._score(restored, by_teacher), correction, error)
-            # Rows of images with a sharp one have a column more, so a picture shows those alone, if there are any.
-            if not self.config.data.val.has_sharp and len(part.rows) < self.config.eval.samples:
-                part.rows[index] = side_by_side([_column(pixels) for pixels in (to_pixels(blurry), restored, by_teacher)])
+            self._compare_with_teacher(index, name, blurry, restored, part)
+        else:
+            self._compare_with_sharp(index, name, blurry, restored, to_pixels(sharp), part)
+
+    def _compare_with_teacher(self, index: int, name: str, blurry: Tensor, restored: Pixels, part: _Part) -> None:
+        by_teacher = self._teacher_image(name, blurry)
+        if by_teacher is None:
+            path = str(self.dataset.images[index].path)
+            self.skipped[path] = Skipped(path, NOT_FINITE)
             return
-        reference = to_pixels(sharp)
-        unchanging, teacher_image = self._score_unchanging(name, blurry, reference, len(part.rows))
-        scores = unchanging | {"student": self._score(restored, reference)}
-        if self.distance and teacher_image is not None:
-            scores[DISTANCE] = self._score(restored, teacher_image)
+        pixels, kept = to_pixels(blurry), self._kept.corrections
+        if name not in kept:
+            kept[name] = self._score(pixels, by_teacher), squared_error(pixels, by_teacher)
+        before, correction = kept[name]
+        error = squared_error(restored, by_teacher)
+        part.fidelity[index] = name, Fidelity(before, self._score(restored, by_teacher), correction, error)
+        # Rows of images with a sharp one have a column more, so a picture shows those alone, if there are any.
+        if not self.config.data.val.has_sharp and len(part.rows) < self.config.eval.samples:
+            part.rows[index] = side_by_side([_column(image) for image in (pixels, restored, by_teacher)])
+
+    def _compare_with_sharp(self, index: int, name: str, blurry: Tensor, restored: Pixels, sharp: Pixels, part: _Part) -> None:
+        has_room = len(part.rows) < self.config.eval.samples
+        kept, by_teacher = self._score_unchanging(name, blurry, sharp, has_room)
+        scores = kept | {"student": self._score(restored, sharp)}
+        if self.distance and by_teacher is not None:
+            scores[DISTANCE] = self._score(restored, by_teacher)
         part.scores[index] = name, scores
         # Teacher columns are kept only for images that got a row in the first evaluation. If such an image cannot be read in a
         # later evaluation, its row is free. An image without a teacher column must not take it: its row would lack a column.
-        kept = self.teacher is None or name in self._teacher_columns
-        if kept and len(part.rows) < self.config.eval.samples:
-            teachers = [self._teacher_columns[name]] if self.teacher is not None else []
-            columns = [_column(to_pixels(blurry)), _column(restored), *teachers, _column(reference)]
-            part.rows[index] = side_by_side(columns)
+        if has_room and (self.teacher is None or name in self._kept.columns):
+            teachers = [self._kept.columns[name]] if self.teacher is not None else []
+            part.rows[index] = side_by_side([_column(to_pixels(blurry)), _column(restored), *teachers, _column(sharp)])
 
     def _teacher_image(self, name: str, blurry: Tensor) -> Pixels | None:
         """The teacher's image of an image without a sharp one, from memory if it is kept there. None if it is not finite."""
-        if (known := self._teacher_images.get(name)) is not None:
-            return known
+        kept = self._kept.teacher_images
+        if name in kept:
+            return kept[name]
         assert self.teacher is not None, "the configuration refuses images without a sharp one if there is no teacher"
         image = self.teacher(blurry)
         if not image.isfinite().all():
             return None
         restored = to_pixels(image)
-        if sum(pixels.nbytes for pixels in self._teacher_images.values()) + restored.nbytes <= KEPT_BYTES:
-            self._teacher_images[name] = restored
+        if sum(pixels.nbytes for pixels in kept.values()) + restored.nbytes <= KEPT_BYTES:
+            kept[name] = restored
         return restored
 
     def _score_unchanging(
-        self, name: str, blurry: Tensor, reference: Pixels, rows: int
+        self, name: str, blurry: Tensor, sharp: Pixels, has_room: bool
     ) -> tuple[dict[str, Score], Pixels | None]:
         """The scores of blurry input and teacher, and the image that the teacher restored. That image is None if there is no
-        teacher, or if an earlier call computed the scores. `rows` is the number of picture rows made before this image."""
-        restored = None
-        if name not in self._unchanging:
-            self._unchanging[name] = {"blurry": self._score(to_pixels(blurry), reference)}
+        teacher, or if an earlier call computed the scores. `has_room`: the picture has room for a row of this image."""
+        restored, kept = None, self._kept
+        if name not in kept.scores:
+            kept.scores[name] = {"blurry": self._score(to_pixels(blurry), sharp)}
             if self.teacher is not None:
                 restored = to_pixels(self.teacher(blurry))
-                self._unchanging[name]["teacher"] = self._score(restored, reference)
-                if rows < self.config.eval.samples:
-                    self._teacher_columns[name] = _column(restored)
-        return self._unchanging[name], restored
+                kept.scores[name]["teacher"] = self._score(restored, sharp)
+                if has_room:
+                    kept.columns[name] = _column(restored)
+        return kept.scores[name], restored
 
 
 def to_pixels(image: Tensor) -> Pixels:
