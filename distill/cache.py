@@ -28,7 +28,7 @@ from distill.runtime.progress import progress_bar
 from distill.runtime.ranks import Ranks
 from distill.scoring.metrics import decibel
 from distill.teacher_cache.approximation import measure_approximation
-from distill.teacher_cache.differences import Differences
+from distill.teacher_cache.differences import Differences, find_differences, refuse
 from distill.teacher_cache.fill import fill
 from distill.teacher_cache.manifest import CacheError, Header, merge_parts
 from distill.teacher_cache.opening import cached_precision
@@ -108,7 +108,7 @@ def _verified(settings: TeacherConfig, images: Sequence[ImageFile], teacher: Tea
     if cache.manifest.header is None:
         raise CacheError(f"{cache.folder}: no manifest, nothing to verify", mend="" if cache.bare is None else None)
     cache.check_identity(identify(teacher))
-    cache.refuse(_compare(cache, images, thorough=True), thorough=True)
+    refuse(cache, _compare(cache, images, thorough=True), thorough=True)
     return cache
 
 
@@ -208,7 +208,7 @@ def _open(folder: Path, header: Header) -> TeacherCache:
 
 def _compare(cache: TeacherCache, images: Sequence[ImageFile], thorough: bool) -> Differences:
     with progress_bar(len(images), "image", desc="checking", leave=False) as bar:
-        return cache.compare(images, thorough, bar.update)
+        return find_differences(cache, images, thorough, bar.update)
 
 
 def _with_stems(stems: Sequence[str], images: Sequence[ImageFile]) -> list[ImageFile]:

@@ -15,6 +15,7 @@ from distill.data.triplets import ImageFile
 from distill.networks.teacher import Teacher, identify
 from distill.runtime.files import locked
 from distill.runtime.progress import progress_bar
+from distill.teacher_cache.differences import find_differences, refuse
 from distill.teacher_cache.manifest import CacheError
 from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.store import TeacherCache, new_header
@@ -53,12 +54,12 @@ def open_for_training(
         cache.manifest.write_header(new_header(identity, images, data, settings.tile))
     cache.check_identity(identity)
     with progress_bar(len(images), "image", desc="checking the cache", leave=False) as bar:
-        found = cache.compare(images, advance=bar.update)
+        found = find_differences(cache, images, advance=bar.update)
     if cache.bare is not None:
         doubt = "no manifest: nothing tells whether this teacher made these images, and from these inputs"
         logger.warning("%s: %s", cache.folder, doubt)
     if not compute or cache.storage != "png":
-        cache.refuse(found)
+        refuse(cache, found)
         return cache, None
     if found.to_compute:
         count = f"{len(found.to_compute)} of {len(images)}"

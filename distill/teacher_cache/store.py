@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distill.config import DataConfig
-from distill.data.decoding.versions import READER, was_misread
+from distill.data.decoding.versions import READER
 from distill.data.find import NoImagesError, find_images
 from distill.data.image_files import ImageError, read_image, unreadable
 from distill.data.pixels import Pixels
 from distill.data.triplets import ImageFile, Triplet, check_size
-from distill.errors import shown
 from distill.networks.teacher import Identity
 from distill.runtime.files import write_bytes
-from distill.teacher_cache.differences import Differences, State
 from distill.teacher_cache.manifest import (
     HEADER,
     LINES,
@@ -68,99 +65,6 @@ class TeacherCache:
             raise CacheError(f"{self.folder}: {difference}; set it back, or pack a cache of this teacher into another folder")
         if difference is not None:
             raise CacheError(f"{self.folder}: {difference}; set it back, give another teacher.cache, or compute anew", "--fresh")
-
-    def compare(
-        self, images: Sequence[ImageFile], thorough: bool = False, advance: Callable[[], object] = lambda: None
-    ) -> Differences:
-        """Finds what is wrong with the teacher images of `images`. An image is trusted if all its files have the size and time in
-        the manifest. The files of all other images are checksummed. If `thorough`, no image is trusted. `advance` is called after
-        each image. In a cache of bare files, a file only has to exist, and `advance` is not called."""
-        found = Differences()
-        if self.bare is not None:
-            found.missing = [image.stem for image in images if image.stem not in self.bare]
-            return found
-        found.unread = [image.stem for image in images if self._was_unread(image)]
-        found.misread = [image.stem for image in images if self._was_misread(image)]
-        known = {*found.unread, *found.misread}
-        suspects = [image for image in images if image.stem not in known and (thorough or not self._is_trusted(image))]
-        for _ in range(len(images) - len(suspects)):
-            advance()
-        with ThreadPoolExecutor() as threads:  # reading and zlib.crc32 release the GIL
-            for image, state in zip(suspects, threads.map(self._checksum, suspects), strict=True):
-                if state != "valid":
-                    getattr(found, state).append(image.stem)
-                advance()
-        known |= {*found.to_compute, *found.touched}
-        valid = [image.stem for image in images if image.stem not in known]
-        found.touched += [stem for stem in valid if self.manifest.entries[stem].reader != READER]
-        found.removed = sorted(self.manifest.entries.keys() - {image.stem for image in images})
-        return found
-
-    def _files_of(self, image: ImageFile, entry: Entry) -> list[tuple[Path, Stamp]]:
-        """[(path, stamp)] of an entry's input files, then of its output if there is one."""
-        assert image.blurry is not None, "a cache is of blurry images on disk"
-        files = [(image.blurry, entry.blurry), (image.sharp, entry.sharp), (self.path_of(entry), entry.output)]
-        return [(path, stamp) for path, stamp in files if path is not None and stamp is not None]
-
-    def _is_trusted(self, image: ImageFile) -> bool:
-        entry = self.manifest.entries.get(image.stem)
-        if entry is None or _packed_otherwise(image, entry):
-            return False
-        return all(stamp.looks_like(path) for path, stamp in self._files_of(image, entry))
-
-    def _was_misread(self, image: ImageFile) -> bool:
-        """Whether an earlier version read other pictures in an image's input files."""
-        entry = self.manifest.entries.get(image.stem)
-        if entry is None or entry.reader == READER or entry.unreadable is not None:
-            return False
-        inputs = (image.blurry, image.sharp if entry.sharp is not None else None)
-        return any(was_misread(path) for path in inputs if path is not None)
-
-    def _was_unread(self, image: ImageFile) -> bool:
-        entry = self.manifest.entries.get(image.stem)
-        return entry is not None and entry.reader != READER and entry.unreadable is not None
-
-    def _checksum(self, image: ImageFile) -> State:
-        """The state of an image, found by reading and checksumming its files."""
-        entry = self.manifest.entries.get(image.stem)
-        if entry is None:
-            return "missing"
-        files = self._files_of(image, entry)
-        inputs = files if entry.output is None else files[:-1]  # the output is the last of the files
-        if _packed_otherwise(image, entry) or not all(stamp.equals(path) for path, stamp in inputs):
-            return "changed"
-        if entry.output is not None and not self.path_of(entry).exists():
-            return "missing"
-        if entry.output is not None and not self._holds(entry, entry.output):
-            return "damaged"
-        return "valid" if all(stamp.looks_like(path) for path, stamp in files) else "touched"
-
-    def _holds(self, entry: Entry, output: Stamp) -> bool:
-        """Whether the entry's file still holds what was written: for a PNG the whole file, for a shard this image's triplet."""
-        if entry.shard is None:
-            return output.equals(self.path_of(entry))
-        try:
-            return checksum(read_triplet(self.path_of(entry), entry.stem, entry.sharp is not None)) == output.crc32
-        except ImageError:
-            return False
-
-    def refuse(self, found: Differences, thorough: bool = False) -> None:
-        """Raises CacheError if the differences make the cache wrong. The error says how to mend the cache."""
-        complaint = found.complaint()
-        if complaint is None:
-            return
-        if self.manifest.header is not None:
-            inputs = self.manifest.header.inputs
-            complaint += f"; it was filled for {shown(inputs.count)} images of {shown(inputs.folder)}"
-        if self.bare is not None:
-            advice = "without a manifest it cannot be completed: give another teacher.cache, and distill.cache fills it"
-            raise CacheError(f"{self.folder}: {complaint}; {advice}")
-        if self.storage == "safetensors":
-            advice = f"set teacher.cache to the PNG cache it was packed from, and run distill.cache --pack {self.folder} again"
-            raise CacheError(f"{self.folder}: {complaint}; {advice}")
-        # The plain command does not read a file whose size and time are as recorded, and does not remove teacher images. So it
-        # may not see what a thorough comparison found.
-        raise CacheError(f"{self.folder}: {complaint}", mend="--repair" if found.removed or thorough else "")
 
     def restamp(self, images: Sequence[ImageFile]) -> None:
         """Records the present times of files whose content is unchanged, and that this version reads their inputs as before."""
@@ -240,11 +144,6 @@ class TeacherCache:
         if stem not in self.manifest.entries and self.recompute:
             self.manifest.refresh()  # the training process appends lines while its loader workers read
         return self.manifest.entries.get(stem)
-
-
-def _packed_otherwise(image: ImageFile, entry: Entry) -> bool:
-    """Whether an image was packed with a sharp one that it does not have now, or the other way round."""
-    return entry.shard is not None and (entry.sharp is None) != (image.sharp is None)
 
 
 def reset_cache(folder: Path, images: Sequence[ImageFile], header: Header) -> None:

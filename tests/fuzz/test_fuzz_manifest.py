@@ -17,6 +17,7 @@ from PIL import Image
 from distill.data.image_files import ImageError, encode_png
 from distill.data.triplets import ImageFile, Triplet
 from distill.networks.teacher import Identity
+from distill.teacher_cache.differences import find_differences, refuse
 from distill.teacher_cache.manifest import HEADER, LINES, CacheError, Entry, Header, Inputs, Stamp, header_bytes
 from distill.teacher_cache.shards import checksum, write_shard
 from distill.teacher_cache.store import TeacherCache, reset_cache
@@ -126,9 +127,9 @@ def use(folder: Path, images: Sequence[ImageFile], recompute: bool, thorough: bo
     if opened is None:
         return
     outcome(lambda: opened.check_identity(IDENTITY), CacheError)
-    found = outcome(lambda: opened.compare(images, thorough), CacheError, ImageError)
+    found = outcome(lambda: find_differences(opened, images, thorough), CacheError, ImageError)
     assert found is not None
-    outcome(lambda: opened.refuse(found, thorough), CacheError)
+    outcome(lambda: refuse(opened, found, thorough), CacheError)
     for image in images:
         if opened.bare is not None and image.stem not in opened.bare:
             continue
@@ -163,7 +164,7 @@ def test_the_seeds_are_accepted(world: Path, seeds: list[Files]) -> None:
         cache = TeacherCache(world / "cache")
         cache.check_identity(IDENTITY)
         for thorough in (False, True):
-            assert cache.compare(images, thorough).complaint() is None
+            assert find_differences(cache, images, thorough).complaint() is None
         for number, image in enumerate(images):
             read, expected = vars(cache.read(image)), vars(triplet_of(number))
             assert all(np.array_equal(read[kind], expected[kind]) for kind in expected)

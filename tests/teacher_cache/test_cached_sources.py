@@ -18,6 +18,7 @@ from distill.data.image_files import read_image
 from distill.data.sources import cached_images
 from distill.networks.teacher import build_teacher
 from distill.synthesis.eight_bit import to_float, to_uint8
+from distill.teacher_cache.differences import find_differences
 from distill.teacher_cache.manifest import CacheError
 from distill.teacher_cache.store import TeacherCache
 from distill.train import train
@@ -74,8 +75,8 @@ def test_a_pack_without_the_sharp_images_that_are_there_now_is_refused(tree: dic
     without = tree | {"data": tree["data"] | {"sources": [{"blurry": pairs["blurry"]}, mine]}}
     pack_cache(parse_config(without), tmp_path / "pack")
     packed = TeacherCache(tmp_path / "pack")
-    assert packed.compare(cached_images(parse_config(without).data)).to_compute == []
-    found = packed.compare(cached_images(parse_config(tree).data))
+    assert find_differences(packed, cached_images(parse_config(without).data)).to_compute == []
+    found = find_differences(packed, cached_images(parse_config(tree).data))
     assert found.changed == [image.stem for image in cached_images(parse_config(tree).data) if image.sharp is not None]
     with pytest.raises(CacheError, match="changed since their teacher image was computed"):
         train(parse_config(tree | {"teacher": tree["teacher"] | {"cache": str(tmp_path / "pack")}}))

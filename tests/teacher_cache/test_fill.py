@@ -28,6 +28,7 @@ from distill.networks.student import build_student
 from distill.networks.teacher import Teacher, build_teacher
 from distill.networks.vgg import VggFeatures
 from distill.synthesis.augment import augment
+from distill.teacher_cache.differences import find_differences
 from distill.teacher_cache.fill import fill, restore
 from distill.teacher_cache.online_filler import OnlineFiller
 from distill.teacher_cache.opening import open_for_training
@@ -181,7 +182,7 @@ def test_a_changed_input_is_computed_again_while_training(pairs_tree: dict[str, 
     assert len(set(batch.names)) == 6
     assert cache.png_path("2").read_bytes() != before
     images = cached_images(config.data)
-    assert TeacherCache(cache.folder).compare(images, thorough=True).complaint() is None
+    assert find_differences(TeacherCache(cache.folder), images, thorough=True).complaint() is None
 
 
 def test_an_image_that_the_teacher_cannot_restore_ends_a_run_that_is_saved(

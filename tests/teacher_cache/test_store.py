@@ -24,7 +24,7 @@ from distill.networks.teacher import Teacher, build_teacher, identify
 from distill.pictures.formats import Picture
 from distill.pictures.writing import encode_picture
 from distill.teacher_cache import store as teacher_cache
-from distill.teacher_cache.differences import Differences
+from distill.teacher_cache.differences import Differences, find_differences, refuse
 from distill.teacher_cache.manifest import CacheError, Stamp
 from distill.teacher_cache.store import TeacherCache
 
@@ -56,7 +56,7 @@ def output(cache: TeacherCache, stem: str) -> Path:
 def test_a_cache_just_made_is_valid_and_holds_the_teachers_images(built: Built, cache: Callable[[], TeacherCache]) -> None:
     _, images = built
     opened = cache()
-    assert opened.compare(images, thorough=True).complaint() is None
+    assert find_differences(opened, images, thorough=True).complaint() is None
     for image in images:
         triplet = opened.read(image)
         assert np.array_equal(triplet.sharp, read_image(image.sharp))
@@ -69,7 +69,7 @@ def test_a_cache_just_made_is_valid_and_holds_the_teachers_images(built: Built, 
 
 def test_a_changed_byte_is_found_at_the_start(built: Built, cache: Callable[[], TeacherCache]) -> None:
     flip_byte(output(cache(), "sub/5"), keep_time=False)
-    found = cache().compare(built[1])
+    found = find_differences(cache(), built[1])
     assert found.damaged == ["sub/5"]
     assert "1 images have a damaged teacher image (sub/5)" in str(found.complaint())
 
@@ -78,10 +78,10 @@ def test_a_changed_byte_of_the_same_time_is_found_when_it_is_read(built: Built, 
     _, images = built
     flip_byte(output(cache(), "sub/5"), keep_time=True)
     opened = cache()
-    assert opened.compare(images).complaint() is None
+    assert find_differences(opened, images).complaint() is None
     with pytest.raises(ImageError, match="damaged"):
         opened.read(images[-1])
-    assert opened.compare(images, thorough=True).damaged == ["sub/5"]
+    assert find_differences(opened, images, thorough=True).damaged == ["sub/5"]
 
 
 def test_swapped_files_are_found(built: Built) -> None:
@@ -90,12 +90,12 @@ def test_swapped_files_are_found(built: Built) -> None:
     first.rename(first.with_name("x"))
     second.rename(first)
     first.with_name("x").rename(second)
-    assert cache.compare(built[1]).damaged == ["1", "2"]
+    assert find_differences(cache, built[1]).damaged == ["1", "2"]
 
 
 def test_a_deleted_file_is_found(built: Built, cache: Callable[[], TeacherCache]) -> None:
     output(cache(), "3").unlink()
-    assert "3" in cache().compare(built[1]).missing
+    assert "3" in find_differences(cache(), built[1]).missing
 
 
 @pytest.mark.parametrize("keep_size", [True, False])
@@ -106,7 +106,7 @@ def test_a_changed_input_is_found(built: Built, cache: Callable[[], TeacherCache
         flip_byte(path, keep_time=False)
     else:
         Image.new("RGB", (80, 66)).save(path)
-    assert cache().compare(images).changed == ["2"]
+    assert find_differences(cache(), images).changed == ["2"]
 
 
 def test_what_an_earlier_version_misread_is_computed_again_and_the_rest_stays(
@@ -123,7 +123,7 @@ def test_what_an_earlier_version_misread_is_computed_again_and_the_rest_stays(
     for folder in (Path(config.teacher.cache), tmp_path / "pack"):
         lines = folder / "manifest.jsonl"
         lines.write_text(lines.read_text().replace('"reader": 2', '"reader": null'))  # as if written before
-        found = TeacherCache(folder).compare(images)
+        found = find_differences(TeacherCache(folder), images)
         assert found.misread == ["2"]
         assert "1 images were read wrongly by the version that computed their teacher image (2)" in str(found.complaint())
         assert found.to_compute == ["2"]
@@ -131,10 +131,10 @@ def test_what_an_earlier_version_misread_is_computed_again_and_the_rest_stays(
     monkeypatch.undo()
     unchanged = (Path(config.teacher.cache) / "1.png").stat().st_mtime_ns
     build_cache(config)
-    assert TeacherCache(config.teacher.cache).compare(images) == Differences()
+    assert find_differences(TeacherCache(config.teacher.cache), images) == Differences()
     assert (Path(config.teacher.cache) / "1.png").stat().st_mtime_ns == unchanged
     pack_cache(config, tmp_path / "pack")
-    assert TeacherCache(tmp_path / "pack").compare(images) == Differences()
+    assert find_differences(TeacherCache(tmp_path / "pack"), images) == Differences()
 
 
 def test_what_an_earlier_version_could_not_read_is_tried_again_and_ends_no_training(pairs_tree: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ def test_what_an_earlier_version_could_not_read_is_tried_again_and_ends_no_train
     build_cache(config)
     lines = Path(config.teacher.cache) / "manifest.jsonl"
     lines.write_text(lines.read_text().replace('"reader": 2', '"reader": null'))  # as if written before
-    found = TeacherCache(config.teacher.cache).compare(images)
+    found = find_differences(TeacherCache(config.teacher.cache), images)
     assert found.complaint() is None
     assert found.to_compute == ["2"]
 
@@ -152,7 +152,7 @@ def test_what_an_earlier_version_could_not_read_is_tried_again_and_ends_no_train
 def test_added_and_removed_inputs_are_found(built: Built, cache: Callable[[], TeacherCache]) -> None:
     _, images = built
     new = ImageFile("new", images[0].sharp, images[0].blurry)
-    found = cache().compare([*images[1:], new])
+    found = find_differences(cache(), [*images[1:], new])
     assert (found.missing, found.removed) == (["new"], [images[0].stem])
     assert "are no longer there (0)" in str(found.complaint())
 
@@ -164,11 +164,11 @@ def test_a_copy_with_other_times_is_valid_and_its_times_can_be_noted(built: Buil
         os.utime(path)
     assert images[0].blurry is not None
     os.utime(images[0].blurry)
-    found = opened.compare(images)
+    found = find_differences(opened, images)
     assert found.complaint() is None
     assert len(found.touched) == len(images)
     opened.restamp(images)
-    assert cache().compare(images).touched == []
+    assert find_differences(cache(), images).touched == []
 
 
 def test_images_packed_beside_a_changed_sharp_image_are_found(built: Built, tmp_path: Path) -> None:
@@ -178,8 +178,8 @@ def test_images_packed_beside_a_changed_sharp_image_are_found(built: Built, tmp_
     shutil.copytree(config.data.sharp, moved)  # type: ignore[arg-type]
     flip_byte(moved / "4.png", keep_time=False)
     others = [ImageFile(image.stem, moved / image.sharp.relative_to(str(config.data.sharp)), image.blurry) for image in images]
-    assert TeacherCache(tmp_path / "pack").compare(others).changed == ["4"]
-    assert TeacherCache(config.teacher.cache).compare(others).complaint() is None  # no teacher looks at sharp images
+    assert find_differences(TeacherCache(tmp_path / "pack"), others).changed == ["4"]
+    assert find_differences(TeacherCache(config.teacher.cache), others).complaint() is None  # no teacher looks at sharp images
 
 
 def test_a_pack_of_several_shards_holds_every_image_once(built: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +193,7 @@ def test_a_pack_of_several_shards_holds_every_image_once(built: Built, tmp_path:
     assert [packed.manifest.entries[image.stem].shard for image in images] == ["000000.safetensors"] * 3 + [
         "000001.safetensors"
     ] * 3
-    assert packed.compare(images, thorough=True).complaint() is None
+    assert find_differences(packed, images, thorough=True).complaint() is None
     pngs = TeacherCache(config.teacher.cache)
     for image in images:
         expected = vars(pngs.read(image))
@@ -217,11 +217,11 @@ def test_an_unreadable_input_is_known_and_skipped_with_its_reason(pairs_tree: di
     assert isinstance(config.data.sharp, str)
     images = cached_images(config.data)
     assert cache.manifest.entries["1"].unreadable == "an empty file"
-    assert cache.compare(images, thorough=True).complaint() is None
+    assert find_differences(cache, images, thorough=True).complaint() is None
     with pytest.raises(ImageError, match=r"1\.png: an empty file"):
         cache.read(images[1])
     packed = pack_cache(config, tmp_path / "pack")
-    assert packed.compare(images, thorough=True).complaint() is None
+    assert find_differences(packed, images, thorough=True).complaint() is None
     with pytest.raises(ImageError, match=r"1\.png: an empty file"):
         packed.read(images[1])
 
@@ -278,8 +278,8 @@ def test_killed_while_it_starts_afresh_a_cache_is_never_of_the_wrong_teacher(
     if stage != "header":
         with pytest.raises(CacheError, match="precision fp32"):
             left.check_identity(identify(build_teacher(other.teacher, torch.device("cpu"))))  # type: ignore[arg-type]
-    assert len(left.compare(images).missing) == 6
-    assert build_cache(config, fresh=True).compare(images, thorough=True).complaint() is None
+    assert len(find_differences(left, images).missing) == 6
+    assert find_differences(build_cache(config, fresh=True), images, thorough=True).complaint() is None
 
 
 def test_an_image_that_the_teacher_turns_into_nan_is_noted_and_skipped(
@@ -306,7 +306,7 @@ def test_an_image_that_the_teacher_turns_into_nan_is_noted_and_skipped(
         packed.read(images[2])
     assert build_cache(config, repair=True).manifest.entries["2"].output is not None
     packed = pack_cache(config, tmp_path / "pack")
-    assert packed.compare(images, thorough=True).complaint() is None
+    assert find_differences(packed, images, thorough=True).complaint() is None
     assert packed.read(images[2]).teacher is not None
 
 
@@ -339,12 +339,12 @@ def test_lines_of_no_image_are_removed_and_what_stands_in_their_place_stays(buil
     cache = TeacherCache(config.teacher.cache)
     entry = cache.manifest.entries["0"]
     cache.manifest.append([entry.model_copy(update={"stem": stem}) for stem in ("0.png/x", "a\nb", "y" * 200)])
-    found = cache.compare(images)
+    found = find_differences(cache, images)
     with pytest.raises(CacheError, match=r"3 images have a teacher image, but are no longer there") as caught:
-        cache.refuse(found)
+        refuse(cache, found)
     assert "\n" not in str(caught.value)
     cache.remove(found.removed)
-    assert TeacherCache(config.teacher.cache).compare(images, thorough=True).complaint() is None
+    assert find_differences(TeacherCache(config.teacher.cache), images, thorough=True).complaint() is None
 
 
 def test_a_new_cache_begins_whatever_lines_the_old_one_had(built: Built) -> None:
