@@ -9,7 +9,6 @@ from string import Template
 
 from distill.reporting.page import TEMPLATE as REPORT_TEMPLATE
 from distill.reporting.page import csp_hash
-from distill.studies.matching import TOLERANCE
 from distill.studies.result import (
     DECIMALS,
     MEASURES,
@@ -18,6 +17,8 @@ from distill.studies.result import (
     cost_cells,
     heading,
     lead,
+    off_note,
+    settings,
     show_interval,
     show_scores,
     show_seeds,
@@ -40,7 +41,7 @@ def render(result: StudyResult) -> bytes:
         _settings(result),
     ]
     page = Template((TEMPLATE / "study.html").read_text("utf-8"))
-    title = f"Study of {result.base}"
+    title = f"Study {result.name}"
     filled = page.substitute(title=escape(title), style=style, style_hash=csp_hash(style), content="\n".join(parts))
     return filled.encode()
 
@@ -52,7 +53,7 @@ def _head(result: StudyResult) -> str:
         listed = ", ".join(f"{variant.name} ({len(variant.seeds)} of {len(result.seeds)} seeds)" for variant in missing)
         notes += f'<p class="callout note"><strong>Not complete.</strong> {escape(listed)}</p>'
     head = (
-        f'<header><p class="eyebrow">Study</p><h1>{escape(result.base)}</h1><p class="lead">{escape(lead(result))}</p></header>'
+        f'<header><p class="eyebrow">Study</p><h1>{escape(result.name)}</h1><p class="lead">{escape(lead(result))}</p></header>'
     )
     return head + (f'<div class="callouts">{notes}</div>' if notes else "")
 
@@ -126,9 +127,10 @@ def _table(result: StudyResult, name: str) -> str:
 def _costs(result: StudyResult) -> str:
     rows = [[variant.name, *cost_cells(variant.cost)] for variant in result.variants]
     off = any(variant.cost is not None and variant.cost.off_match for variant in result.variants)
-    note = f'<p class="small">(!) Trained more than {TOLERANCE:.0%} longer or shorter than {escape(result.variants[0].name)}.</p>'
+    note = f'<p class="small">{escape(off_note(result))}</p>'
     explanation = (
-        "Training time of a run, without its validations; the teacher's share of it; and the run folder with the cache it reads."
+        "Training time of a run, without its validations; the share of it that the teacher takes (?: it could not be measured);"
+        " and the run folder with the cache it reads."
     )
     return (
         '<section aria-labelledby="costs"><h2 id="costs">What each costs</h2>'
@@ -151,8 +153,7 @@ def _figures(label: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) ->
 
 def _settings(result: StudyResult) -> str:
     rows = "".join(
-        f"<div><dt>{escape(variant.name)}</dt><dd>{escape(', '.join(variant.set) or 'the base configuration')}</dd></div>"
-        for variant in result.variants
+        f"<div><dt>{escape(name)}</dt><dd>{escape(overrides)}</dd></div>" for name, overrides in settings(result).items()
     )
     seeds = ", ".join(map(str, result.seeds))
     return (

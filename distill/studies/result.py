@@ -46,14 +46,18 @@ class Cost:
     minutes: float
     """Training alone, without validations."""
     teacher_share: float | None
-    """The share of that time that is the teacher's. None if no teacher runs in the loop, or if there is no loss without it."""
+    """The share of that time that is the teacher's. None if it could not be measured, as where there is no loss without it."""
     megabytes: float
     """The run folder, and the cache of teacher images that it reads."""
     before_minutes: float = 0.0
     """Training time of the variants whose student this one began with, which comes on top."""
     steps: int = 0
-    off_match: bool = False
-    """Whether the time is further than 5 % from the first variant's, in a study that matches times."""
+    longer: float = 0.0
+    """In a study that matches times: by how much longer than the first variant it trained, as a share."""
+
+    @property
+    def off_match(self) -> bool:
+        return abs(self.longer) > TOLERANCE
 
 
 @dataclass(frozen=True)
@@ -69,9 +73,16 @@ class VariantResult:
 
 @dataclass(frozen=True)
 class StudyResult:
+    name: str
+    """Of the study's folder."""
     base: str
+    set: list[str]
+    """What all variants share."""
     match: str
+    minutes: float | None
     seeds: list[int]
+    validation: dict[str, list[str]]
+    """The overrides of each validation set, by its name."""
     variants: list[VariantResult]
     failures: list[str]
     """One line for each run that ended with an error."""
@@ -102,7 +113,17 @@ def collect(study: StudyConfig, runs: Sequence[Member], pilots: Mapping[str, Pil
                 outcomes[validation.name] = _outcome(scores, reference if variant.name != first else None, to_teacher)
         seeds = [member.seed for member in finished[variant.name]]
         results.append(VariantResult(variant.name, variant.set, seeds, costs[variant.name], outcomes))
-    return StudyResult(study.base, study.match, study.seeds, results, list(failures))
+    return StudyResult(
+        Path(study.dir).name,
+        study.base,
+        study.set,
+        study.match,
+        study.minutes,
+        study.seeds,
+        {validation.name: validation.set for validation in study.validation},
+        results,
+        list(failures),
+    )
 
 
 def _outcome(scores: dict[int, Scores], reference: dict[int, Scores] | None, to_teacher: bool) -> Outcome:
@@ -140,7 +161,9 @@ def verdict(found: Difference | None, to_teacher: bool = False) -> str:
         seed_note = "" if len(signs) == 1 else " Not every seed agrees."
         better, worse = ("Closer to the teacher", "Farther from the teacher") if to_teacher else ("Better", "Worse")
         return f"{about}{better if found.mean > 0 else worse} by {size}.{seed_note}"
-    return f"{about}No difference could be shown; one of up to {found.possible:.2f} dB, either way, may be there."
+    worse, better = ("farther from the teacher", "closer") if to_teacher else ("worse", "better")
+    may_be = f"it may be {abs(found.low):.2f} dB {worse} or {found.high:.2f} dB {better}"
+    return f"{about}No difference could be shown: {may_be}."
 
 
 def _cost(finished: Sequence[Member], pilot: Pilot | None, before: Cost | None) -> Cost | None:
@@ -151,7 +174,8 @@ def _cost(finished: Sequence[Member], pilot: Pilot | None, before: Cost | None) 
     size = fmean(_bytes_below(member.folder) for member in finished)
     if config.teacher.mode == "cached":
         size += _bytes_below(Path(config.teacher.cache))
-    share = None if pilot is None else pilot.teacher_share(config)
+    in_loop = config.teacher.mode == "online" and config.learns_from_teacher
+    share = 0.0 if not in_loop else pilot.teacher_share(config) if pilot is not None else None
     before_minutes = 0.0 if before is None else before.minutes + before.before_minutes
     steps = max(read_run(member.folder).last_step for member in finished)
     return Cost(fmean(seconds) / 60, share, size / 1e6, before_minutes, steps)
@@ -168,8 +192,7 @@ def _bytes_below(folder: Path) -> int:
 def _marked(cost: Cost | None, reference: Cost | None) -> Cost | None:
     if cost is None or reference is None:
         return cost
-    off = abs(cost.minutes / reference.minutes - 1) > TOLERANCE if reference.minutes else False
-    return replace(cost, off_match=off)
+    return replace(cost, longer=cost.minutes / reference.minutes - 1 if reference.minutes else 0.0)
 
 
 def to_markdown(result: StudyResult) -> str:
@@ -179,23 +202,32 @@ def to_markdown(result: StudyResult) -> str:
 
 
 def lead(result: StudyResult) -> str:
-    """What was compared, in one sentence or two."""
-    matched = "trained for the same time" if result.match == "time" else "trained for the steps that their stages say"
+    """What was compared, in a few sentences."""
+    count = f"{result.minutes:g} minutes" if result.minutes is not None else "the time of the first one"
+    matched = f"for {count} each" if result.match == "time" else "for the steps that their stages say"
     return (
-        f"{len(result.variants)} variants of one configuration, {matched}, each with {len(result.seeds)} random seeds, and scored"
+        f"{len(result.variants)} variants of {result.base}, trained {matched} with {len(result.seeds)} random seeds, and scored"
         f" on the same images. Each is compared with {result.variants[0].name}, seed by seed and image by image."
     )
 
 
+def settings(result: StudyResult) -> dict[str, str]:
+    """What was trained and what it was scored on, as overrides of the base configuration."""
+    shared = {"all variants": ", ".join(result.set)} if result.set else {}
+    variants = {variant.name: ", ".join(variant.set) or "nothing else" for variant in result.variants}
+    scored = {f"scored on {name}": ", ".join(overrides) for name, overrides in result.validation.items() if overrides}
+    return shared | variants | scored
+
+
 def _head(result: StudyResult) -> str:
-    lines = [f"## Study of {result.base}", "", lead(result), ""]
-    lines += [f"- {variant.name}: {', '.join(variant.set) or 'the base configuration'}" for variant in result.variants]
+    lines = [f"## Study {result.name}", "", lead(result), ""]
+    lines += [f"- {name}: {overrides}" for name, overrides in settings(result).items()]
     lines += [
         "",
         "Scores are means over seeds and images; more is better. `(blurry)` is the input, `(teacher)` the teacher's images.",
         f"`difference` is to {result.variants[0].name} in PSNR, with its 95 % interval, and `by seed` that of each seed.",
-        "`time` is the training of one run without validation, `in teacher` the teacher's share of this time, `disk` the run",
-        "folder and the cache that it reads.",
+        "`time` is the training of one run without validation, `in teacher` the share of it that the teacher takes (`?`: it",
+        "could not be measured), `disk` the run folder and the cache that it reads.",
         "",
     ]
     return "\n".join(lines) + "\n"
@@ -240,9 +272,10 @@ def heading(result: StudyResult, validation: str) -> str:
 def cost_cells(cost: Cost | None) -> list[str]:
     if cost is None:
         return ["", "", ""]
-    time = f"{cost.minutes:.1f} min" + (" (!)" if cost.off_match else "") + f", {cost.steps} steps"
+    time = f"{cost.minutes:.1f} min" + (f" ({cost.longer:+.0%}!)" if cost.off_match else "") + f", {cost.steps} steps"
     time += f", after {cost.before_minutes:.1f} min" if cost.before_minutes else ""
-    return [time, "" if cost.teacher_share is None else f"{cost.teacher_share:.0%}", f"{cost.megabytes:.1f} MB"]
+    share = "?" if cost.teacher_share is None else f"{cost.teacher_share:.0%}" if cost.teacher_share else ""
+    return [time, share, f"{cost.megabytes:.1f} MB"]
 
 
 def show_scores(means: Mapping[str, float]) -> str:
@@ -260,8 +293,12 @@ def show_seeds(found: Difference | None) -> str:
 
 def _foot(result: StudyResult) -> str:
     lines: list[str] = []
-    off = [variant.name for variant in result.variants if variant.cost is not None and variant.cost.off_match]
-    if off:
-        lines.append(f"(!) Trained more than {TOLERANCE:.0%} longer or shorter than {result.variants[0].name}: {', '.join(off)}.")
+    if any(variant.cost is not None and variant.cost.off_match for variant in result.variants):
+        lines.append(off_note(result))
     lines += [f"Failed: {failure}" for failure in result.failures]
     return "".join(f"\n{line}\n" for line in lines)
+
+
+def off_note(result: StudyResult) -> str:
+    """What the exclamation mark in `cost_cells` means."""
+    return f"(!): trained more than {TOLERANCE:.0%} longer or shorter than {result.variants[0].name}."

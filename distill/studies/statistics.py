@@ -34,11 +34,6 @@ class Difference:
     def excludes_zero(self) -> bool:
         return self.low > 0 or self.high < 0
 
-    @property
-    def possible(self) -> float:
-        """The largest difference, in either direction, that the interval does not exclude."""
-        return max(abs(self.low), abs(self.high))
-
 
 def paired(scores: Mapping[int, Scores], reference: Mapping[int, Scores], measure: str) -> tuple[list[int], NDArray[np.float64]]:
     """(seeds, (seeds, images) differences) of the students' `psnr` or `ssim`, for the seeds and images that both have. An image

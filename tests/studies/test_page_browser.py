@@ -35,11 +35,15 @@ def on_all_sets(found: Difference | None) -> dict[str, Outcome]:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three variants, one of them with a long name, one that took too long, and a run that failed."""
     variants = [
-        VariantResult("none", ["teacher.mode=none", "stages.0.kd=0"], [0, 1, 2], Cost(1.0, None, 1.3), on_all_sets(None)),
-        VariantResult("online", [], [0, 1, 2], Cost(1.2, 0.71, 1.5, off_match=True), on_all_sets(FAR)),
+        VariantResult("none", ["teacher.mode=none", "stages.0.kd=0"], [0, 1, 2], Cost(1.0, 0.0, 1.3), on_all_sets(None)),
+        VariantResult("online", [], [0, 1, 2], Cost(1.2, 0.71, 1.5, longer=0.2), on_all_sets(FAR)),
         VariantResult("a-name.of-many_words-" * 4, [HOSTILE], [0], Cost(1.0, None, 99.0), on_all_sets(NEAR)),
     ]
-    result = StudyResult("configs/base.yaml", "time", [0, 1, 2], variants, [f"variant online, seed 2: {HOSTILE}"])
+    validation = {name: ["eval.images=null"] for name in SETS}
+    failures = [f"variant online, seed 2: {HOSTILE}"]
+    result = StudyResult(
+        "reuse", "configs/base.yaml", ["student.width=8"], "time", 5.0, [0, 1, 2], validation, variants, failures
+    )
     path = tmp_path_factory.mktemp("study") / "study.html"
     path.write_bytes(render(result))
     return path
@@ -83,7 +87,7 @@ def test_names_are_text(page: Any) -> None:
 
 
 def test_what_is_doubtful_is_said(page: Any) -> None:
-    assert page.get_by_text("1.2 min (!)").count() == 1
+    assert page.get_by_text("1.2 min (+20%!)").count() == 1
     assert page.get_by_text("1 of 3 seeds").count() == 1
     assert page.locator(".callout.warning").count() == 1
-    assert page.get_by_text("No difference could be shown; one of up to 0.09 dB, either way, may be there.").count() == 2
+    assert page.get_by_text("No difference could be shown: it may be 0.09 dB worse or 0.07 dB better.").count() == 2

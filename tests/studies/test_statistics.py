@@ -98,7 +98,7 @@ def test_seeds_that_scatter_widen_the_interval() -> None:
         (Difference(0.2, 0.1, 0.3, {0: -0.1, 1: 0.5}), "Better by 0.20 dB (0.10 to 0.30). Not every seed agrees."),
         (
             Difference(0.02, -0.06, 0.1, {0: 0.0, 1: 0.04}),
-            "No difference could be shown; one of up to 0.10 dB, either way, may be there.",
+            "No difference could be shown: it may be 0.06 dB worse or 0.10 dB better.",
         ),
         (None, "Nothing to compare: no seed is finished in both."),
     ],
