@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
-from distill.config.types import Count, Probability, Section, Side, range_of
+from distill.config.types import Count, PathName, Probability, Section, Side, range_of
 
 # Names that stand in place of a folder.
 SAMPLES, DEAD_LEAVES = "samples", "dead_leaves"
@@ -24,9 +24,9 @@ def check_blurry_name(name: str | None, is_pair: bool) -> None:
 class ImageSource(Section):
     """One source of images."""
 
-    sharp: str | None = None
+    sharp: PathName | None = None
     """A folder, or `samples`. null: nobody has the sharp images."""
-    blurry: str | None = None
+    blurry: PathName | None = None
     """A folder. With a `sharp` folder, the two pair by name. null: `degrade` makes the blurry images."""
     blurry_name: str | None = None
     """As `data.blurry_name`."""
@@ -47,18 +47,18 @@ class ImageSource(Section):
 
 
 class TrainingSource(ImageSource):
-    sharp: str | None = None
+    sharp: PathName | None = None
     """A folder, `samples` or `dead_leaves`. null: only the teacher says what the images should be."""
     parts: Count = 1
     """Its share of the samples, in proportion to the `parts` of the others."""
 
 
 class ImagesConfig(Section):
-    sharp: str | list[str] | None = None
+    sharp: PathName | list[PathName] | None = None
     """A folder of sharp images, searched recursively; in its path `*` matches folder names, and `**` any number of folders.
     `samples`: photographs that scikit-image ships. `dead_leaves`: an endless stream of synthetic shapes. A list mixes its sources
     in equal parts. null: nobody has the sharp images. If no images are given: `samples`."""
-    blurry: str | None = None
+    blurry: PathName | None = None
     """A folder of blurry images. Each pairs with the image of the same path below `sharp`; suffixes may differ. null: `degrade`
     makes them. With `sharp: null`: photographs without sharp images."""
     blurry_name: str | None = None
@@ -100,7 +100,7 @@ class ImagesConfig(Section):
 
 class ValidationImagesConfig(ImagesConfig):
     # The type admits a list, so that `_check_one_folder` can refuse it in its own words. The JSON schema admits only a string.
-    sharp: Annotated[str | list[str] | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})] = None
+    sharp: Annotated[PathName | list[PathName] | None, WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "null"}]})] = None
     """A folder, or `samples`: here chelsea and coffee, on which nothing shipped is trained. null: the student is compared with
     the teacher."""
     sources: Annotated[list[ImageSource], Field(min_length=1)] | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 from safetensors import safe_open
 
-from distill.config.types import Count, Positive, Precision, Section
+from distill.config.types import Count, PathName, Positive, Precision, Section
 
 GENERAL = "general"
 """The name of the weights, for a teacher and for each architecture of student, that were trained on common degradations."""
@@ -28,7 +28,7 @@ def general_student() -> Path:
 class TeacherConfig(Section):
     mode: Literal["online", "cached", "none"] = "online"
     """`online`: the teacher restores every batch. `cached`: its images are read from `cache`. `none`: no teacher."""
-    weights: str = "motion_deblurring"
+    weights: PathName = "motion_deblurring"
     """A small teacher of this package: `general` (Gaussian blur, defocus, motion blur, noise and JPEG) or `embedded` (Gaussian
     blur only). Or a published Restormer, which is downloaded: `motion_deblurring`, `real_denoising`,
     `gaussian_color_denoising_blind`, `single_image_defocus_deblurring`, `deraining`; the last two need `sha256`. Or a file: a
@@ -52,7 +52,7 @@ class TeacherConfig(Section):
     check: Literal["warn", "error", "off"] = "warn"
     """If the teacher does not improve the validation images: `warn` prints a warning, `error` stops the run before training.
     `off`: no test."""
-    cache: str = "outputs/teacher_output"
+    cache: PathName = "outputs/teacher_output"
     """Mode `cached`: folder of the teacher's images, which `distill.cache` writes, or a pack of its `--pack`."""
     on_missing: Literal["error", "compute"] = "error"
     """Mode `cached`, if the cache lacks a valid image: `error` stops before the first step, `compute` makes and stores it when
@@ -81,7 +81,7 @@ class UNetConfig(Section):
     each."""
     compile: bool = False
     """torch.compile for training, which takes a minute at the start. For long runs on a GPU."""
-    init: str | None = None
+    init: PathName | None = None
     """Weights to start from. `general`: the student of this package, whose architecture is then the default. Or a file of this
     or the original project. A checkpoint of the original project brings Adam's moments."""
 
@@ -124,7 +124,7 @@ class RestormerConfig(Section):
     """`WithBias`: subtracts the mean and adds a bias. `BiasFree`: only scales."""
     compile: bool = False
     """torch.compile for training, which takes a minute at the start. For long runs on a GPU."""
-    init: str | None = None
+    init: PathName | None = None
     """Weights to start from: a file, or a name as in `teacher.weights`."""
 
 

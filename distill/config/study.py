@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from distill.config.types import Positive, Section
+from distill.config.types import PathName, Positive, Section
 
 # What a study writes into its folder, beside one folder for each variant.
 RESERVED = frozenset({"pilots", "study.json", "study.md", "study.html"})
@@ -37,9 +37,9 @@ class ValidationSet(Section):
 
 
 class StudyConfig(Section):
-    dir: str
+    dir: PathName
     """The folder of the study, which holds the folders of its runs."""
-    base: str
+    base: PathName
     """The configuration file that all variants share."""
     set: list[str] = []
     """Overrides that all variants share. A variant's own come after them."""

@@ -6,13 +6,13 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
-from distill.config.types import Count, Name, Positive, Precision, Section, Shape, Side
+from distill.config.types import Count, Name, PathName, Positive, Precision, Section, Shape, Side
 
 DEVICE_NAMES = r"^(auto|cpu|mps|cuda(:\d+)?)$"
 
 
 class RunConfig(Section):
-    dir: str = "runs/default"
+    dir: PathName = "runs/default"
     """The run folder. A run resumes from the checkpoint in it, if there is one."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Seed of the random numbers."""
@@ -64,7 +64,7 @@ class StageConfig(Section):
 
 
 class VggConfig(Section):
-    weights: str = "imagenet"
+    weights: PathName = "imagenet"
     """`imagenet` (downloads 528 MB), `random`, or a file of torchvision's vgg16 weights."""
     normalize: bool = True
     """Whether images are normalised with ImageNet's mean and standard deviation."""

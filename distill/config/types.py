@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -40,4 +41,5 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Side = Annotated[int, Field(ge=16)]
+PathName = Annotated[str, AfterValidator(os.path.expanduser)]  # the shell leaves the ~ of key=~/folder as it is
 Shape = Annotated[list[Count], Field(min_length=3, max_length=3)]

@@ -150,3 +150,13 @@ def test_the_resolved_configuration_reads_back_equal(file: Path, tmp_path: Path)
     config = load_config(file, ["data.patch=48", "student={arch: restormer, dim: 16}", "augment.gamma=[0.5, 2]", *words])
     (tmp_path / "resolved.yaml").write_text(dump_config(config))
     assert load_config(tmp_path / "resolved.yaml") == config
+
+
+def test_a_tilde_is_the_home_folder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell does not expand the one in `data.sharp=~/photos`."""
+    monkeypatch.setenv("HOME", "/home/me")
+    sources = "data.sources=[{sharp: ~/a, blurry: ~/b}]"
+    config = load_config(file, ["data.sharp=null", sources, "data.val.sharp=~/c", "teacher.weights=~/t.pth", "run.dir=~/run"])
+    source = config.data.entries[0]
+    found = [source.sharp, source.blurry, config.data.val.sharp, config.teacher.weights, config.run.dir]
+    assert found == [f"/home/me/{name}" for name in ("a", "b", "c", "t.pth", "run")]
