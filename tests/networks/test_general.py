@@ -71,11 +71,11 @@ def psnr(image: torch.Tensor, sharp: torch.Tensor) -> float:
     return decibel(float((image.clamp(0, 1) - sharp).square().mean()))
 
 
-# The gains in dB that are asked for are two thirds or so of those that were measured. The student has not learned JPEG: it loses
-# 0.09 dB there, and may lose 0.2.
+# The gains in dB that are asked for are two thirds or so of those that were measured. The student has hardly learned JPEG: it
+# gains 0.04 dB there, and may lose 0.05.
 GAINS = {
-    "general": {"softness": 2.4, "defocus": 1.4, "motion": 0.55, "noise": 4.0, "jpeg": 0.2, "all but motion": 1.0},
-    "general_student": {"softness": 1.2, "defocus": 0.8, "motion": 0.2, "noise": 4.0, "jpeg": -0.2, "all but motion": 0.9},
+    "general": {"softness": 2.7, "defocus": 1.6, "motion": 1.6, "noise": 4.4, "jpeg": 0.4, "all but motion": 1.1},
+    "general_student": {"softness": 1.4, "defocus": 0.85, "motion": 0.3, "noise": 4.4, "jpeg": -0.05, "all but motion": 0.9},
 }
 
 
@@ -93,7 +93,7 @@ def test_it_leaves_clean_images_nearly_as_they_are(weights: str) -> None:
     network, (_, sharp) = load_student(locate_network(weights)), images("noise")
     with torch.no_grad():
         likeness = psnr(network(sharp), sharp)
-    assert likeness > 35  # these two photographs are noisy; of Kodak's 43 and 46 are kept
+    assert likeness > 35  # these two photographs are noisy; on Kodak they keep 46 and 41
 
 
 def test_the_files_are_small() -> None:
@@ -106,12 +106,8 @@ def test_a_student_begins_as_the_general_one() -> None:
     network = load_student(locate_network("general_student"))
     student = build_student(config.student, seed=0)
     assert all(torch.equal(value, network.state_dict()[key]) for key, value in student.state_dict().items())
-    assert config.student.model_dump(include={"width", "depth", "residual", "norm"}) == {
-        "width": 16,
-        "depth": 4,
-        "residual": True,
-        "norm": "batch",
-    }
+    keys = {"width": 16, "depth": 3, "residual": True, "norm": "batch", "block": "residual", "blocks": [1, 1, 4]}
+    assert config.student.model_dump(include=set(keys)) == keys
 
 
 def test_a_student_of_another_architecture_does_not() -> None:
