@@ -15,11 +15,12 @@ from distill.command import SignalGate, new_parser, run_command
 from distill.config import Config, ConfigError, StudyConfig, load_study
 from distill.errors import UserError
 from distill.runtime.files import locked, write_bytes
+from distill.studies.markdown import to_markdown
 from distill.studies.matching import PILOTS, Pilot, match_times, measure
 from distill.studies.members import Member, members, variant_configs
 from distill.studies.page import render
 from distill.studies.processes import RunFailedError, Trainers, check_unchanged, train_all
-from distill.studies.result import StudyResult, collect, to_markdown
+from distill.studies.result import StudyResult, collect
 from distill.studies.scores import ScoreBoard
 
 logger = logging.getLogger(__name__)

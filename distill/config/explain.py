@@ -34,8 +34,8 @@ def explain(schema: type[BaseModel], tree: dict[str, Any], error: Any) -> str:
 def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
     """The parts of a pydantic location that exist in the file.
 
-    A last part that does not exist is kept if it stands in a section: it names a missing key. If it follows a value, it names a
-    type that pydantic tried, such as `str`, and is left out.
+    A last part that does not exist is kept if it stands in a section: it names a missing key. If it follows a value, or has
+    brackets, it names a type that pydantic tried, such as `str` or `list[str]`, and is left out.
     """
     kept: list[str | int] = []
     parts = list(location)
@@ -44,7 +44,7 @@ def _in_tree(tree: Any, location: Iterable[str | int]) -> list[str | int]:
         if in_list or (isinstance(tree, dict) and part in tree):
             tree = tree[part]
             kept.append(part)
-        elif index == len(parts) - 1 and isinstance(tree, dict):
+        elif index == len(parts) - 1 and isinstance(tree, dict) and "[" not in str(part):
             kept.append(part)
     return kept
 

@@ -88,7 +88,8 @@ class UNetConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _as_the_general_student(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("init") != GENERAL:
+        # A section that says how deep the network is describes another one, whose other keys have their own defaults.
+        if not isinstance(given, dict) or given.get("init") != GENERAL or given.keys() & {"depth", "block", "blocks"}:
             return given
         with safe_open(general_student(), framework="numpy") as file:
             return json.loads(file.metadata()["architecture"]) | given

@@ -9,20 +9,8 @@ from string import Template
 
 from distill.reporting.page import TEMPLATE as REPORT_TEMPLATE
 from distill.reporting.page import csp_hash
-from distill.studies.result import (
-    DECIMALS,
-    MEASURES,
-    StudyResult,
-    VariantResult,
-    cost_cells,
-    heading,
-    lead,
-    off_note,
-    settings,
-    show_interval,
-    show_scores,
-    show_seeds,
-)
+from distill.studies.markdown import cost_cells, heading, lead, off_note, settings, show_interval, show_scores, show_seeds
+from distill.studies.result import DECIMALS, MEASURES, StudyResult, VariantResult
 from distill.studies.statistics import Difference
 
 TEMPLATE = files("distill.studies") / "template"

@@ -1,4 +1,4 @@
-"""What a study found: means, paired differences and costs, as JSON and as a Markdown table."""
+"""What a study found: means, paired differences and costs, as JSON."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ class Cost:
     minutes: float
     """Training alone, without validations."""
     teacher_share: float | None
-    """The share of that time that is the teacher's. None if it could not be measured, as where there is no loss without it."""
+    """The share of that time that is the teacher's. None if no teacher runs in the loop, or if the share cannot be measured."""
+    teacher_runs: bool
+    """Whether a teacher runs in the loop."""
     megabytes: float
     """The run folder, and the cache of teacher images that it reads."""
     before_minutes: float = 0.0
@@ -64,6 +66,8 @@ class Cost:
 class VariantResult:
     name: str
     set: list[str]
+    after: str | None
+    """The variant whose student this one began with."""
     seeds: list[int]
     """Those that are finished."""
     cost: Cost | None
@@ -112,7 +116,7 @@ def collect(study: StudyConfig, runs: Sequence[Member], pilots: Mapping[str, Pil
                 to_teacher = not validation_config(study, validation).data.val.has_sharp
                 outcomes[validation.name] = _outcome(scores, reference if variant.name != first else None, to_teacher)
         seeds = [member.seed for member in finished[variant.name]]
-        results.append(VariantResult(variant.name, variant.set, seeds, costs[variant.name], outcomes))
+        results.append(VariantResult(variant.name, variant.set, variant.after, seeds, costs[variant.name], outcomes))
     return StudyResult(
         Path(study.dir).name,
         study.base,
@@ -174,11 +178,11 @@ def _cost(finished: Sequence[Member], pilot: Pilot | None, before: Cost | None) 
     size = fmean(_bytes_below(member.folder) for member in finished)
     if config.teacher.mode == "cached":
         size += _bytes_below(Path(config.teacher.cache))
-    in_loop = config.teacher.mode == "online" and config.learns_from_teacher
-    share = 0.0 if not in_loop else pilot.teacher_share(config) if pilot is not None else None
+    share = None if pilot is None else pilot.teacher_share(config)
+    runs = config.teacher.mode == "online" and config.learns_from_teacher
     before_minutes = 0.0 if before is None else before.minutes + before.before_minutes
     steps = max(read_run(member.folder).last_step for member in finished)
-    return Cost(fmean(seconds) / 60, share, size / 1e6, before_minutes, steps)
+    return Cost(fmean(seconds) / 60, share, runs, size / 1e6, before_minutes, steps)
 
 
 def _bytes_below(folder: Path) -> int:
@@ -193,112 +197,3 @@ def _marked(cost: Cost | None, reference: Cost | None) -> Cost | None:
     if cost is None or reference is None:
         return cost
     return replace(cost, longer=cost.minutes / reference.minutes - 1 if reference.minutes else 0.0)
-
-
-def to_markdown(result: StudyResult) -> str:
-    """What was compared, a table for each validation set, and what follows."""
-    sets = list(dict.fromkeys(name for variant in result.variants for name in variant.outcomes))
-    return _head(result) + "\n".join(_table(result, name) for name in sets) + _foot(result)
-
-
-def lead(result: StudyResult) -> str:
-    """What was compared, in a few sentences."""
-    count = f"{result.minutes:g} minutes" if result.minutes is not None else "the time of the first one"
-    matched = f"for {count} each" if result.match == "time" else "for the steps that their stages say"
-    return (
-        f"{len(result.variants)} variants of {result.base}, trained {matched} with {len(result.seeds)} random seeds, and scored"
-        f" on the same images. Each is compared with {result.variants[0].name}, seed by seed and image by image."
-    )
-
-
-def settings(result: StudyResult) -> dict[str, str]:
-    """What was trained and what it was scored on, as overrides of the base configuration."""
-    shared = {"all variants": ", ".join(result.set)} if result.set else {}
-    variants = {variant.name: ", ".join(variant.set) or "nothing else" for variant in result.variants}
-    scored = {f"scored on {name}": ", ".join(overrides) for name, overrides in result.validation.items() if overrides}
-    return shared | variants | scored
-
-
-def _head(result: StudyResult) -> str:
-    lines = [f"## Study {result.name}", "", lead(result), ""]
-    lines += [f"- {name}: {overrides}" for name, overrides in settings(result).items()]
-    lines += [
-        "",
-        "Scores are means over seeds and images; more is better. `(blurry)` is the input, `(teacher)` the teacher's images.",
-        f"`difference` is to {result.variants[0].name} in PSNR, with its 95 % interval, and `by seed` that of each seed.",
-        "`time` is the training of one run without validation, `in teacher` the share of it that the teacher takes (`?`: it",
-        "could not be measured), `disk` the run folder and the cache that it reads.",
-        "",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _table(result: StudyResult, validation: str) -> str:
-    first = result.variants[0]
-    base = first.outcomes.get(validation)
-    of = " to the teacher's images" if base is not None and base.to_teacher else ""
-    heads = ["variant", "seeds", f"PSNR in dB / SSIM{of}", "difference", "by seed", "time", "in teacher", "disk"]
-    rows = [f"### {heading(result, validation)}", "", f"| {' | '.join(heads)} |", "|---|---|---|---|---|---|---|---|"]
-    for name in ("blurry", "teacher"):
-        if base is not None and name in base.means:
-            rows.append(f"| ({name}) | | {show_scores(base.means[name])} | | | | | |")
-    for variant in result.variants:
-        outcome = variant.outcomes.get(validation)
-        if outcome is None:
-            continue
-        found = outcome.differences.get("psnr")
-        cells = [
-            variant.name,
-            str(len(variant.seeds)),
-            show_scores(outcome.means["student"]),
-            show_interval(found, DECIMALS["psnr"]),
-            show_seeds(found),
-            *cost_cells(variant.cost),
-        ]
-        rows.append(f"| {' | '.join(cells)} |")
-    rows.append("")
-    for variant in result.variants[1:]:
-        if (outcome := variant.outcomes.get(validation)) is not None:
-            rows.append(f"- {variant.name}: {outcome.verdict}")
-    return "\n".join(rows) + "\n"
-
-
-def heading(result: StudyResult, validation: str) -> str:
-    """The name of a validation set, and on how many images the first variant was scored."""
-    first = result.variants[0].outcomes.get(validation)
-    return validation if first is None else f"{validation}: {first.images} image{'s' if first.images != 1 else ''}"
-
-
-def cost_cells(cost: Cost | None) -> list[str]:
-    if cost is None:
-        return ["", "", ""]
-    time = f"{cost.minutes:.1f} min" + (f" ({cost.longer:+.0%}!)" if cost.off_match else "") + f", {cost.steps} steps"
-    time += f", after {cost.before_minutes:.1f} min" if cost.before_minutes else ""
-    share = "?" if cost.teacher_share is None else f"{cost.teacher_share:.0%}" if cost.teacher_share else ""
-    return [time, share, f"{cost.megabytes:.1f} MB"]
-
-
-def show_scores(means: Mapping[str, float]) -> str:
-    return " / ".join(f"{means[measure]:.{DECIMALS[measure]}f}" for measure in MEASURES)
-
-
-def show_interval(found: Difference | None, digits: int) -> str:
-    return "" if found is None else f"{found.mean:+.{digits}f} ({found.low:+.{digits}f} to {found.high:+.{digits}f})"
-
-
-def show_seeds(found: Difference | None) -> str:
-    """Each seed's own difference in PSNR."""
-    return "" if found is None else ", ".join(f"{value:+.2f}" for value in found.by_seed.values())
-
-
-def _foot(result: StudyResult) -> str:
-    lines: list[str] = []
-    if any(variant.cost is not None and variant.cost.off_match for variant in result.variants):
-        lines.append(off_note(result))
-    lines += [f"Failed: {failure}" for failure in result.failures]
-    return "".join(f"\n{line}\n" for line in lines)
-
-
-def off_note(result: StudyResult) -> str:
-    """What the exclamation mark in `cost_cells` means."""
-    return f"(!): trained more than {TOLERANCE:.0%} longer or shorter than {result.variants[0].name}."

@@ -33,6 +33,7 @@ def file(tmp_path: Path) -> Path:
         ("degrade=[{kind: defocus, radius: [1, 2], sigmo: 1}]", ["degrade.0.sigmo: unknown key; known here: probability, kind"]),
         ("data.val={sources: [{sharp: a, parts: 2}]}", ["data.val.sources.0.parts: unknown key; known here: sharp, blurry"]),
         ("stages.0.clip_norm=1", ["stages.0.clip_norm: unknown key", "did you mean optimizer.clip_norm?"]),
+        ("data.sharp={a: 1}", ["data.sharp: ", "found {'a': 1}"]),
         ("data.patch=-5", ["data.patch", "found -5"]),
         ("data.patch=big", ["data.patch", "integer", "found 'big'"]),
         ("data.patch=64.5", ["data.patch", "found 64.5"]),

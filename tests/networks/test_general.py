@@ -110,6 +110,13 @@ def test_a_student_begins_as_the_general_one() -> None:
     assert config.student.model_dump(include=set(keys)) == keys
 
 
+def test_a_section_that_says_how_deep_it_is_keeps_its_own_form() -> None:
+    """As in the run folders of earlier versions, whose general student had this form."""
+    section = {"init": "general", "width": 16, "depth": 4, "residual": True, "norm": "batch"}
+    student = parse_config({"student": section, **STAGES}).student
+    assert student.model_dump(include={"depth", "block", "blocks"}) == {"depth": 4, "block": "double_conv", "blocks": None}
+
+
 def test_a_student_of_another_architecture_does_not() -> None:
     config = parse_config({"student": {"init": "general", "width": 8}, **STAGES})
     with pytest.raises(ConfigError, match="is of another network than student describes"):

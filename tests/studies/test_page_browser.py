@@ -35,9 +35,11 @@ def on_all_sets(found: Difference | None) -> dict[str, Outcome]:
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three variants, one of them with a long name, one that took too long, and a run that failed."""
     variants = [
-        VariantResult("none", ["teacher.mode=none", "stages.0.kd=0"], [0, 1, 2], Cost(1.0, 0.0, 1.3), on_all_sets(None)),
-        VariantResult("online", [], [0, 1, 2], Cost(1.2, 0.71, 1.5, longer=0.2), on_all_sets(FAR)),
-        VariantResult("a-name.of-many_words-" * 4, [HOSTILE], [0], Cost(1.0, None, 99.0), on_all_sets(NEAR)),
+        VariantResult(
+            "none", ["teacher.mode=none", "stages.0.kd=0"], None, [0, 1, 2], Cost(1.0, None, False, 1.3), on_all_sets(None)
+        ),
+        VariantResult("online", [], None, [0, 1, 2], Cost(1.2, 0.71, True, 1.5, longer=0.2), on_all_sets(FAR)),
+        VariantResult("a-name.of-many_words-" * 4, [HOSTILE], "none", [0], Cost(1.0, None, True, 99.0), on_all_sets(NEAR)),
     ]
     validation = {name: ["eval.images=null"] for name in SETS}
     failures = [f"variant online, seed 2: {HOSTILE}"]
