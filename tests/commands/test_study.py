@@ -199,6 +199,11 @@ def test_a_run_that_fails_is_named_and_stops_no_other(
         ({"validation": [{"name": "v", "set": ["data.val=3"]}]}, "validation v: .*data.val"),
         ({"variants": [{"name": "a"}, {"name": "a"}]}, "variants: two have the same name: a"),
         ({"variants": [{"name": "a", "after": "b"}, {"name": "b"}]}, "a comes after b, which must stand above it"),
+        (
+            {"variants": [{"name": "a"}, {"name": "b", "after": "a"}], "only": ["b"]},
+            "only: b comes after a, which must be listed too",
+        ),
+        ({"variants": [{"name": "a"}, {"name": "b"}], "only": ["c"]}, "only: no variant is called c; there are a, b"),
         ({"seeds": [1, 1]}, "seeds: one is given twice"),
         ({"set": ["run.seed=3"]}, "set: run.seed is given by the study itself; list all seeds as `seeds`"),
         ({"minutes": 2.0}, "minutes is given although match is steps"),
@@ -212,6 +217,14 @@ def test_a_mistake_is_named_before_anything_is_trained(
     with pytest.raises(ConfigError, match=message):
         run_study(load_study(write_config(study_tree | change, tmp_path / "study.yaml")))
     assert quick == []
+
+
+def test_only_the_named_variants_are_trained_and_compared(
+    study_tree: dict[str, Any], tmp_path: Path, quick: list[str], no_pilots: None
+) -> None:
+    result = run_study(load_study(write_config(study_tree, tmp_path / "study.yaml"), ["only=[taught]", "seeds=[0]"]))
+    assert quick == ["variant taught, seed 0"]
+    assert [variant.name for variant in result.variants] == ["taught"]
 
 
 def test_a_run_begun_with_other_settings_is_not_continued(study_tree: dict[str, Any], quick: list[str], no_pilots: None) -> None:
