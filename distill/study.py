@@ -41,6 +41,8 @@ def run_study(study: StudyConfig, jobs: int = 1) -> StudyResult:
     """
     if jobs < 1:
         raise ConfigError(f"--jobs: 1 or more, found {jobs}")
+    if study.only:
+        study = study.model_copy(update={"variants": [variant for variant in study.variants if variant.name in study.only]})
     folder, trainers = Path(study.dir), Trainers(jobs)
     configs, board = variant_configs(study), ScoreBoard(study)
     failures: list[RunFailedError] = []

@@ -83,13 +83,13 @@ def draw(path: Path, students: list[Measured]) -> None:
     """A point for each student, and for each form a line through those that no faster one of the form surpasses."""
     matplotlib.rcParams["svg.hashsalt"] = "front"  # the same figures give the same file
     figure, ax = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for block, colour, below in (("double_conv", "#8a8a8a", -9), ("residual", "#1f6f8b", 4)):
+    for block, colour, label_y in (("double_conv", "#8a8a8a", -9), ("residual", "#1f6f8b", 4)):
         of_form = [each for each in students if each.block == block]
         front = [each for n, each in enumerate(of_form) if all(each.psnr > before.psnr for before in of_form[:n])]
         ax.plot([each.torch_ms for each in front], [each.psnr for each in front], color=colour, linewidth=1)
         ax.scatter([each.torch_ms for each in of_form], [each.psnr for each in of_form], color=colour, label=block, s=18)
         for each in of_form:
-            ax.annotate(each.name, (each.torch_ms, each.psnr), xytext=(4, below), textcoords="offset points", fontsize=7)
+            ax.annotate(each.name, (each.torch_ms, each.psnr), xytext=(4, label_y), textcoords="offset points", fontsize=7)
     ax.set_xlabel("milliseconds for 512x512")
     ax.set_ylabel("PSNR in dB")
     ax.spines[["top", "right"]].set_visible(False)

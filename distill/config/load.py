@@ -34,9 +34,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 
 def load_study(path: str | Path, overrides: Iterable[str] = ()) -> StudyConfig:
-    """As `load_config`, for the file of a study. Variants that `only` leaves out are gone."""
-    study = _validate(StudyConfig, _read_tree(Path(path), overrides), str(path))
-    return study.model_copy(update={"variants": [v for v in study.variants if not study.only or v.name in study.only]})
+    """As `load_config`, for the file of a study."""
+    return _validate(StudyConfig, _read_tree(Path(path), overrides), str(path))
 
 
 def _read_tree(path: Path, overrides: Iterable[str]) -> dict[str, Any]:

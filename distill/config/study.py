@@ -53,7 +53,8 @@ class StudyConfig(Section):
     variants: Annotated[list[Variant], Field(min_length=1)]
     """The others are compared with the first one."""
     only: list[FolderName] = []
-    """Names of variants. All others are left out, as if they did not stand here. []: none is."""
+    """Names of variants. All others are left out, of the tables too; the first that is left is the one to compare with. []: none
+    is left out."""
     validation: Annotated[list[ValidationSet], Field(min_length=1)] = [ValidationSet(name="validation")]
     """The sets of images that students are scored on. Default: the base configuration's `data.val`."""
 
@@ -71,7 +72,7 @@ class StudyConfig(Section):
                 raise ValueError(f"variants: {variant.name} is the name of a folder of the study's own")
             if variant.after is not None and variant.after not in seen:
                 raise ValueError(f"variants: {variant.name} comes after {variant.after}, which must stand above it")
-            if self.only and variant.name in self.only and variant.after not in {None, *self.only}:
+            if variant.name in self.only and variant.after not in {None, *self.only}:
                 raise ValueError(f"only: {variant.name} comes after {variant.after}, which must be listed too")
             seen.append(variant.name)
         if unknown := [name for name in self.only if name not in seen]:
