@@ -74,8 +74,8 @@ class UNetConfig(Section):
     norm: Literal["batch", "none"] = "batch"
     """`batch`: BatchNorm after each 3x3 convolution."""
     block: Literal["double_conv", "residual"] = "double_conv"
-    """`double_conv`: as in the original project. `residual`: residual blocks, and skips that are added; better with long
-    training."""
+    """`double_conv`: as in the original project. `residual`: residual blocks, and skips that are added; somewhat better at
+    equal milliseconds."""
     blocks: list[Annotated[int, Field(ge=0)]] | None = None
     """Required for `block: residual`: residual blocks of each level, the bottleneck last. Encoder and decoder have as many
     each."""
